@@ -1,0 +1,197 @@
+// The words of the replication link between the two guardians of one VM: messages, limits, errors.
+// docs/specs/replication.md is the specification, field by field; the codec is spread over replication-*.ts.
+
+/** Bytes 0..3 of every message: "RMUS". */
+export const MAGIC = 0x524d5553;
+/** Version of the framing (byte 4). HELLO names the version of the conversation beside it. */
+export const FRAMING_VERSION = 1;
+/** Version of the conversation: which messages there are and who sends them when. */
+export const PROTOCOL_VERSION = 1;
+export const HEADER_BYTES = 48;
+export const PAGE_BYTES = 4096;
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+
+/**
+ * Entries in one PAGES message. 256 pages are one MiB: the backup checks and stages a MiB while the next one
+ * is on its way, so the last check before an ack is short; and a header per MiB costs nothing.
+ */
+export const MAX_PAGES_PER_MESSAGE = 256;
+export const PAGE_ENTRY_BYTES = 8;
+export const PAGES_PAYLOAD_MAX = 4 + MAX_PAGES_PER_MESSAGE * (PAGE_ENTRY_BYTES + PAGE_BYTES);
+export const DEVICE_STATE_MAX = 64 * MIB;
+export const DEVICE_STATE_PIECE_MAX = 1 * MIB;
+export const MAX_RAM_BLOCKS = 4096;
+/** A page number has 32 bits, so a RAM block ends here: 16 TiB. */
+export const MAX_BLOCK_BYTES = 2 ** 32 * PAGE_BYTES;
+
+export const PAGE_RAW = 0;
+export const PAGE_ZERO = 1;
+
+export type Role = "primary" | "backup";
+
+interface MessageRule {
+  /** Byte 5 of the header. */
+  readonly code: number;
+  /** Who may receive it. */
+  readonly to: Role | "both";
+  /** Shortest and longest payload, in bytes. The longest is checked before anything is allocated. */
+  readonly min: number;
+  readonly max: number;
+  /** Whether the epoch field means something; where it does not, it must be 0. */
+  readonly epoch: boolean;
+}
+
+/** Every message there is. */
+export const MESSAGES = {
+  hello: { code: 1, to: "backup", min: 2, max: 64 * KIB, epoch: false },
+  welcome: { code: 2, to: "primary", min: 2, max: 64 * KIB, epoch: false },
+  refuse: { code: 3, to: "primary", min: 2, max: 64 * KIB, epoch: false },
+  layout: { code: 4, to: "backup", min: 8, max: MIB, epoch: false },
+  pages: { code: 5, to: "backup", min: 4 + PAGE_ENTRY_BYTES, max: PAGES_PAYLOAD_MAX, epoch: true },
+  "device-state": { code: 6, to: "backup", min: 9, max: 8 + DEVICE_STATE_PIECE_MAX, epoch: true },
+  "checkpoint-end": { code: 7, to: "backup", min: 12, max: 12, epoch: true },
+  ack: { code: 8, to: "primary", min: 0, max: 0, epoch: true },
+  heartbeat: { code: 9, to: "both", min: 8, max: 8, epoch: false },
+  goodbye: { code: 10, to: "backup", min: 0, max: 0, epoch: false },
+  "goodbye-ok": { code: 11, to: "primary", min: 0, max: 0, epoch: false },
+  takeover: { code: 12, to: "primary", min: 0, max: 0, epoch: true },
+  abort: { code: 13, to: "backup", min: 0, max: 0, epoch: true },
+} as const satisfies Record<string, MessageRule>;
+
+export type MessageType = keyof typeof MESSAGES;
+
+/** What a primary says of itself and its VM. `machine` names the guest-visible hardware; both sides compare it. */
+export interface Hello {
+  readonly protocol: number;
+  readonly host: string;
+  readonly machine: Readonly<Record<string, string | number>>;
+  readonly ramBytes: number;
+  readonly intervalMs: number;
+}
+
+export interface Welcome {
+  readonly host: string;
+  /** The generation of which the backup knows. */
+  readonly generation: number;
+}
+
+export interface Refuse {
+  /** Stable and for programs, e.g. "busy". */
+  readonly code: string;
+  /** One sentence for the operator. */
+  readonly message: string;
+}
+
+export interface RamBlock {
+  readonly id: number;
+  readonly name: string;
+  /** A multiple of 4096. */
+  readonly bytes: number;
+}
+
+/** What the backup must know of the VM's memory before the first page. */
+export interface Layout {
+  /** Which hypervisor's words the opaque parts are in: "qemu". */
+  readonly hypervisor: string;
+  /** Opaque here. QEMU: the migration stream's magic, version and configuration. */
+  readonly header: Uint8Array;
+  readonly blocks: readonly RamBlock[];
+}
+
+/**
+ * Pages of guest memory, entry by entry in columns. `positions[i]` is where the 4096 bytes of a raw page begin
+ * in `source`; it has no meaning for a zero page. Columns may be longer than `count`. `source` may lie over
+ * shared memory.
+ */
+export interface PageList {
+  readonly count: number;
+  readonly blockIds: Uint16Array;
+  readonly encodings: Uint8Array;
+  readonly pageNumbers: Uint32Array;
+  readonly positions: Uint32Array;
+  readonly source: Uint8Array;
+}
+
+/** A piece of the device state of a checkpoint: bytes offset .. offset + bytes.length of `total`. */
+export interface DeviceStatePiece {
+  readonly total: number;
+  readonly offset: number;
+  readonly bytes: Uint8Array;
+}
+
+/** What the checkpoint consists of, so that the backup can tell whether it has all of it. */
+export interface CheckpointSummary {
+  readonly pageEntries: number;
+  readonly deviceStateBytes: number;
+  readonly digest: number;
+}
+
+interface FromHeader {
+  /** The sender's generation. */
+  readonly generation: number;
+  readonly epoch: number;
+  readonly payloadCrc: number;
+}
+
+/** A message as received. Byte arrays in it belong to the receiver: nothing else writes to them. */
+export type ReplicationMessage = FromHeader &
+  (
+    | { readonly type: "hello"; readonly vmId: string; readonly hello: Hello }
+    | { readonly type: "welcome"; readonly welcome: Welcome }
+    | { readonly type: "refuse"; readonly refuse: Refuse }
+    | { readonly type: "layout"; readonly layout: Layout }
+    | { readonly type: "pages"; readonly pages: PageList }
+    | { readonly type: "device-state"; readonly piece: DeviceStatePiece }
+    | { readonly type: "checkpoint-end"; readonly summary: CheckpointSummary }
+    | { readonly type: "ack" | "goodbye" | "goodbye-ok" | "takeover" | "abort" }
+    | { readonly type: "heartbeat"; readonly sequence: number }
+  );
+
+export type MessageOf<T extends MessageType> = Extract<ReplicationMessage, { readonly type: T }>;
+
+export type ProtocolErrorCode =
+  | "bad-magic"
+  | "bad-version"
+  | "bad-reserved"
+  | "bad-header-checksum"
+  | "bad-payload-checksum"
+  | "wrong-vm"
+  | "unknown-type"
+  | "wrong-direction"
+  | "wrong-order"
+  | "bad-length"
+  | "bad-epoch"
+  | "bad-payload"
+  | "bad-page"
+  | "bad-checkpoint";
+
+/** The peer broke the protocol, or something on the way broke its bytes. The connection cannot go on. */
+export class ProtocolError extends Error {
+  override readonly name = "ProtocolError";
+  readonly code: ProtocolErrorCode;
+  readonly field: string;
+
+  constructor(
+    code: ProtocolErrorCode,
+    field: string,
+    value: unknown,
+    expected: string,
+    options?: ErrorOptions,
+  ) {
+    super(`replication link: ${field} is ${shown(value)}, expected ${expected}`, options);
+    this.code = code;
+    this.field = field;
+  }
+}
+
+/** A peer's value may be anything: it is quoted and cut before it goes into a sentence. */
+function shown(value: unknown): string {
+  const text = typeof value === "string" ? JSON.stringify(value) : String(value);
+  return text.length > 80 ? `${text.slice(0, 77)}...` : text;
+}
+
+export function hex(value: number): string {
+  return `0x${value.toString(16).padStart(8, "0")}`;
+}
