@@ -1,0 +1,161 @@
+/**
+ * Capture: taking checkpoints out of a running QEMU. This is the main thread's side; the work is done by `capture-worker.ts`.
+ *
+ * The life of a capture: `start` (first pass, VM running) → epoch 0 captured (VM paused) → `begin` → requested → `capture` →
+ * captured → requested → … → `stop`. A capture is used once; protection that starts again takes a new one.
+ */
+import { Worker } from "node:worker_threads";
+import type { EpochCell } from "../../memory/epoch-cell.ts";
+import type { Staging } from "../../memory/staging.ts";
+import { closeDescriptor, setSendBuffer, shutdownSocket, socketPair } from "../../os/socket.ts";
+import { type CaptureReport, type CaptureWorkerData, ORDER, WORD, WORD_COUNT } from "./capture-orders.ts";
+import { type Qmp, QmpError } from "./qmp.ts";
+
+/** So much of a checkpoint QEMU can hand over without waiting for our thread to be scheduled. */
+const SOCKET_BUFFER_BYTES = 16 << 20;
+/** How long QEMU's own steps at the end of COLO may take before we call it hung. */
+const END_TIMEOUT_MS = 10_000;
+
+export interface CaptureOptions {
+  readonly staging: Staging;
+  readonly epochCell: EpochCell;
+  /** The pause that QEMU may take to end the first pass; see migrate-set-parameters, downtime-limit. */
+  readonly firstPauseMs: number;
+  readonly onReport: (report: CaptureReport) => void;
+}
+
+export class QemuCapture {
+  private readonly qmp: Qmp;
+  private readonly onReport: (report: CaptureReport) => void;
+  private readonly words = new Int32Array(new SharedArrayBuffer(WORD_COUNT * 4));
+  private readonly worker: Worker;
+  private readonly fd: number;
+  private readonly ended = Promise.withResolvers<void>();
+
+  private constructor(qmp: Qmp, fd: number, options: CaptureOptions) {
+    this.qmp = qmp;
+    this.fd = fd;
+    this.onReport = options.onReport;
+    const data: CaptureWorkerData = {
+      fd,
+      words: this.words.buffer as SharedArrayBuffer,
+      epoch: options.epochCell.shared,
+      staging: options.staging.shared,
+    };
+    this.worker = new Worker(new URL("./capture-worker.ts", import.meta.url), { workerData: data });
+    this.worker.on("message", (report: CaptureReport) => this.receive(report));
+    this.worker.on("error", (error) =>
+      this.receive({ kind: "ended", error: `capture thread: ${error.message}` }),
+    );
+  }
+
+  /** Begins the first pass. Fails with QEMU's own words when it refuses; the VM is then as it was. */
+  static async start(qmp: Qmp, options: CaptureOptions): Promise<QemuCapture> {
+    await qmp.execute("migrate-set-capabilities", {
+      capabilities: [
+        { capability: "x-colo", state: true },
+        { capability: "events", state: true },
+      ],
+    });
+    await qmp.execute("migrate-set-parameters", {
+      "max-bandwidth": 2 ** 40,
+      "downtime-limit": options.firstPauseMs,
+      "x-checkpoint-delay": 1,
+    });
+    const [ours, qemus] = socketPair();
+    try {
+      setSendBuffer(qemus, SOCKET_BUFFER_BYTES);
+      await qmp.passDescriptor("remus-capture", qemus);
+      const capture = new QemuCapture(qmp, ours, options);
+      try {
+        await qmp.execute("migrate", { uri: "fd:remus-capture" });
+      } catch (error) {
+        await capture.stopWorker();
+        throw error;
+      }
+      return capture;
+    } finally {
+      closeDescriptor(qemus);
+    }
+  }
+
+  /** Lets the VM run as epoch 1, after the first pass. */
+  begin(): void {
+    this.order(ORDER.begin);
+  }
+
+  /** Takes the checkpoint that QEMU has requested. With `hold` the VM stays paused until `proceed`. */
+  capture(hold: boolean): void {
+    this.order(hold ? ORDER.captureAndHold : ORDER.capture);
+  }
+
+  proceed(): void {
+    this.order(ORDER.proceed);
+  }
+
+  /** Makes QEMU ask for a checkpoint now. Its own timer follows the wall clock, which may be set back. */
+  async poke(): Promise<void> {
+    await this.qmp.execute("migrate-set-parameters", { "x-checkpoint-delay": 1 });
+  }
+
+  /** Ends capture wherever it stands and brings QEMU back to where a new one can start. The VM runs afterwards. */
+  async stop(): Promise<void> {
+    await this.stopWorker();
+    await this.leaveColo();
+  }
+
+  private order(order: number): void {
+    Atomics.store(this.words, WORD.order, order);
+    this.ring();
+  }
+
+  private ring(): void {
+    Atomics.add(this.words, WORD.bell, 1);
+    Atomics.notify(this.words, WORD.bell);
+  }
+
+  private receive(report: CaptureReport): void {
+    this.onReport(report);
+    if (report.kind === "ended") this.ended.resolve();
+  }
+
+  private async stopWorker(): Promise<void> {
+    Atomics.store(this.words, WORD.quit, 1);
+    this.ring();
+    shutdownSocket(this.fd);
+    await this.ended.promise;
+    await this.worker.terminate();
+    closeDescriptor(this.fd);
+  }
+
+  /** QEMU notices the closed stream, says so, and waits for the word that the other side is gone (facts: COLO_EXIT). */
+  private async leaveColo(): Promise<void> {
+    const deadline = Date.now() + END_TIMEOUT_MS;
+    let told = false;
+    for (;;) {
+      const { status } = await this.qmp.execute<{ status?: string }>("query-migrate");
+      const yank = await this.qmp.execute<{ type: string }[]>("query-yank");
+      const over = status === undefined || ["completed", "failed", "cancelled", "none"].includes(status);
+      if (over && !yank.some(({ type }) => type === "migration")) break;
+      if (status === "colo" && !told) told = await this.tellLostHeartbeat();
+      if (Date.now() > deadline)
+        throw new Error(`QEMU did not end its migration in ${END_TIMEOUT_MS} ms (${status})`);
+      await new Promise((again) => setTimeout(again, 2));
+    }
+    await this.qmp.execute("migrate-set-capabilities", {
+      capabilities: [{ capability: "x-colo", state: false }],
+    });
+    const { running } = await this.qmp.execute<{ running: boolean }>("query-status");
+    if (!running) await this.qmp.execute("cont");
+  }
+
+  private async tellLostHeartbeat(): Promise<boolean> {
+    try {
+      await this.qmp.execute("x-colo-lost-heartbeat");
+      return true;
+    } catch (error) {
+      if (error instanceof QmpError) return false; // not in COLO mode yet: ask again
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,81 @@
+/** A QEMU process as the guardian's child: started, watched, and not outliving its guardian. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { closeSync, openSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { Qmp } from "./qmp.ts";
+
+export interface QemuLaunch {
+  /** The QEMU command with its arguments, without the monitors. */
+  readonly command: readonly string[];
+  /** A library to preload (aids for software emulation). */
+  readonly preload?: string | undefined;
+  /** For sockets and QEMU's own messages. */
+  readonly runDirectory: string;
+  /** Kill QEMU when this process dies. Off only where a test needs a QEMU that outlives its guardian. */
+  readonly bindLifetimes: boolean;
+}
+
+export class QemuProcess {
+  readonly qmp: Qmp;
+  /** A monitor of its own for the watchdog: it answers out of band while the first is busy. */
+  readonly watchdog: Qmp;
+  readonly pid: number;
+  /** Settles when the process is gone, with a sentence that says how. */
+  readonly exited: Promise<string>;
+  private readonly child: ChildProcess;
+
+  private constructor(child: ChildProcess, exited: Promise<string>, qmp: Qmp, watchdog: Qmp) {
+    this.child = child;
+    this.pid = child.pid!;
+    this.exited = exited;
+    this.qmp = qmp;
+    this.watchdog = watchdog;
+  }
+
+  /** Paths of the two monitor sockets, to be put on QEMU's command line. */
+  static monitorPaths(runDirectory: string): [string, string] {
+    return [join(runDirectory, "qmp.sock"), join(runDirectory, "qmp-watchdog.sock")];
+  }
+
+  /** Starts QEMU and connects to both monitors. Fails with the end of QEMU's own messages when it does not come up. */
+  static async start(launch: QemuLaunch): Promise<QemuProcess> {
+    const monitors = QemuProcess.monitorPaths(launch.runDirectory);
+    for (const path of monitors) rmSync(path, { force: true });
+    const log = openSync(join(launch.runDirectory, "qemu.log"), "a");
+    const bind = launch.bindLifetimes ? ["setpriv", "--pdeathsig", "KILL", "--"] : [];
+    const [program, ...args] = [...bind, ...launch.command];
+    const child = spawn(program!, args, {
+      stdio: ["ignore", log, "pipe"],
+      env: launch.preload === undefined ? process.env : { ...process.env, LD_PRELOAD: launch.preload },
+    });
+    closeSync(log);
+    const messages = lastWords(child);
+    const exited = new Promise<string>((resolve) => {
+      child.once("error", (error) => resolve(`QEMU could not be started: ${error.message}`));
+      child.once("exit", (code, signal) =>
+        resolve(`QEMU ended (${signal ?? `exit status ${code}`})${messages()}`),
+      );
+    });
+    const connected = Promise.all([Qmp.connect(monitors[0]), Qmp.connect(monitors[1], { oob: true })]);
+    const first = await Promise.race([connected, exited]);
+    if (typeof first === "string") {
+      connected.catch(() => {});
+      throw new Error(first);
+    }
+    return new QemuProcess(child, exited, ...first);
+  }
+
+  /** SIGKILL: a VM that must not run is not asked. */
+  kill(): void {
+    this.child.kill("SIGKILL");
+  }
+}
+
+/** Keeps the last lines QEMU printed, for the error that will need them. */
+function lastWords(child: ChildProcess): () => string {
+  let text = "";
+  child.stderr?.setEncoding("utf8").on("data", (more: string) => {
+    text = (text + more).slice(-2000);
+  });
+  return () => (text === "" ? "" : `: ${text.trim().split("\n").slice(-3).join(" / ")}`);
+}
