@@ -1,0 +1,136 @@
+/**
+ * QEMU's command line for a VM, in either role, and what of it the guest can see.
+ *
+ * Both roles get the same devices in the same order. What differs is where things lead on the host (sockets, files)
+ * and, for the standby, that it waits for a stream. There is no -uuid (it would add a part to the stream), no -S (a
+ * stream that is loaded runs by itself), no -no-reboot (a reboot of the guest is the guest's own affair).
+ */
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
+import type { VmSpec } from "../vm-spec.ts";
+import { type Accelerator, ramKiB } from "./tcg-aids.ts";
+
+export interface QemuPlaces {
+  readonly role: "primary" | "standby";
+  readonly accelerator: Accelerator;
+  /** Paths of the two QMP sockets that QEMU opens: one for orders, one for a watchdog. A monitor takes one client. */
+  readonly qmpSockets: readonly [string, string];
+  /**
+   * RAM as a file, shared with whoever maps it. A standby needs it. A primary only when its RAM is to be compared.
+   * Made by QEMU when it is not there; when it is, it must have exactly the size of the RAM.
+   */
+  readonly ramFile?: string;
+  /** The guest's first serial port is appended to this file; without one, what it writes is dropped. */
+  readonly serialLog?: string;
+  readonly binary?: string;
+}
+
+/** The block of guest RAM has this name in the stream, on every machine type. */
+export const ramBlockName = "pc.ram";
+
+/** The whole command, program first. */
+export function qemuCommand(spec: VmSpec, places: QemuPlaces): string[] {
+  if (places.role === "standby" && places.ramFile === undefined)
+    throw new Error(`VM ${spec.name}: a standby needs a RAM file`);
+  return [
+    places.binary ?? "qemu-system-x86_64",
+    ...["-nodefaults", "-no-user-config", "-display", "none", "-name", `guest=${value(spec.name)}`],
+    ...memory(spec, places),
+    ...["-cpu", spec.cpu, "-smp", String(spec.vcpus)],
+    ...places.qmpSockets.flatMap((path) => ["-qmp", `unix:${value(path)},server=on,wait=off`]),
+    ...serial(places.serialLog),
+    ...spec.nics.flatMap((nic, index) => network(spec, nic, index)),
+    ...boot(spec),
+    ...(places.role === "standby" ? ["-incoming", "defer"] : []),
+    ...spec.extraArgs,
+  ];
+}
+
+function memory(spec: VmSpec, places: QemuPlaces): string[] {
+  const size = `${ramKiB(spec.memoryMiB, places.accelerator)}K`;
+  const machine = `${value(spec.machine)},accel=${places.accelerator}`;
+  if (places.ramFile === undefined) return ["-machine", machine, "-m", `size=${size}`];
+  const file = `mem-path=${value(places.ramFile)},size=${size},share=on`;
+  return [
+    ...["-object", `memory-backend-file,id=${ramBlockName},${file}`],
+    ...["-machine", `${machine},memory-backend=${ramBlockName}`, "-m", `size=${size}`],
+  ];
+}
+
+/** The port is there in any case: it is a device, and both hosts must have the same. */
+function serial(log: string | undefined): string[] {
+  const end = log === undefined ? "null,id=serial0" : `file,id=serial0,path=${value(log)},append=on`;
+  return ["-chardev", end, "-serial", "chardev:serial0"];
+}
+
+/**
+ * One queue and no vhost: the filters that hold output see nothing else. A guest with a kernel of its own gets no boot
+ * ROM: it is not used, and would be one more RAM block whose size depends on the host's package.
+ */
+function network(spec: VmSpec, nic: VmSpec["nics"][number], index: number): string[] {
+  const rom = spec.boot.kind === "kernel" ? ",romfile=" : "";
+  return [
+    ...["-netdev", `tap,id=net${index},ifname=${value(nic.tap)},script=no,downscript=no,vhost=off`],
+    ...["-device", `virtio-net-pci,id=nic${index},netdev=net${index},mac=${nic.mac}${rom}`],
+  ];
+}
+
+function boot({ boot }: VmSpec): string[] {
+  if (boot.kind === "firmware") return [];
+  return ["-kernel", boot.kernel, "-initrd", boot.initrd, "-append", boot.append];
+}
+
+/** In QEMU's `key=value,…` lists a comma inside a value is written twice. */
+function value(text: string): string {
+  return text.replaceAll(",", ",,");
+}
+
+export type Fingerprint = Readonly<Record<string, string | number>>;
+
+/**
+ * What the guest sees of its hardware, and what its device state depends on. The backup compares it with its own
+ * before it takes a VM in. Kernel and initrd are compared by content: a guest that reboots after a failover starts
+ * from the backup's files.
+ */
+export function fingerprint(spec: VmSpec, accelerator: Accelerator, qemuVersion: string): Fingerprint {
+  const nics = spec.nics.map(({ mac }, index) => [`nics[${index}].mac`, mac.toLowerCase()] as const);
+  return {
+    qemuVersion,
+    accelerator,
+    machine: spec.machine,
+    cpu: spec.cpu,
+    vcpus: spec.vcpus,
+    ramKiB: ramKiB(spec.memoryMiB, accelerator),
+    nics: nics.length,
+    ...Object.fromEntries(nics),
+    ...bootFingerprint(spec),
+    extraArgs: JSON.stringify(spec.extraArgs),
+  };
+}
+
+function bootFingerprint({ boot }: VmSpec): Fingerprint {
+  if (boot.kind === "firmware") return { boot: "firmware" };
+  const { kernel, initrd, append } = boot;
+  return {
+    boot: "kernel",
+    "boot.kernel (sha256)": digest(kernel),
+    "boot.initrd (sha256)": digest(initrd),
+    "boot.append": append,
+  };
+}
+
+function digest(path: string): string {
+  return createHash("sha256").update(readFileSync(path)).digest("hex").slice(0, 16);
+}
+
+/** One sentence on the first field that differs, with both values; `undefined` when there is none. */
+export function fingerprintMismatch(primary: Fingerprint, backup: Fingerprint): string | undefined {
+  const fields = [...Object.keys(primary), ...Object.keys(backup).filter((key) => !(key in primary))];
+  const field = fields.find((key) => primary[key] !== backup[key]);
+  if (field === undefined) return undefined;
+  const show = (side: Fingerprint) => (field in side ? JSON.stringify(side[field]) : "nothing");
+  return (
+    `The VM is not the same on both hosts: ${field} is ${show(primary)} at the primary and ` +
+    `${show(backup)} at the backup. Make them equal.`
+  );
+}
