@@ -1,0 +1,230 @@
+// Messages of every type, fixed and arbitrary, for the tests of the codec.
+
+import fc from "fast-check";
+import type { Hello, Layout, PageList, ReplicationMessage, Role } from "../../src/codec/replication.ts";
+import { PAGE_BYTES, PAGE_RAW, PAGE_ZERO } from "../../src/codec/replication.ts";
+import * as encode from "../../src/codec/replication-encode.ts";
+import { type FrameIds, vmIdBytes } from "../../src/codec/replication-header.ts";
+import { encodePages, PageFrameBuffers } from "../../src/codec/replication-pages.ts";
+import { ReplicationParser } from "../../src/codec/replication-parser.ts";
+
+export const VM_ID = "0b9f51c6-2a5e-4f63-9d6c-7f0a11d2c3e4";
+export const IDS: FrameIds = { vmId: vmIdBytes(VM_ID), generation: 7 };
+
+export const HELLO: Hello = {
+  protocol: 1,
+  host: "host-a",
+  machine: { machine: "pc-i440fx-7.2", vcpus: 2, "net0.mac": "52:54:00:12:34:56" },
+  ramBytes: 262152 * 1024,
+  intervalMs: 25,
+};
+
+export const LAYOUT: Layout = {
+  hypervisor: "qemu",
+  header: Uint8Array.of(0x51, 0x45, 0x56, 0x4d, 0, 0, 0, 3),
+  blocks: [
+    { id: 0, name: "pc.ram", bytes: 65536 * PAGE_BYTES },
+    { id: 1, name: "0000:00:02.0/vga.vram", bytes: 4096 * PAGE_BYTES },
+    { id: 900, name: "/rom@etc/acpi/tables", bytes: 32 * PAGE_BYTES },
+  ],
+};
+
+/** Pages of LAYOUT: raw ones with contents made from `seed`, in the order of the source or not. */
+export function pageList(
+  pages: readonly { raw: boolean; block: number; page: number }[],
+  seed = 1,
+): PageList {
+  const count = pages.length;
+  const source = new Uint8Array(new SharedArrayBuffer(count * PAGE_BYTES));
+  let x = seed;
+  for (let i = 0; i < source.length; i += 97) {
+    x = (x * 1103515245 + 12345) >>> 0;
+    source[i] = x >>> 24;
+  }
+  return {
+    count,
+    blockIds: Uint16Array.from(pages, (p) => p.block),
+    encodings: Uint8Array.from(pages, (p) => (p.raw ? PAGE_RAW : PAGE_ZERO)),
+    pageNumbers: Uint32Array.from(pages, (p) => p.page),
+    // Two neighbours, then a jump: runs and single pages both occur.
+    positions: Uint32Array.from(pages, (_, i) => ((i + (seed % 3) * (i >> 1)) % count) * PAGE_BYTES),
+    source,
+  };
+}
+
+/** Entry by entry what a list says, comparable whatever it lies in. */
+export function pagesOf(list: PageList): string[] {
+  return Array.from({ length: list.count }, (_, i) => {
+    const where = `${list.blockIds[i]}:${list.pageNumbers[i]}`;
+    if (list.encodings[i] === PAGE_ZERO) return `${where} zero`;
+    const at = list.positions[i]!;
+    return `${where} ${Buffer.from(list.source.slice(at, at + PAGE_BYTES)).toString("base64")}`;
+  });
+}
+
+export interface Sample {
+  readonly frame: encode.Frame;
+  /** Without payloadCrc; pages and bytes in a comparable form, see comparable(). */
+  readonly expected: unknown;
+  readonly to: Role;
+}
+
+const buffers = new PageFrameBuffers(0);
+const PLAIN = { noNullPrototype: true };
+const epochs = fc.oneof(fc.integer({ min: 0, max: 100 }), fc.maxSafeNat());
+const names = fc
+  .string({ minLength: 1, maxLength: 60, unit: "grapheme" })
+  .filter((s) => Buffer.byteLength(s) <= 255);
+const page = fc.record({
+  raw: fc.boolean(),
+  block: fc.constantFrom(0, 1),
+  page: fc.integer({ min: 0, max: 4095 }),
+});
+
+function sample(to: Role, type: string, epoch: number, frame: encode.Frame, rest: object): Sample {
+  return { to, frame, expected: { type, generation: IDS.generation, epoch, ...rest } };
+}
+
+const hellos = fc.record(
+  {
+    protocol: fc.nat(),
+    host: fc.string({ unit: "binary" }),
+    machine: fc.dictionary(
+      fc.string(),
+      fc.oneof(
+        fc.string(),
+        fc.integer(),
+        fc.double({ noNaN: true, noDefaultInfinity: true }).filter((n) => !Object.is(n, -0)),
+      ),
+      PLAIN,
+    ),
+    ramBytes: fc.maxSafeNat(),
+    intervalMs: fc.double({ min: 0.001, max: 1e6, noNaN: true }),
+  },
+  PLAIN,
+);
+const layouts = fc.record({
+  hypervisor: names,
+  header: fc.uint8Array({ maxLength: 3000 }),
+  blocks: fc
+    .uniqueArray(fc.tuple(fc.integer({ min: 0, max: 65535 }), names, fc.integer({ min: 0, max: 2 ** 32 })), {
+      maxLength: 40,
+      selector: ([id]) => id,
+    })
+    .map((all) => all.map(([id, name, pages]) => ({ id, name: `${id}:${name}`, bytes: pages * PAGE_BYTES })))
+    .filter((blocks) => blocks.every((b) => Buffer.byteLength(b.name) <= 255)),
+});
+const summaries = fc.record(
+  {
+    pageEntries: fc.integer({ min: 0, max: 2 ** 32 - 1 }),
+    deviceStateBytes: fc.integer({ min: 0, max: 2 ** 32 - 1 }),
+    digest: fc.integer({ min: 0, max: 2 ** 32 - 1 }),
+  },
+  PLAIN,
+);
+
+/** Any one message but HELLO and LAYOUT, which have their places; pages fit LAYOUT. */
+export const samplesInSession: fc.Arbitrary<Sample> = fc.oneof(
+  fc.tuple(epochs, fc.array(page, { minLength: 1, maxLength: 12 }), fc.nat()).map(([epoch, pages, seed]) => {
+    const list = pageList(pages, seed);
+    const frame = encodePages(IDS, epoch, list, 0, list.count, buffers.take());
+    return sample("backup", "pages", epoch, frame, { pages: pagesOf(list) });
+  }),
+  fc.tuple(epochs, fc.uint8Array({ minLength: 1, maxLength: 5000 })).map(([epoch, bytes]) => {
+    const frame = [...encode.encodeDeviceState(IDS, epoch, bytes)][0]!;
+    const piece = { total: bytes.length, offset: 0, bytes: Buffer.from(bytes).toString("hex") };
+    return sample("backup", "device-state", epoch, frame, { piece });
+  }),
+  fc
+    .tuple(epochs, summaries)
+    .map(([epoch, summary]) =>
+      sample("backup", "checkpoint-end", epoch, encode.encodeCheckpointEnd(IDS, epoch, summary), { summary }),
+    ),
+  epochs.map((epoch) => sample("primary", "ack", epoch, encode.encodeAck(IDS, epoch), {})),
+  fc
+    .tuple(fc.maxSafeNat(), fc.constantFrom<Role>("primary", "backup"))
+    .map(([sequence, to]) => sample(to, "heartbeat", 0, encode.encodeHeartbeat(IDS, sequence), { sequence })),
+  fc.constant(sample("backup", "goodbye", 0, encode.encodeGoodbye(IDS), {})),
+  fc.constant(sample("primary", "goodbye-ok", 0, encode.encodeGoodbyeOk(IDS), {})),
+  epochs.map((epoch) => sample("primary", "takeover", epoch, encode.encodeTakeover(IDS, epoch), {})),
+  epochs.map((epoch) => sample("backup", "abort", epoch, encode.encodeAbort(IDS, epoch), {})),
+  fc
+    .record({ host: fc.string({ unit: "binary" }), generation: fc.maxSafeNat() }, PLAIN)
+    .map((welcome) => sample("primary", "welcome", 0, encode.encodeWelcome(IDS, welcome), { welcome })),
+  fc
+    .record({ code: fc.string(), message: fc.string({ unit: "binary" }) }, PLAIN)
+    .map((refuse) => sample("primary", "refuse", 0, encode.encodeRefuse(IDS, refuse), { refuse })),
+  layouts.map((layout) =>
+    sample("backup", "layout", 0, encode.encodeLayout(IDS, layout), { layout: hexed(layout) }),
+  ),
+);
+
+export const helloSamples: fc.Arbitrary<Sample> = hellos.map((hello) => helloSample(hello));
+
+export function helloSample(hello: Hello): Sample {
+  return sample("backup", "hello", 0, encode.encodeHello(IDS, hello), { vmId: VM_ID, hello });
+}
+
+export function layoutSample(layout: Layout): Sample {
+  return sample("backup", "layout", 0, encode.encodeLayout(IDS, layout), { layout: hexed(layout) });
+}
+
+function hexed(layout: Layout): object {
+  return { ...layout, header: Buffer.from(layout.header).toString("hex") };
+}
+
+/** One fixed message of every type, in an order in which one side may receive them. */
+export function oneOfEach(to: Role): Sample[] {
+  const list = pageList([
+    { raw: true, block: 0, page: 5 },
+    { raw: false, block: 1, page: 6 },
+    { raw: true, block: 900, page: 31 },
+  ]);
+  const state = Buffer.from("device state of pc-i440fx");
+  const summary = { pageEntries: 3, deviceStateBytes: state.length, digest: 0xfedcba98 };
+  const pages = encodePages(IDS, 41, list, 0, 3, buffers.take());
+  const piece = { total: state.length, offset: 0, bytes: state.toString("hex") };
+  const heartbeat = encode.encodeHeartbeat(IDS, 2 ** 40);
+  const welcome = { host: "host-b", generation: 7 };
+  const refuse = { code: "busy", message: "host-b is the backup of another primary" };
+  const all = [
+    helloSample(HELLO),
+    layoutSample(LAYOUT),
+    sample("backup", "pages", 41, pages, { pages: pagesOf(list) }),
+    sample("backup", "device-state", 41, [...encode.encodeDeviceState(IDS, 41, state)][0]!, { piece }),
+    sample("backup", "checkpoint-end", 41, encode.encodeCheckpointEnd(IDS, 41, summary), { summary }),
+    sample("backup", "abort", 42, encode.encodeAbort(IDS, 42), {}),
+    sample("backup", "goodbye", 0, encode.encodeGoodbye(IDS), {}),
+    sample("primary", "welcome", 0, encode.encodeWelcome(IDS, welcome), { welcome }),
+    sample("primary", "refuse", 0, encode.encodeRefuse(IDS, refuse), { refuse }),
+    sample("primary", "ack", 2 ** 53 - 1, encode.encodeAck(IDS, 2 ** 53 - 1), {}),
+    sample("primary", "goodbye-ok", 0, encode.encodeGoodbyeOk(IDS), {}),
+    sample("primary", "takeover", 41, encode.encodeTakeover(IDS, 41), {}),
+    sample(to, "heartbeat", 0, heartbeat, { sequence: 2 ** 40 }),
+  ];
+  return all.filter((one) => one.to === to);
+}
+
+export function wire(samples: readonly { frame: encode.Frame }[]): Buffer {
+  return Buffer.concat(samples.flatMap((one) => [...one.frame.parts]));
+}
+
+/** A received message in the form of Sample.expected. */
+export function comparable(message: ReplicationMessage): unknown {
+  const { payloadCrc: _, ...rest } = message;
+  if (message.type === "pages") return { ...rest, pages: pagesOf(message.pages) };
+  if (message.type === "layout") return { ...rest, layout: hexed(message.layout) };
+  if (message.type === "device-state") {
+    return { ...rest, piece: { ...message.piece, bytes: Buffer.from(message.piece.bytes).toString("hex") } };
+  }
+  return rest;
+}
+
+/** What a parser makes of the chunks. */
+export function parse(receiver: Role, chunks: readonly Uint8Array[]): unknown[] {
+  const messages: unknown[] = [];
+  const onMessage = (message: ReplicationMessage) => messages.push(comparable(message));
+  const parser = new ReplicationParser({ receiver, vmId: IDS.vmId, onMessage });
+  for (const chunk of chunks) parser.push(chunk);
+  return messages;
+}
