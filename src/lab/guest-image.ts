@@ -1,0 +1,219 @@
+/**
+ * The guest of the lab: Debian's kernel as it comes, and an initramfs with busybox, an unmodified redis-server and
+ * guest/init. No disk. Built once into `.cache/guest-<hash>/`; the hash covers every byte that goes in.
+ */
+import { execFile } from "node:child_process";
+import { createHash, randomUUID } from "node:crypto";
+import { access, chmod, copyFile, mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { promisify } from "node:util";
+
+const run = promisify(execFile);
+
+/** What the guest prints on its serial console, on a line of its own, once Redis answers PING. */
+export const guestReadyLine = "REMUS-GUEST-READY";
+/** How a line begins with which the guest says what went wrong in it. */
+export const guestProblemPrefix = "REMUS-GUEST-PROBLEM";
+export const redisPort = 6379;
+/**
+ * The CPU model for lab guests. Any will do; without RDRAND the guest needs up to a second more to boot, for random
+ * numbers.
+ */
+export const guestCpu = "qemu64,+rdrand";
+
+/**
+ * Debian's redis-server program: it is this file, started under the name `redis-server` (argv[0]). The package
+ * `redis-server` itself would start a service on the machine, so setup.sh installs `redis-tools` only.
+ */
+export const redisServerFile = "/usr/bin/redis-check-rdb";
+
+export interface GuestImage {
+  /** Path of the bzImage. */
+  readonly kernel: string;
+  /** Path of the initramfs, a cpio archive, not compressed: unpacking costs more than reading under emulation. */
+  readonly initrd: string;
+}
+
+export interface GuestNic {
+  readonly mac: string;
+  /** With prefix length: `10.77.0.10/24`. */
+  readonly ipv4?: string;
+  readonly ipv6?: string;
+}
+
+/** `pace`: pages of 4 KiB in each file that the load writes; see guest/load. */
+export type GuestLoad = "idle" | "busy" | { readonly pace: number };
+
+/** A panic ends the VM (with QEMU's -no-reboot) or restarts it. The last two only shorten the boot under emulation. */
+const kernelSettings = [
+  "console=ttyS0",
+  "quiet",
+  "panic=-1",
+  "rdinit=/init",
+  "cryptomgr.notests",
+  "mitigations=off",
+];
+
+/** The kernel command line of a guest with these NICs, to go with QEMU's -append. */
+export function guestAppend(guest: { readonly nics: readonly GuestNic[]; readonly load: GuestLoad }): string {
+  const nics = guest.nics.map((nic) => {
+    const addresses = [nic.ipv4, nic.ipv6].filter((address) => address !== undefined);
+    return `remus.nic=${[nic.mac.toLowerCase(), ...addresses].join(",")}`;
+  });
+  const load = typeof guest.load === "string" ? guest.load : `busy:${guest.load.pace}`;
+  return [...kernelSettings, ...nics, `remus.load=${load}`].join(" ");
+}
+
+/** The Redis command that switches the load of a running guest. Redis answers `:1` when the guest took it. */
+export function loadCommand(load: GuestLoad): string[] {
+  return ["PUBLISH", "load", typeof load === "string" ? load : `busy ${load.pace}`];
+}
+
+const projectCache = join(import.meta.dirname, "../../.cache");
+
+/** Insertion order: each needs those before it. */
+const moduleNames = [
+  "virtio_ring",
+  "virtio",
+  "virtio_pci_modern_dev",
+  "virtio_pci_legacy_dev",
+  "virtio_pci",
+  "failover",
+  "net_failover",
+  "virtio_net",
+  "virtio_blk",
+];
+
+/**
+ * Builds the guest image, or finds the one built before. Several processes may do so at the same time.
+ * @throws when a program or the kernel is missing, with the file's name.
+ */
+export async function buildGuestImage(): Promise<GuestImage> {
+  const kernelRoot = join(projectCache, "kernel");
+  const kernel = await findKernel(kernelRoot);
+  const entries = await collectEntries(kernelRoot);
+  const hash = await hashEntries(entries);
+  const folder = join(projectCache, `guest-${hash}`);
+  const image = { kernel, initrd: join(folder, "initramfs.cpio") };
+  if (await exists(image.initrd)) return image;
+  await pack(entries, folder);
+  return image;
+}
+
+/** A file of the initramfs: its path in there, and where its bytes come from. */
+interface Entry {
+  readonly path: string;
+  readonly from: { readonly file: string } | { readonly text: string } | { readonly packedModule: string };
+}
+
+async function findKernel(root: string): Promise<string> {
+  const names = await readdir(join(root, "boot")).catch(() => []);
+  const name = names.find((file) => file.startsWith("vmlinuz-"));
+  if (name === undefined) {
+    throw new Error(`no kernel for guests in ${root}/boot: run "sh setup/setup.sh", which fetches it`);
+  }
+  return join(root, "boot", name);
+}
+
+async function collectEntries(kernelRoot: string): Promise<Entry[]> {
+  const modules = await findModules(kernelRoot);
+  const libraries = await sharedLibraries(redisServerFile);
+  return [
+    { path: "init", from: { file: join(import.meta.dirname, "guest/init") } },
+    { path: "load", from: { file: join(import.meta.dirname, "guest/load") } },
+    { path: "bin/busybox", from: { file: await findProgram("busybox") } },
+    { path: "bin/redis-server", from: { file: redisServerFile } },
+    ...libraries.map((file) => ({ path: file.slice(1), from: { file } })),
+    ...modules,
+    { path: "modules/order", from: { text: moduleNames.map((name) => `${name}.ko\n`).join("") } },
+    ...["dev", "proc", "sys", "tmp"].map((name) => ({ path: `${name}/.keep`, from: { text: "" } })),
+  ];
+}
+
+/** Module files lie in lib/ or usr/lib/, plain or xz-compressed, as the Debian release has it. */
+async function findModules(kernelRoot: string): Promise<Entry[]> {
+  const files: string[] = [];
+  for (const folder of ["lib/modules", "usr/lib/modules"]) {
+    const all = await readdir(join(kernelRoot, folder), { recursive: true }).catch(() => []);
+    files.push(...all.map((file) => join(kernelRoot, folder, file)));
+  }
+  return moduleNames.map((name) => {
+    const plain = files.find((file) => basename(file) === `${name}.ko`);
+    const packed = files.find((file) => basename(file) === `${name}.ko.xz`);
+    const path = `modules/${name}.ko`;
+    if (plain !== undefined) return { path, from: { file: plain } };
+    if (packed !== undefined) return { path, from: { packedModule: packed } };
+    throw new Error(
+      `no kernel module ${name}.ko under ${kernelRoot}: remove that folder and run setup again`,
+    );
+  });
+}
+
+/** The absolute paths of all shared libraries of a program, its loader included, as ldd prints them. */
+async function sharedLibraries(program: string): Promise<string[]> {
+  const { stdout } = await run("ldd", [program]);
+  const missing = /^\s*(\S+) => not found/m.exec(stdout);
+  if (missing !== null) throw new Error(`${program} needs the library ${missing[1]}, which is not installed`);
+  return [...stdout.matchAll(/(\/\S+) \(0x/g)].map((match) => match[1]!);
+}
+
+async function findProgram(name: string): Promise<string> {
+  for (const folder of ["/usr/bin", "/bin", "/usr/sbin", "/sbin"]) {
+    if (await exists(join(folder, name))) return join(folder, name);
+  }
+  throw new Error(`${name} is not installed: run "sh setup/setup.sh"`);
+}
+
+async function hashEntries(entries: readonly Entry[]): Promise<string> {
+  const hash = createHash("sha256");
+  for (const { path, from } of entries) {
+    const bytes = "text" in from ? Buffer.from(from.text) : await readFile(sourceFile(from));
+    hash.update(`${path}\0${bytes.length}\0`).update(bytes);
+  }
+  return hash.digest("hex").slice(0, 16);
+}
+
+function sourceFile(from: { file: string } | { packedModule: string }): string {
+  return "file" in from ? from.file : from.packedModule;
+}
+
+/** Writes the archive beside its place and moves the folder in whole. */
+async function pack(entries: readonly Entry[], folder: string): Promise<void> {
+  const work = `${folder}.${randomUUID()}`;
+  const tree = join(work, "tree");
+  try {
+    for (const entry of entries) await writeEntry(entry, join(tree, entry.path));
+    // The archive's owner is root, whoever builds it: an ordinary user may.
+    const command = "find . -mindepth 1 | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0 > ../initramfs.cpio";
+    await run("sh", ["-c", command], { cwd: tree });
+    await rm(tree, { recursive: true });
+    await rename(work, folder).catch(async (error) => {
+      if (!(await exists(join(folder, "initramfs.cpio")))) throw error; // else another process was quicker
+    });
+  } finally {
+    await rm(work, { recursive: true, force: true });
+  }
+}
+
+async function writeEntry({ from }: Entry, target: string): Promise<void> {
+  await mkdir(dirname(target), { recursive: true });
+  if ("text" in from) {
+    await writeFile(target, from.text);
+  } else if ("file" in from) {
+    await copyFile(from.file, target);
+    await chmod(target, 0o755);
+  } else {
+    const unpack = await run("busybox", ["xzcat", from.packedModule], {
+      encoding: "buffer",
+      maxBuffer: 64 << 20,
+    });
+    await writeFile(target, unpack.stdout);
+  }
+}
+
+async function exists(file: string): Promise<boolean> {
+  return access(file).then(
+    () => true,
+    () => false,
+  );
+}
