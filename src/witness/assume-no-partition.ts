@@ -1,0 +1,23 @@
+/**
+ * The arbiter for a pair without a witness: it grants every request. A host that has merely lost contact then runs the VM while the
+ * other one does too. It must be chosen by name, and says so each time it is asked.
+ */
+import type { Arbiter, Verdict } from "../core/arbiter.ts";
+import type { Generation } from "../core/words.ts";
+
+export class AssumeNoPartition implements Arbiter {
+  readonly name = "assume-no-partition";
+  private readonly warn: (text: string) => void;
+
+  constructor(warn: (text: string) => void) {
+    this.warn = warn;
+  }
+
+  ask(vmId: string, generation: Generation, host: string): Promise<Verdict> {
+    this.warn(
+      `${host} may run VM ${vmId} alone (generation ${generation + 1}): no witness is configured, so it is assumed that the other host ` +
+        "is dead and not merely out of reach. If it is alive, the VM now runs twice",
+    );
+    return Promise.resolve({ granted: true, generation: generation + 1 });
+  }
+}
