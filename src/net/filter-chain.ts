@@ -1,0 +1,216 @@
+/**
+ * Holding guest output with QEMU's stock network filters, three per NIC, put into and taken out of a running VM
+ * (docs/specs/output-hold.md). A frame of the guest meets `capture`, which hands it to our holding thread; `sink`, which swallows
+ * whatever gets past a capture that has lost its reader (fail closed); and `inject`, where released frames come back in.
+ */
+import { rmSync } from "node:fs";
+import { join } from "node:path";
+import { Worker } from "node:worker_threads";
+import type { EpochId } from "../core/words.ts";
+import type { Qmp } from "../hypervisor/qemu/qmp.ts";
+import type { EpochCell } from "../memory/epoch-cell.ts";
+import {
+  HOLD_WORD,
+  HOLD_WORD_COUNT,
+  type HoldOrder,
+  type HoldReport,
+  type HoldWorkerData,
+} from "./hold-orders.ts";
+
+const STEP_TIMEOUT_MS = 5_000;
+
+export interface FilterChainOptions {
+  readonly qmp: Qmp;
+  /** QEMU ids of the netdevs, in order. */
+  readonly netdevs: readonly string[];
+  readonly runDirectory: string;
+  readonly epochCell: EpochCell;
+  /** Bytes of output that may wait per NIC; what comes on top is dropped. */
+  readonly limitBytes: number;
+  /** The holding thread or a socket failed while output was held. */
+  readonly onFailed: (reason: string) => void;
+}
+
+export class FilterChain {
+  private readonly options: FilterChainOptions;
+  private readonly worker: Worker;
+  private readonly words: BigInt64Array;
+  private readonly waiting = new Set<(report: HoldReport) => void>();
+  private readonly undo: (() => Promise<unknown>)[] = [];
+  private removing = false;
+
+  private constructor(options: FilterChainOptions) {
+    this.options = options;
+    const words = new SharedArrayBuffer(HOLD_WORD_COUNT * 8);
+    this.words = new BigInt64Array(words);
+    const data: HoldWorkerData = {
+      nics: options.netdevs.map((netdev) => this.paths(netdev)),
+      epoch: options.epochCell.shared,
+      words,
+      limitBytes: options.limitBytes,
+    };
+    for (const { capturePath, injectPath } of data.nics)
+      for (const path of [capturePath, injectPath]) rmSync(path, { force: true });
+    this.worker = new Worker(new URL("./hold-worker.ts", import.meta.url), { workerData: data });
+    this.worker.on("message", (report: HoldReport) => this.receive(report));
+    this.worker.on("error", (error) => this.receive({ kind: "failed", error: error.message }));
+  }
+
+  /** Puts the filters into the running VM. Frames pass through us from here on, and are not held yet. */
+  static async insert(options: FilterChainOptions): Promise<FilterChain> {
+    const chain = new FilterChain(options);
+    try {
+      await chain.expect((report) => report.kind === "listening");
+      for (const netdev of options.netdevs) await chain.insertFor(netdev);
+      return chain;
+    } catch (error) {
+      await chain.takeBack();
+      throw error;
+    }
+  }
+
+  /** Holds everything of epochs after `upTo`. Resolves once that is so. */
+  async hold(upTo: EpochId): Promise<void> {
+    const holding = this.expect((report) => report.kind === "holding");
+    this.order({ kind: "hold", upTo });
+    await holding;
+  }
+
+  /** Lets out what epochs up to `upTo` have sent. */
+  release(upTo: EpochId): void {
+    this.order({ kind: "release", upTo });
+  }
+
+  /** Lets out everything, and whatever comes. */
+  releaseAll(): void {
+    this.order({ kind: "release", upTo: Number.POSITIVE_INFINITY });
+  }
+
+  /**
+   * Takes the filters out; nothing is lost or reordered. The VM is stopped for the few milliseconds in which frames may still be on
+   * their way through us: one sent past them would overtake.
+   */
+  async remove(): Promise<void> {
+    this.releaseAll();
+    this.removing = true;
+    const { qmp, netdevs } = this.options;
+    const { running } = await qmp.execute<{ running: boolean }>("query-status");
+    if (running) await qmp.execute("stop");
+    try {
+      const drained = Promise.all(
+        netdevs.map((_, nic) => this.expect((report) => report.kind === "drained" && report.nic === nic)),
+      );
+      for (const netdev of netdevs) {
+        await qmp.execute("object-del", { id: `remus-sink-${netdev}` });
+        await qmp.execute("object-del", { id: `remus-capture-${netdev}` });
+        await qmp.execute("chardev-remove", { id: `remus-capture-${netdev}` });
+      }
+      await drained;
+      for (const netdev of netdevs) await this.removeInject(netdev);
+      this.undo.length = 0;
+    } finally {
+      if (running) await qmp.execute("cont");
+      await this.worker.terminate();
+    }
+  }
+
+  /** Ends the holding thread without touching QEMU: what is held is lost. */
+  async abandon(): Promise<void> {
+    this.removing = true;
+    await this.worker.terminate();
+  }
+
+  get heldBytes(): number {
+    return Number(Atomics.load(this.words, HOLD_WORD.heldBytes));
+  }
+
+  get droppedFrames(): number {
+    return Number(Atomics.load(this.words, HOLD_WORD.droppedFrames));
+  }
+
+  private paths(netdev: string): { capturePath: string; injectPath: string } {
+    return {
+      capturePath: join(this.options.runDirectory, `capture-${netdev}.sock`),
+      injectPath: join(this.options.runDirectory, `inject-${netdev}.sock`),
+    };
+  }
+
+  /** The order matters: QEMU walks guest output from the last filter in its list to the first. */
+  private async insertFor(netdev: string): Promise<void> {
+    const { capturePath, injectPath } = this.paths(netdev);
+    await this.chardev(`remus-inject-${netdev}`, injectPath);
+    await this.chardev(`remus-capture-${netdev}`, capturePath);
+    await this.chardev(`remus-sink-${netdev}`, undefined);
+    await this.filter("inject", netdev, { indev: `remus-inject-${netdev}` });
+    await this.filter("capture", netdev, { outdev: `remus-capture-${netdev}` });
+    await this.filter("sink", netdev, {
+      outdev: `remus-sink-${netdev}`,
+      position: `id=remus-inject-${netdev}`,
+      insert: "behind",
+    });
+  }
+
+  private async chardev(id: string, path: string | undefined): Promise<void> {
+    const backend =
+      path === undefined
+        ? { type: "null", data: {} }
+        : { type: "socket", data: { addr: { type: "unix", data: { path } }, server: false } };
+    await this.options.qmp.execute("chardev-add", { id, backend });
+    this.undo.unshift(() => this.options.qmp.execute("chardev-remove", { id }));
+  }
+
+  private async filter(kind: string, netdev: string, more: Record<string, string>): Promise<void> {
+    const id = `remus-${kind}-${netdev}`;
+    const filter = { "qom-type": "filter-redirector", id, netdev, queue: "rx", ...more };
+    await this.options.qmp.execute("object-add", filter);
+    this.undo.unshift(() => this.options.qmp.execute("object-del", { id }));
+  }
+
+  /** QEMU has read all released frames once it has noticed that our side of the inject socket ended. */
+  private async removeInject(netdev: string): Promise<void> {
+    const { qmp } = this.options;
+    const id = `remus-inject-${netdev}`;
+    const deadline = Date.now() + STEP_TIMEOUT_MS;
+    for (;;) {
+      const chardevs = await qmp.execute<{ label: string; filename: string }[]>("query-chardev");
+      if (chardevs.find(({ label }) => label === id)?.filename.startsWith("disconnected") === true) break;
+      if (Date.now() > deadline) throw new Error(`QEMU did not read the last frames of ${netdev} in time`);
+      await new Promise((again) => setTimeout(again, 1));
+    }
+    await qmp.execute("object-del", { id });
+    await qmp.execute("chardev-remove", { id });
+    await qmp.execute("chardev-remove", { id: `remus-sink-${netdev}` });
+  }
+
+  private async takeBack(): Promise<void> {
+    this.removing = true;
+    for (const step of this.undo) await step().catch(() => {});
+    await this.worker.terminate();
+  }
+
+  private order(order: HoldOrder): void {
+    this.worker.postMessage(order);
+  }
+
+  private receive(report: HoldReport): void {
+    for (const look of this.waiting) look(report);
+    if (report.kind === "failed" && !this.removing) this.options.onFailed(report.error);
+  }
+
+  private expect(wanted: (report: HoldReport) => boolean): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const timer = setTimeout(
+      () => reject(new Error("the thread that holds output did not answer")),
+      STEP_TIMEOUT_MS,
+    );
+    const look = (report: HoldReport) => {
+      if (wanted(report)) resolve();
+      else if (report.kind === "failed") reject(new Error(`holding output: ${report.error}`));
+    };
+    this.waiting.add(look);
+    return promise.finally(() => {
+      clearTimeout(timer);
+      this.waiting.delete(look);
+    });
+  }
+}

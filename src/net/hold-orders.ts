@@ -1,0 +1,27 @@
+/** What the guardian's main thread and the thread that holds output tell each other. */
+import type { EpochId } from "../core/words.ts";
+
+export interface HoldWorkerData {
+  readonly nics: readonly { readonly capturePath: string; readonly injectPath: string }[];
+  /** An `EpochCell`. */
+  readonly epoch: SharedArrayBuffer;
+  /** Words of 64 bits, see `HOLD_WORD`; written by the holding thread. */
+  readonly words: SharedArrayBuffer;
+  readonly limitBytes: number;
+}
+
+export const HOLD_WORD = { heldBytes: 0, droppedFrames: 1 } as const;
+export const HOLD_WORD_COUNT = 2;
+
+export type HoldOrder =
+  /** Everything passes up to and with this epoch. */
+  | { readonly kind: "release"; readonly upTo: EpochId }
+  /** Hold everything of later epochs. */
+  | { readonly kind: "hold"; readonly upTo: EpochId };
+
+export type HoldReport =
+  | { readonly kind: "listening" }
+  | { readonly kind: "holding"; readonly upTo: EpochId }
+  /** QEMU has closed this NIC's capture socket, and all that came over it was passed on and the inject socket ended. */
+  | { readonly kind: "drained"; readonly nic: number }
+  | { readonly kind: "failed"; readonly error: string };
