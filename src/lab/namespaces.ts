@@ -5,7 +5,7 @@
  *        a                        switch                           b
  *  tap0 ─ br0 ─ up0 ══ a-lan0 ─── lan0 ─── b-lan0 ══ up0 ─ br0 ─ tap0
  *                                  └── client-lan0 ══ lan0 of client: 10.77.0.1/24, fd77::1/64
- *  10.78.0.1/30 repl ══ a-repl ─ replication ─ b-repl ══ repl 10.78.0.2/30
+ *  10.78.0.1/30 repl ══ a-repl ──── repl ── b-repl ══ repl 10.78.0.2/30
  *
  *  With a second LAN the same again: tap1, br1, up1, lan1; the client is 10.77.1.1/24, fd77:1::1/64.
  * ```
@@ -50,7 +50,7 @@ export interface LabNetwork {
   /** The host's LAN cables, all of them; replication stays. */
   cutLan(host: HostName): Promise<void>;
   restoreLan(host: HostName): Promise<void>;
-  /** What `ip -j -d link` says of the interfaces in there. */
+  /** What `ip -j link` says of the interfaces in there. */
   links(role: NamespaceRole): Promise<Link[]>;
   /** Removes the namespaces with all that is in them. Processes still in there lose their network, not their life. */
   destroy(): Promise<void>;
@@ -60,14 +60,9 @@ export interface Link {
   readonly ifname: string;
   readonly operstate: string;
   readonly flags: readonly string[];
-  readonly linkinfo?: { readonly info_slave_data?: { readonly state?: string } };
+  /** The bridge whose port it is. */
+  readonly master?: string;
 }
-
-/**
- * A cable is cut by what its port in the switch does, not by taking the link down: that takes effect at once, in both
- * directions and both ways, where the kernel lets up to a second pass before it uses a link that came back.
- */
-const portStates = { disabled: 0, forwarding: 3 } as const;
 
 const roles: readonly NamespaceRole[] = ["a", "b", "client", "switch"];
 let created = 0;
@@ -144,13 +139,13 @@ class Namespaces implements LabNetwork {
       "link set lo up",
       ...this.#lans.flatMap((lan) => [
         ...bridge(`lan${lan}`),
-        ...cable(`a-lan${lan}`, `lan${lan}`, `up${lan}`, a),
-        ...cable(`b-lan${lan}`, `lan${lan}`, `up${lan}`, b),
-        ...cable(`client-lan${lan}`, `lan${lan}`, `lan${lan}`, client),
+        ...cable("a", `lan${lan}`, `up${lan}`, a),
+        ...cable("b", `lan${lan}`, `up${lan}`, b),
+        ...cable("client", `lan${lan}`, `lan${lan}`, client),
       ]),
-      ...bridge("replication"),
-      ...cable("a-repl", "replication", "repl", a),
-      ...cable("b-repl", "replication", "repl", b),
+      ...bridge("repl"),
+      ...cable("a", "repl", "repl", a),
+      ...cable("b", "repl", "repl", b),
     ];
   }
 
@@ -180,42 +175,53 @@ class Namespaces implements LabNetwork {
   }
 
   cutHost(host: HostName): Promise<void> {
-    return this.#setPorts([...this.#lanPorts(host), `${host}-repl`], "disabled");
+    return this.#cut([...this.#lanPorts(host), `${host}-repl`]);
   }
 
   restoreHost(host: HostName): Promise<void> {
-    return this.#setPorts([...this.#lanPorts(host), `${host}-repl`], "forwarding");
+    return this.#restore([...this.#lanPorts(host), `${host}-repl`]);
   }
 
   cutReplication(): Promise<void> {
-    return this.#setPorts(["a-repl", "b-repl"], "disabled");
+    return this.#cut(["a-repl", "b-repl"]);
   }
 
   restoreReplication(): Promise<void> {
-    return this.#setPorts(["a-repl", "b-repl"], "forwarding");
+    return this.#restore(["a-repl", "b-repl"]);
   }
 
   cutLan(host: HostName): Promise<void> {
-    return this.#setPorts(this.#lanPorts(host), "disabled");
+    return this.#cut(this.#lanPorts(host));
   }
 
   restoreLan(host: HostName): Promise<void> {
-    return this.#setPorts(this.#lanPorts(host), "forwarding");
+    return this.#restore(this.#lanPorts(host));
   }
 
   #lanPorts(host: HostName): string[] {
     return this.#lans.map((lan) => `${host}-lan${lan}`);
   }
 
-  #setPorts(ports: readonly string[], state: keyof typeof portStates): Promise<void> {
+  /**
+   * A cut cable's port is taken out of its bridge, and nothing goes through it any more in either direction. The link
+   * itself stays up: the kernel may take a second before it uses a link again that was down.
+   */
+  #cut(ports: readonly string[]): Promise<void> {
     return this.#batch(
       "switch",
-      ports.map((port) => `link set ${port} type bridge_slave state ${portStates[state]}`),
+      ports.map((port) => `link set ${port} nomaster`),
+    );
+  }
+
+  #restore(ports: readonly string[]): Promise<void> {
+    return this.#batch(
+      "switch",
+      ports.map((port) => `link set ${port} master ${port.slice(port.indexOf("-") + 1)}`),
     );
   }
 
   async links(role: NamespaceRole): Promise<Link[]> {
-    const { stdout } = await run("ip", ["-n", this.namespaces[role], "-j", "-d", "link"]);
+    const { stdout } = await run("ip", ["-n", this.namespaces[role], "-j", "link"]);
     return JSON.parse(stdout) as Link[];
   }
 
@@ -241,8 +247,9 @@ function bridge(name: string): string[] {
   ];
 }
 
-/** A veth pair: `port` is a port of `bridgeName` in the switch, `farEnd` appears in another namespace. */
-function cable(port: string, bridgeName: string, farEnd: string, farNamespace: string): string[] {
+/** A veth pair from the bridge in the switch, where its end is the port OWNER-BRIDGE, to another namespace. */
+function cable(owner: NamespaceRole, bridgeName: string, farEnd: string, farNamespace: string): string[] {
+  const port = `${owner}-${bridgeName}`;
   return [
     `link add name ${port} type veth peer name ${farEnd} netns ${farNamespace}`,
     `link set ${port} master ${bridgeName} up`,
