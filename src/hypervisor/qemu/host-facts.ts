@@ -1,0 +1,159 @@
+/** What preflight has to know of the host, looked up: programs, taps, rights, memory. No judgement here. */
+import { execFile } from "node:child_process";
+import { constants } from "node:fs";
+import { access, readFile, stat, statfs } from "node:fs/promises";
+import { delimiter, dirname, join } from "node:path";
+import { promisify } from "node:util";
+import { parseQemuVersion, type QemuVersion } from "./traps.ts";
+
+const run = promisify(execFile);
+const CAP_NET_ADMIN = 12n;
+const TMPFS = 0x01021994;
+
+/** A network device of that name in this network namespace. */
+export interface LinkFact {
+  readonly kind: "tap" | "other";
+  readonly multiQueue: boolean;
+  readonly up: boolean;
+  /** Some process has it open. Known only of a device that is up. */
+  readonly busy: boolean;
+  /** User name or id that may open it without rights of its own. */
+  readonly owner: string | undefined;
+}
+
+export type Reach = "open" | "closed" | "missing";
+
+export interface HostFacts {
+  readonly qemu: {
+    readonly binary: string;
+    readonly version: QemuVersion | undefined;
+    readonly problem: string;
+  };
+  /** `ip` of iproute2, by which the taps are looked at. */
+  readonly ip: boolean;
+  readonly gcc: boolean;
+  readonly links: ReadonlyMap<string, LinkFact | undefined>;
+  readonly tun: Reach;
+  readonly netAdmin: boolean;
+  readonly userId: number;
+  readonly runDirectory: Reach;
+  readonly files: ReadonlyMap<string, Reach>;
+  readonly memAvailableMiB: number;
+}
+
+export async function lookAtHost(question: {
+  binary: string;
+  taps: readonly string[];
+  files: readonly string[];
+  runDirectory: string;
+}): Promise<HostFacts> {
+  const ip = await isProgram("ip");
+  const { R_OK, W_OK, X_OK } = constants;
+  return {
+    qemu: await qemu(question.binary),
+    ip,
+    gcc: await isProgram("gcc"),
+    links: new Map(await each(question.taps, async (tap) => (ip ? await link(tap) : undefined))),
+    tun: await reach("/dev/net/tun", R_OK | W_OK),
+    netAdmin: await hasNetAdmin(),
+    userId: process.geteuid!(),
+    runDirectory: await reach(await nearest(question.runDirectory), W_OK | X_OK),
+    files: new Map(await each(question.files, (file) => reach(file, R_OK))),
+    memAvailableMiB: await memAvailableMiB(),
+  };
+}
+
+/** `MemAvailable` of /proc/meminfo. */
+export async function memAvailableMiB(): Promise<number> {
+  const match = /^MemAvailable:\s+(\d+) kB/m.exec(await readFile("/proc/meminfo", "utf8"));
+  return match === null ? Number.POSITIVE_INFINITY : Math.floor(Number(match[1]) / 1024);
+}
+
+export interface DirectoryFact {
+  readonly reach: Reach;
+  readonly freeMiB: number;
+  /** It lives in memory: what is written there is taken from MemAvailable too. */
+  readonly inMemory: boolean;
+}
+
+/** The directory, or the nearest above it that exists. */
+export async function directory(path: string): Promise<DirectoryFact> {
+  const existing = await nearest(path);
+  const { type, bavail, bsize } = await statfs(existing);
+  return {
+    reach: await reach(existing, constants.W_OK | constants.X_OK),
+    freeMiB: Math.floor((bavail * bsize) / 2 ** 20),
+    inMemory: type === TMPFS,
+  };
+}
+
+async function nearest(path: string): Promise<string> {
+  const there = await stat(path).catch(() => undefined);
+  return there !== undefined || dirname(path) === path ? path : nearest(dirname(path));
+}
+
+async function qemu(binary: string): Promise<HostFacts["qemu"]> {
+  try {
+    const { stdout } = await run(binary, ["--version"]);
+    const version = parseQemuVersion(stdout);
+    const problem = version === undefined ? `its --version says "${stdout.split("\n")[0]}"` : "";
+    return { binary, version, problem };
+  } catch (error) {
+    const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
+    return { binary, version: undefined, problem: missing ? "it is not installed" : String(error) };
+  }
+}
+
+/**
+ * `ip` asks the kernel by netlink and so sees the namespace that it runs in. /sys/class/net may show another: the one
+ * in which sysfs was mounted.
+ */
+async function link(name: string): Promise<LinkFact | undefined> {
+  const answer = await run("ip", ["-j", "-d", "link", "show", "dev", name]).catch(() => undefined);
+  if (answer === undefined) return undefined;
+  const [found] = JSON.parse(answer.stdout) as {
+    flags?: string[];
+    linkinfo?: {
+      info_kind?: string;
+      info_data?: { type?: string; multi_queue?: boolean; user?: string | number };
+    };
+  }[];
+  const info = found?.linkinfo;
+  const flags = found?.flags ?? [];
+  const tap = info?.info_kind === "tun" && info.info_data?.type === "tap";
+  const owner = info?.info_data?.user;
+  return {
+    kind: tap ? "tap" : "other",
+    multiQueue: tap && info.info_data?.multi_queue === true,
+    up: flags.includes("UP"),
+    busy: tap && flags.includes("LOWER_UP"),
+    owner: owner === undefined ? undefined : String(owner),
+  };
+}
+
+async function hasNetAdmin(): Promise<boolean> {
+  const match = /^CapEff:\s+([0-9a-f]+)/m.exec(await readFile("/proc/self/status", "utf8"));
+  return match !== null && ((BigInt(`0x${match[1]}`) >> CAP_NET_ADMIN) & 1n) === 1n;
+}
+
+async function reach(path: string, mode: number): Promise<Reach> {
+  try {
+    await access(path, mode);
+    return "open";
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "ENOENT" ? "missing" : "closed";
+  }
+}
+
+async function isProgram(name: string): Promise<boolean> {
+  const places = (process.env.PATH ?? "").split(delimiter).map((dir) => join(dir, name));
+  const found = await Promise.all(places.map((place) => reach(place, constants.X_OK)));
+  return found.includes("open");
+}
+
+function each<T>(
+  names: readonly string[],
+  look: (name: string) => Promise<T>,
+): Promise<(readonly [string, T])[]> {
+  return Promise.all(names.map(async (name) => [name, await look(name)] as const));
+}

@@ -1,0 +1,145 @@
+/** Preflight on a running QEMU, over QMP and /proc, just before protection starts. Touches nothing. */
+import { readdir, readFile, readlink } from "node:fs/promises";
+import { asksForDirtyRing } from "./extra-args.ts";
+import type { Qmp } from "./qmp.ts";
+import { error, type Finding, parseQemuVersion, qemuTraps } from "./traps.ts";
+
+/** With one of these the stream has another form, or leaves RAM out. The capture speaks the plain one. */
+const forbidden = new Set([
+  ...["xbzrle", "compress", "multifd", "postcopy-ram", "dirty-bitmaps", "background-snapshot", "mapped-ram"],
+  ...["x-ignore-shared", "zero-copy-send", "block", "postcopy-preempt"],
+]);
+const idle = new Set([undefined, "none", "completed", "failed", "cancelled"]);
+
+/** @param pid QEMU's process, to see which devices it has open */
+export async function livePreflight(qmp: Qmp, pid: number): Promise<Finding[]> {
+  return [
+    ...(await versionFindings(qmp, pid)),
+    ...(await migrationFindings(qmp)),
+    ...(await runStateFindings(qmp)),
+    ...(await deviceFindings(pid)),
+    ...(await networkFindings(qmp)),
+    ...(await diskFindings(qmp)),
+  ];
+}
+
+async function versionFindings(qmp: Qmp, pid: number): Promise<Finding[]> {
+  const version = parseQemuVersion(qmp.version);
+  if (version === undefined) return [];
+  const { enabled } = await qmp.execute<{ enabled: boolean }>("query-kvm");
+  const [, ...args] = await list(`/proc/${pid}/cmdline`);
+  const preloaded = (await list(`/proc/${pid}/environ`)).some((entry) =>
+    /^LD_PRELOAD=.*cond-wait/.test(entry),
+  );
+  return qemuTraps(version, enabled ? "kvm" : "tcg", {
+    dirtyRing: asksForDirtyRing(args),
+    tcgAids: preloaded,
+  });
+}
+
+/** A file of zero-terminated texts in /proc. */
+async function list(path: string): Promise<string[]> {
+  return (await readFile(path, "utf8")).split("\0");
+}
+
+async function migrationFindings(qmp: Qmp): Promise<Finding[]> {
+  type Capability = { capability: string; state: boolean };
+  const found: Finding[] = [];
+  const capabilities = await qmp.execute<Capability[]>("query-migrate-capabilities");
+  if (!capabilities.some(({ capability }) => capability === "x-colo"))
+    found.push(
+      error("no-colo", "This QEMU was built without COLO (x-colo). Use one built with it, as Debian's is."),
+    );
+  for (const { capability, state } of capabilities)
+    if (state && forbidden.has(capability))
+      found.push(
+        error(
+          "migration-capability",
+          `Migration capability ${capability} is on, and Remus cannot read such a stream. Turn it off.`,
+        ),
+      );
+  const migration = await qmp.execute<{ status?: string; "blocked-reasons"?: string[] }>("query-migrate");
+  for (const reason of migration["blocked-reasons"] ?? [])
+    found.push(
+      error("blocked", `QEMU cannot hand this VM on: ${reason.replace(/\.$/, "")}. Remove what blocks it.`),
+    );
+  if (!idle.has(migration.status)) {
+    const text = `Another migration of this VM is under way (${migration.status}). Wait for its end, or end it.`;
+    found.push(error("migrating", text));
+  }
+  return found;
+}
+
+/** A checkpoint of a VM in io-error, internal-error or guest-panicked aborts QEMU; a paused one would be started. */
+async function runStateFindings(qmp: Qmp): Promise<Finding[]> {
+  const { status } = await qmp.execute<{ status: string }>("query-status");
+  if (status === "running") return [];
+  const text = `The VM is not running but ${status}, and only a running one can be protected. Mend or start it first.`;
+  return [error("not-running", text)];
+}
+
+async function deviceFindings(pid: number): Promise<Finding[]> {
+  const directory = `/proc/${pid}/fd`;
+  const targets = await Promise.all(
+    (await readdir(directory)).map((fd) => readlink(`${directory}/${fd}`).catch(() => "")),
+  );
+  return [...new Set(targets)].flatMap((target) => {
+    if (target.startsWith("/dev/vfio/"))
+      return [
+        error("vfio", `QEMU has a real device open (${target}); its state cannot be copied. Take it out.`),
+      ];
+    if (target.startsWith("/dev/vhost"))
+      return [
+        error(
+          "vhost",
+          `QEMU uses vhost (${target}), which moves data past the place where Remus holds it. Start it with vhost=off.`,
+        ),
+      ];
+    return [];
+  });
+}
+
+/**
+ * `info network` has one line per queue: `\ net0: index=1,type=tap,…`. A second queue of a NIC or of a backend shows
+ * as an index above 0.
+ */
+async function networkFindings(qmp: Qmp): Promise<Finding[]> {
+  const lines = (
+    await qmp.execute<string>("human-monitor-command", { "command-line": "info network" })
+  ).split("\n");
+  const queues = new Set<string>();
+  const found: Finding[] = [];
+  for (const line of lines) {
+    const match = /([^\s:\\]+): index=(\d+),type=([\w-]+)/.exec(line);
+    if (match === null) continue;
+    const [, name, index, type] = match;
+    if (Number(index) > 0) queues.add(name!);
+    if (type!.startsWith("vhost-"))
+      found.push(error("vhost", `Network ${name} is ${type}, whose frames Remus does not see. Use a tap.`));
+  }
+  for (const name of queues)
+    found.push(
+      error(
+        "multiqueue",
+        `Network ${name} has several queues; Remus holds the output of one. Start it with one.`,
+      ),
+    );
+  return found;
+}
+
+async function diskFindings(qmp: Qmp): Promise<Finding[]> {
+  const drives =
+    await qmp.execute<{ device: string; qdev?: string; inserted?: { ro: boolean; file: string } }[]>(
+      "query-block",
+    );
+  return drives.flatMap(({ device, qdev, inserted }) =>
+    inserted === undefined || inserted.ro
+      ? []
+      : [
+          error(
+            "unprotected-disk",
+            `Disk ${device || qdev} (${inserted.file}) can be written, and Remus does not copy disks yet. Make it read-only.`,
+          ),
+        ],
+  );
+}

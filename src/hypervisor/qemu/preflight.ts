@@ -1,0 +1,198 @@
+/**
+ * Preflight: what would go wrong is said before anything is touched. Three looks: at the spec and the host before
+ * QEMU is started, at the running QEMU before it is protected, and at the backup before it takes a VM in.
+ */
+import type { VmSpec } from "../vm-spec.ts";
+import type { AcceleratorAnswer } from "./accelerator.ts";
+import { asksForDirtyRing, extraArgsFindings } from "./extra-args.ts";
+import { directory, type HostFacts, type LinkFact, lookAtHost, memAvailableMiB } from "./host-facts.ts";
+import { ramKiB } from "./tcg-aids.ts";
+import { error, type Finding, qemuTraps, warning } from "./traps.ts";
+
+/** Memory of a QEMU process beside the guest's RAM, roughly. */
+const QEMU_MIB = 96;
+
+export interface StaticQuestion {
+  readonly accelerator: AcceleratorAnswer;
+  /** What the configuration asks for. */
+  readonly wanted: "auto" | "kvm" | "tcg";
+  readonly runDirectory: string;
+  readonly binary?: string;
+  /** The VM is to run here (the primary): is there memory for its RAM? At the backup, `backupPreflight` asks. */
+  readonly runsHere: boolean;
+}
+
+/** Before QEMU is started: looks at this host and judges. An empty list is a good one. */
+export async function staticPreflight(spec: VmSpec, question: StaticQuestion): Promise<Finding[]> {
+  const { boot } = spec;
+  const host = await lookAtHost({
+    binary: question.binary ?? "qemu-system-x86_64",
+    taps: spec.nics.map(({ tap }) => tap),
+    files: boot.kind === "kernel" ? [boot.kernel, boot.initrd] : [],
+    runDirectory: question.runDirectory,
+  });
+  return judge(spec, question, host);
+}
+
+/** The judgement alone, over facts given. */
+export function judge(spec: VmSpec, question: StaticQuestion, host: HostFacts): Finding[] {
+  return [
+    ...qemuFindings(spec, question, host),
+    ...acceleratorFindings(question, host),
+    ...spec.nics.flatMap((nic, index) => nicFindings(nic, index, host)),
+    ...rightsFindings(spec, question, host),
+    ...cpuFindings(spec.cpu),
+    ...extraArgsFindings(spec.extraArgs),
+    ...memoryFindings(spec, question, host),
+  ];
+}
+
+function qemuFindings(spec: VmSpec, question: StaticQuestion, { qemu }: HostFacts): Finding[] {
+  if (qemu.version === undefined) {
+    const text = `${qemu.binary} cannot be used: ${qemu.problem}. Install QEMU (apt-get install qemu-system-x86).`;
+    return [error("qemu-missing", text)];
+  }
+  // Remus starts this VM, so the aids will be there.
+  const options = { dirtyRing: asksForDirtyRing(spec.extraArgs), tcgAids: true };
+  return qemuTraps(qemu.version, accelerator(question), options);
+}
+
+function accelerator(question: StaticQuestion): "kvm" | "tcg" {
+  return question.wanted === "auto" ? question.accelerator.accelerator : question.wanted;
+}
+
+function acceleratorFindings(question: StaticQuestion, host: HostFacts): Finding[] {
+  const { wanted, accelerator: answer } = question;
+  const found: Finding[] = [];
+  if (wanted === "kvm" && answer.accelerator === "tcg" && !answer.kvmFirmwareOnly)
+    found.push(error("no-kvm", `accelerator is "kvm", but ${answer.reason}. Set it to "auto", or mend KVM.`));
+  else if (wanted === "kvm" && answer.accelerator === "tcg")
+    found.push(warning("kvm-firmware-only", `accelerator is "kvm", but ${answer.reason}. Set it to "auto".`));
+  if (wanted === "auto" && answer.accelerator === "tcg")
+    found.push(
+      warning(
+        "slow",
+        `The VM will run under slow software emulation (TCG): ${answer.reason}. Mend KVM for speed.`,
+      ),
+    );
+  if (accelerator(question) === "tcg" && !host.gcc)
+    found.push(
+      error(
+        "no-gcc",
+        "gcc is missing; QEMU needs a small library under software emulation. apt-get install gcc libc6-dev.",
+      ),
+    );
+  return found;
+}
+
+function nicFindings(nic: VmSpec["nics"][number], index: number, host: HostFacts): Finding[] {
+  const field = `vm.nics[${index}].tap "${nic.tap}"`;
+  if (!host.ip) return [error("no-ip", `${field} cannot be looked up without ip. apt-get install iproute2.`)];
+  const link = host.links.get(nic.tap);
+  if (link === undefined)
+    return [
+      error(
+        "tap-missing",
+        `${field} does not exist in this network namespace. ` +
+          `Make it: ip tuntap add ${nic.tap} mode tap; ip link set ${nic.tap} up master BRIDGE.`,
+      ),
+    ];
+  if (link.kind !== "tap")
+    return [error("tap-other", `${field} is a network device, but not a tap. Name a tap, or make one.`)];
+  return tapFindings(field, nic.tap, link);
+}
+
+function tapFindings(field: string, tap: string, link: LinkFact): Finding[] {
+  const found: Finding[] = [];
+  if (link.multiQueue)
+    found.push(
+      error(
+        "multiqueue",
+        `${field} has several queues; Remus holds the output of one. ` +
+          `Make it anew without multi_queue: ip tuntap del ${tap} mode tap multi_queue; ip tuntap add ${tap} mode tap.`,
+      ),
+    );
+  if (link.busy)
+    found.push(
+      error("tap-busy", `${field} is in use by another process. Stop that one, or name another tap.`),
+    );
+  if (!link.up) found.push(warning("tap-down", `${field} is down. Set it up: ip link set ${tap} up.`));
+  return found;
+}
+
+function rightsFindings(spec: VmSpec, question: StaticQuestion, host: HostFacts): Finding[] {
+  const found: Finding[] = [];
+  if (spec.nics.length > 0 && host.tun !== "open") {
+    const todo =
+      host.tun === "missing" ? "Load the module: modprobe tun." : "Run as root, or give this user the right.";
+    found.push(error("no-tun", `/dev/net/tun is ${host.tun} here, and the VM's taps need it. ${todo}`));
+  }
+  const foreign = spec.nics.filter(({ tap }) => host.links.get(tap) !== undefined && !mayOpen(host, tap));
+  for (const { tap } of foreign)
+    found.push(
+      error(
+        "no-net-admin",
+        `This user may not open tap "${tap}": it is not its owner and lacks CAP_NET_ADMIN. Run as root.`,
+      ),
+    );
+  if (host.runDirectory !== "open")
+    found.push(
+      error(
+        "run-directory",
+        `runDirectory ${question.runDirectory} cannot be written. Give this user the right, or name another.`,
+      ),
+    );
+  for (const [file, reach] of host.files)
+    if (reach !== "open")
+      found.push(
+        error("boot-file", `${file} (vm.boot) is ${reach === "missing" ? "not there" : "not readable"}.`),
+      );
+  return found;
+}
+
+function mayOpen(host: HostFacts, tap: string): boolean {
+  return host.netAdmin || host.links.get(tap)?.owner === String(host.userId);
+}
+
+function cpuFindings(cpu: string): Finding[] {
+  const model = cpu.split(",")[0]!;
+  if (model !== "host" && model !== "max") return [];
+  const text = `vm.cpu is "${model}", which is another processor on another host. Name a model, unless both hosts are alike.`;
+  return [warning("cpu-host", text)];
+}
+
+function memoryFindings(spec: VmSpec, question: StaticQuestion, host: HostFacts): Finding[] {
+  const needed = spec.memoryMiB + QEMU_MIB;
+  if (!question.runsHere || host.memAvailableMiB >= needed) return [];
+  const text = `The VM needs ${needed} MiB here, and ${host.memAvailableMiB} MiB are available. Free some, or lower vm.memoryMiB.`;
+  return [error("memory", text)];
+}
+
+export interface BackupQuestion {
+  readonly imageDirectory: string;
+  readonly stagingMiB: number;
+}
+
+/** At the backup: is there room for the RAM image, for staging, and for the standby? */
+export async function backupPreflight(spec: VmSpec, question: BackupQuestion): Promise<Finding[]> {
+  const { imageDirectory, stagingMiB } = question;
+  const fact = await directory(imageDirectory);
+  const found: Finding[] = [];
+  if (fact.reach !== "open") {
+    const text = `imageDirectory ${imageDirectory} cannot be written. Give this user the right, or name another.`;
+    found.push(error("image-directory", text));
+  }
+  const imageMiB = Math.ceil(ramKiB(spec.memoryMiB, "tcg") / 1024);
+  if (fact.freeMiB < imageMiB) {
+    const room = `${imageDirectory} has room for ${fact.freeMiB} MiB, and the RAM image takes ${imageMiB} MiB`;
+    found.push(error("image-room", `${room}. Free some, or name another imageDirectory.`));
+  }
+  const available = await memAvailableMiB();
+  const needed = stagingMiB + QEMU_MIB + (fact.inMemory ? imageMiB : 0);
+  if (available < needed) {
+    const parts = `${fact.inMemory ? `RAM image ${imageMiB}, ` : ""}staging ${stagingMiB}, QEMU ${QEMU_MIB}`;
+    const text = `This host lacks memory for the standby: ${needed} MiB (${parts}), ${available} MiB available.`;
+    found.push(error("backup-memory", `${text} Free some, or put imageDirectory on a disk.`));
+  }
+  return found;
+}

@@ -1,0 +1,103 @@
+/**
+ * What is known to go wrong with which QEMU version. From its sources (7.2.22, 10.0.13, 10.2.2, 11.1) and trials on
+ * 7.2.22. COLO is marked unstable in all of them.
+ */
+import type { Accelerator } from "./tcg-aids.ts";
+
+/** One thing that preflight found. The message is one clear sentence on what is wrong, and one on what to do. */
+export interface Finding {
+  /** Stable; for programs and tests. */
+  readonly code: string;
+  /** An `error` forbids protection; a `warning` is told and allows it. */
+  readonly severity: "error" | "warning";
+  readonly message: string;
+}
+
+export interface QemuVersion {
+  readonly major: number;
+  readonly minor: number;
+  readonly micro: number;
+}
+
+export interface TrapOptions {
+  /** The dirty page ring of KVM is on (`-accel kvm,dirty-ring-size=…`). */
+  readonly dirtyRing: boolean;
+  /** The aids of tcg-aids.ts are in use. */
+  readonly tcgAids: boolean;
+}
+
+/** Reads `7.2.22` or the first line of `qemu-system-x86_64 --version`; `undefined` when there is no version in it. */
+export function parseQemuVersion(text: string): QemuVersion | undefined {
+  const match = /(?:^|version )(\d+)\.(\d+)\.(\d+)/.exec(text);
+  return match === null
+    ? undefined
+    : { major: Number(match[1]), minor: Number(match[2]), micro: Number(match[3]) };
+}
+
+export function showVersion({ major, minor, micro }: QemuVersion): string {
+  return `${major}.${minor}.${micro}`;
+}
+
+/** The traps that this version, used in this way, would step into. */
+export function qemuTraps(version: QemuVersion, accelerator: Accelerator, options: TrapOptions): Finding[] {
+  const found: Finding[] = [];
+  const name = `QEMU ${showVersion(version)}`;
+  const upTo10 = version.major <= 10;
+
+  if (isBefore(version, 7, 2))
+    found.push(warning("qemu-old", `${name} is older than what Remus was tried with. Use 7.2 or later.`));
+  if (coloBroken(version))
+    found.push(
+      error("qemu-colo-broken", `${name} cannot do COLO: it ends it like an ordinary migration. ${get}`),
+    );
+  else if (version.major === 10 && version.minor === 1)
+    found.push(
+      warning(
+        "qemu-colo-doubtful",
+        `The first releases of QEMU 10.1 cannot do COLO, and ${name} may not. ${get}`,
+      ),
+    );
+  if (upTo10 && options.dirtyRing)
+    found.push(
+      error(
+        "qemu-dirty-ring",
+        `${name} aborts when COLO meets a dirty ring. Remove dirty-ring-size from -accel.`,
+      ),
+    );
+  if (accelerator === "tcg" && !options.tcgAids)
+    found.push(
+      error(
+        "qemu-tcg-unaided",
+        `Under software emulation ${name} ${upTo10 ? "deadlocks in COLO and " : ""}may lose dirty pages. ` +
+          "Let Remus start the VM itself: it has aids against that. Or use KVM.",
+      ),
+    );
+  if (!isBefore(version, 11, 1))
+    found.push(
+      warning(
+        "qemu-return-path",
+        `${name} does COLO over a return path, which Remus knows from its sources only. ` +
+          "Use 7.2 to 10.0 or 10.2 where it matters.",
+      ),
+    );
+  return found;
+}
+
+const get = "Use 10.0.7 or later of 10.0, 10.2, or 7.2 to 9.2.";
+
+/** 10.0.7 and 10.2.0 mended it; for 10.1 it is not known in which release, if in any. */
+function coloBroken({ major, minor, micro }: QemuVersion): boolean {
+  return major === 10 && ((minor === 0 && micro < 7) || (minor === 1 && micro < 3));
+}
+
+function isBefore(version: QemuVersion, major: number, minor: number): boolean {
+  return version.major < major || (version.major === major && version.minor < minor);
+}
+
+export function error(code: string, message: string): Finding {
+  return { code, severity: "error", message };
+}
+
+export function warning(code: string, message: string): Finding {
+  return { code, severity: "warning", message };
+}
