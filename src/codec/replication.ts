@@ -145,7 +145,11 @@ export type ReplicationMessage = FromHeader &
     | { readonly type: "pages"; readonly pages: PageList }
     | { readonly type: "device-state"; readonly piece: DeviceStatePiece }
     | { readonly type: "checkpoint-end"; readonly summary: CheckpointSummary }
-    | { readonly type: "ack" | "goodbye" | "goodbye-ok" | "takeover" | "abort" }
+    | { readonly type: "ack" }
+    | { readonly type: "goodbye" }
+    | { readonly type: "goodbye-ok" }
+    | { readonly type: "takeover" }
+    | { readonly type: "abort" }
     | { readonly type: "heartbeat"; readonly sequence: number }
   );
 

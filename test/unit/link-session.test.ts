@@ -1,0 +1,279 @@
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { connect as connectTcp, createServer, type Socket } from "node:net";
+import { type TestContext, test } from "node:test";
+import { encodeAck, encodeHello, encodeTakeover } from "../../src/codec/replication-encode.ts";
+import { vmIdBytes } from "../../src/codec/replication-header.ts";
+import { connect, LinkError } from "../../src/link/connect.ts";
+import type { Caller } from "../../src/link/listen.ts";
+import { listen } from "../../src/link/listen.ts";
+import { backup, DEADLINE, Heard, primary } from "./link-samples.ts";
+import { HELLO, IDS, LAYOUT, layoutSample, wire } from "./replication-samples.ts";
+
+const OPTIONS = { address: "127.0.0.1", ids: IDS, hello: HELLO };
+
+/** A TCP server that does as told with each connection; closed when the test ends. */
+async function server(t: TestContext, onSocket: (socket: Socket) => void): Promise<number> {
+  const all = new Set<Socket>();
+  const listening = createServer((socket) => {
+    all.add(socket);
+    socket.on("error", () => {});
+    onSocket(socket);
+  });
+  await once(listening.listen(0, "127.0.0.1"), "listening");
+  t.after(() => {
+    listening.close();
+    for (const socket of all) socket.destroy();
+  });
+  return (listening.address() as { port: number }).port;
+}
+
+/** A socket that was closed, politely or by a reset. */
+function ended(socket: Socket): Promise<void> {
+  return new Promise((resolve) => socket.on("error", () => {}).once("close", () => resolve()));
+}
+
+async function rejected(attempt: Promise<unknown>): Promise<LinkError> {
+  const error = await attempt.then(
+    () => assert.fail("connected"),
+    (e: unknown) => e,
+  );
+  assert.ok(error instanceof LinkError, String(error));
+  return error;
+}
+
+test("a primary is welcomed and both sides talk", DEADLINE, async (t) => {
+  const callers: Caller[] = [];
+  const b = await backup(t, {
+    onPrimary: (caller) => {
+      callers.push(caller);
+      b.connections.push(caller.welcome(b.heard));
+    },
+  });
+  const a = await primary(t, b.listener.port);
+  assert.deepEqual(a.welcome, { host: "host-b", generation: 7 });
+  assert.deepEqual(callers[0]?.hello, HELLO);
+  assert.equal(callers[0]?.generation, 7);
+  a.connection.send(layoutSample(LAYOUT).frame);
+  await b.heard.message("layout");
+  b.connections[0]!.send(encodeAck(IDS, 0));
+  assert.equal((await a.heard.message("ack")).epoch, 0);
+  assert.deepEqual(b.turnedAway, []);
+});
+
+test("both sides beat while nothing else is sent, and nobody is called silent", DEADLINE, async (t) => {
+  const b = await backup(t, { heartbeatMs: 5, detectionMs: 10_000 });
+  const a = await primary(t, b.listener.port, { heartbeatMs: 5, detectionMs: 10_000 });
+  for (const side of [a.heard, b.heard]) {
+    const first = await side.message("heartbeat");
+    assert.equal((await side.message("heartbeat", 9)).sequence, first.sequence + 9);
+    assert.deepEqual(side.silent, []);
+  }
+});
+
+test(
+  "I4: a peer that hangs without closing is told as silent, once, and the connection stays",
+  DEADLINE,
+  async (t) => {
+    const b = await backup(t, { heartbeatMs: 5, detectionMs: 60 });
+    // A primary made by hand: it says HELLO, and then nothing any more.
+    const socket = connectTcp(b.listener.port, "127.0.0.1");
+    t.after(() => socket.destroy());
+    socket.write(wire([{ frame: encodeHello(IDS, HELLO) }]));
+    socket.resume();
+    const silentMs = await b.heard.until(() => b.heard.silent[0]);
+    assert.ok(silentMs >= 60, `told after ${silentMs} ms`);
+    assert.equal(b.connections[0]!.closed, undefined);
+    socket.write(wire([layoutSample(LAYOUT)]));
+    await b.heard.message("layout");
+    await b.heard.until(() => b.heard.silent[1]);
+    assert.equal(b.heard.messages.length, 1);
+  },
+);
+
+test("I6: no heartbeats pile up behind bytes that a hanging peer does not take", DEADLINE, async (t) => {
+  const slow = { heartbeatMs: 2, detectionMs: 60_000 };
+  const b = await backup(t, slow);
+  const a = await primary(t, b.listener.port, slow);
+  // A second pair that beats at the same pace is the clock.
+  const clock = await primary(t, (await backup(t, slow)).listener.port, slow);
+  b.connections[0]!.pause();
+  const filler = layoutSample({ ...LAYOUT, header: new Uint8Array(1_000_000) }).frame;
+  for (let i = 0; i < 32; i++) a.connection.send(filler);
+  await clock.heard.message("heartbeat", 30);
+  const waiting = a.connection.bufferedBytes;
+  assert.ok(waiting > 0, "the kernel took everything: the test needs more filler");
+  await clock.heard.message("heartbeat", 60);
+  assert.ok(a.connection.bufferedBytes <= waiting, `${a.connection.bufferedBytes - waiting} bytes more`);
+});
+
+test(
+  "a second primary is refused as busy; the first does not notice; after it, the next is welcomed",
+  DEADLINE,
+  async (t) => {
+    const b = await backup(t);
+    const first = await primary(t, b.listener.port);
+    const error = await rejected(primary(t, b.listener.port));
+    assert.equal(error.code, "refused");
+    assert.equal(error.refuse?.code, "busy");
+    assert.match(
+      error.message,
+      /^backup 127\.0\.0\.1:\d+ refuses \(busy\): host-b already serves 127\.0\.0\.1:\d+; end/,
+    );
+    assert.equal(b.turnedAway[0]?.kind, "primary-refused");
+    first.connection.send(layoutSample(LAYOUT).frame);
+    await b.heard.message("layout");
+    first.connection.destroy("over");
+    assert.equal((await b.heard.end()).kind, "peer-closed");
+    await primary(t, b.listener.port);
+  },
+);
+
+test("a stranger with garbage is dropped with one event and disturbs no session", DEADLINE, async (t) => {
+  const b = await backup(t);
+  const a = await primary(t, b.listener.port);
+  const stranger = connectTcp(b.listener.port, "127.0.0.1");
+  t.after(() => stranger.destroy());
+  stranger.write("x".repeat(100_000));
+  await ended(stranger);
+  const event = await b.event(0);
+  assert.equal(event.kind, "stranger-dropped");
+  assert.match(event.message, /^127\.0\.0\.1:\d+: replication link: magic is "0x78787878"/);
+  a.connection.send(layoutSample(LAYOUT).frame);
+  await b.heard.message("layout");
+  assert.equal(b.turnedAway.length, 1);
+  assert.equal(a.connection.closed, undefined);
+});
+
+test(
+  "who does not say HELLO in time is dropped; who says something before WELCOME is, too",
+  DEADLINE,
+  async (t) => {
+    const callers: Caller[] = [];
+    const b = await backup(t, { helloDeadlineMs: 30, onPrimary: (caller) => callers.push(caller) });
+    const mute = connectTcp(b.listener.port, "127.0.0.1");
+    await ended(mute);
+    assert.match((await b.event(0)).message, /no HELLO within 30 ms/);
+    const hasty = connectTcp(b.listener.port, "127.0.0.1");
+    hasty.write(wire([{ frame: encodeHello(IDS, HELLO) }, layoutSample(LAYOUT)]));
+    await ended(hasty);
+    const event = await b.event(1);
+    assert.equal(event.kind, "primary-gone");
+    assert.match(event.message, /message is "layout", expected none before WELCOME/);
+    // An answer that comes too late finds its handlers told.
+    const heard = new Heard();
+    callers[0]!.welcome(heard);
+    assert.equal((await heard.end()).kind, "protocol");
+    callers[0]!.refuse({ code: "late", message: "late" });
+  },
+);
+
+test("I6: strangers are bounded in number", DEADLINE, async (t) => {
+  const b = await backup(t, { helloDeadlineMs: 60_000 });
+  const strangers = Array.from({ length: 17 }, () => connectTcp(b.listener.port, "127.0.0.1"));
+  t.after(() => {
+    for (const one of strangers) one.destroy();
+  });
+  await Promise.race(strangers.map((one) => ended(one)));
+  assert.match((await b.event(0)).message, /16 others have connected and said nothing/);
+});
+
+test("another VM and another protocol are refused with a sentence for the operator", DEADLINE, async (t) => {
+  const b = await backup(t);
+  const other = { ...IDS, vmId: vmIdBytes("11111111-2222-3333-4444-555555555555") };
+  const wrongVm = await rejected(primary(t, b.listener.port, { ids: other }));
+  assert.equal(wrongVm.refuse?.code, "wrong-vm");
+  assert.match(wrongVm.message, /backup of VM 0b9f51c6-.*, not of 11111111-/);
+  const later = await rejected(primary(t, b.listener.port, { hello: { ...HELLO, protocol: 2 } }));
+  assert.equal(later.refuse?.code, "protocol-version");
+  await primary(t, b.listener.port);
+});
+
+test("a caller may be refused later, with the backup's own reason", DEADLINE, async (t) => {
+  const b = await backup(t, {
+    onPrimary: async (caller) => {
+      await Promise.resolve();
+      caller.refuse({ code: "memory", message: "host-b has 100 MiB free and the VM needs 256 MiB" });
+    },
+  });
+  const error = await rejected(primary(t, b.listener.port));
+  assert.deepEqual(error.refuse, {
+    code: "memory",
+    message: "host-b has 100 MiB free and the VM needs 256 MiB",
+  });
+});
+
+test("connect(): each way to fail has its code and says who, where and what to do", DEADLINE, async (t) => {
+  const handlers = new Heard();
+  const gone = createServer();
+  await once(gone.listen(0, "127.0.0.1"), "listening");
+  const { port: free } = gone.address() as { port: number };
+  gone.close();
+  await once(gone, "close");
+  const unreachable = await rejected(connect({ ...OPTIONS, port: free, handlers }));
+  assert.equal(unreachable.code, "unreachable");
+  assert.match(
+    unreachable.message,
+    /cannot reach backup 127\.0\.0\.1:\d+: .*ECONNREFUSED.*; start the backup guardian/,
+  );
+
+  const mute = await server(t, () => {});
+  const timeout = await rejected(connect({ ...OPTIONS, port: mute, handlers, timeoutMs: 30 }));
+  assert.equal(timeout.code, "timeout");
+  assert.match(timeout.message, /took the connection but did not answer HELLO within 30 ms; see the log/);
+
+  const hangsUp = await server(t, (socket) => socket.end());
+  const closed = await rejected(connect({ ...OPTIONS, port: hangsUp, handlers }));
+  assert.equal(closed.code, "closed");
+  assert.match(closed.message, /no welcome from backup .* closed the connection/);
+
+  const web = await server(t, (socket) => socket.end(`HTTP/1.1 400 Bad Request\r\n${"x".repeat(60)}\r\n`));
+  const protocol = await rejected(connect({ ...OPTIONS, port: web, handlers }));
+  assert.match(protocol.message, /no welcome from .* magic is "0x48545450"/);
+
+  const heir = await server(t, (socket) =>
+    socket.write(wire([{ frame: encodeTakeover({ ...IDS, generation: 8 }, 4) }])),
+  );
+  const takenOver = await rejected(connect({ ...OPTIONS, port: heir, handlers }));
+  assert.equal(takenOver.code, "taken-over");
+  assert.match(takenOver.message, /runs the VM as generation 8; this copy must stay stopped/);
+
+  const chatty = await server(t, (socket) => socket.write(wire([{ frame: encodeAck(IDS, 4) }])));
+  assert.match(
+    (await rejected(connect({ ...OPTIONS, port: chatty, handlers }))).message,
+    /answered HELLO with ack/,
+  );
+  assert.deepEqual(handlers.closed, [], "the handlers are for the time after WELCOME");
+});
+
+test("listen(): an address that is taken is told with what to do", DEADLINE, async (t) => {
+  const b = await backup(t);
+  const again = {
+    address: "127.0.0.1",
+    port: b.listener.port,
+    vmId: IDS.vmId,
+    host: "host-b",
+    generation: () => 0,
+  };
+  const error = await rejected(listen({ ...again, onPrimary: () => {} }));
+  assert.equal(error.code, "cannot-listen");
+  assert.match(error.message, /cannot listen on 127\.0\.0\.1:\d+: .*EADDRINUSE.*; end what uses it/);
+});
+
+test(
+  "a heartbeat too slow for its detection time is a bug of ours, told at the start",
+  DEADLINE,
+  async (t) => {
+    const b = await backup(t);
+    await assert.rejects(
+      connect({
+        ...OPTIONS,
+        port: b.listener.port,
+        handlers: new Heard(),
+        heartbeatMs: 100,
+        detectionMs: 200,
+      }),
+      /heartbeat every 100 ms: expected at most a third of the detection time, 200 ms/,
+    );
+  },
+);
