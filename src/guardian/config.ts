@@ -1,0 +1,276 @@
+/**
+ * The guardian's configuration file: YAML 1.2, and so JSON too. docs/config.md tells every field to the user.
+ * A file with a mistake is refused with every mistake in it: file:line:column, the field, what is wrong, what to do.
+ */
+import { readFile } from "node:fs/promises";
+import { isIP } from "node:net";
+import { isMap, isNode, isPair, LineCounter, parseDocument } from "yaml";
+import { z } from "zod";
+
+const absolutePath = z
+  .string("must be an absolute path; begin it with /")
+  .refine((path) => path.startsWith("/"), "must be an absolute path; begin it with /")
+  .refine((path) => !path.includes("\0"), "must not contain a zero byte");
+
+/** Sockets are made in there, and the path of a unix socket is short. */
+const socketDirectory = absolutePath.refine(
+  (path) => Buffer.byteLength(path) <= 80,
+  "must be at most 80 bytes long, because sockets are made in it; take a shorter one",
+);
+
+const whole = (least: number, most: number) =>
+  z
+    .number(`must be a whole number, ${least} to ${most}`)
+    .refine(
+      (n) => Number.isInteger(n) && n >= least && n <= most,
+      `must be a whole number, ${least} to ${most}`,
+    );
+
+const mac = z
+  .string('must be a MAC address in quotes, such as "52:54:00:12:34:56"')
+  .regex(/^([0-9a-f]{2}:){5}[0-9a-f]{2}$/i, "must be a MAC address such as 52:54:00:12:34:56")
+  .refine((text) => (Number.parseInt(text.slice(0, 2), 16) & 1) === 0 || text.length !== 17, {
+    message: "is a multicast address; make its first byte even, e.g. 52:54:00:12:34:56",
+  })
+  .refine((text) => !/^[0:]+$/.test(text), "must not be all zeros; take e.g. 52:54:00:12:34:56");
+
+/** Linux: at most 15 bytes, no slash, no white space, not `.` or `..`. */
+const tapName = z
+  .string("must be the name of a tap device")
+  .regex(
+    /^(?!\.\.?$)[^\s/:,]{1,15}$/,
+    "must be the name of a tap device: 1 to 15 characters, no space, /, : or comma",
+  );
+
+/** `ADDR:PORT`; an IPv6 address stands in brackets. */
+const endpoint = z
+  .string("must be ADDR:PORT, e.g. 10.0.0.2:7000 or [fd00::2]:7000")
+  .refine(
+    (text) => parseEndpoint(text) !== undefined,
+    "must be ADDR:PORT, e.g. 10.0.0.2:7000 or [fd00::2]:7000",
+  )
+  .transform((text) => parseEndpoint(text)!);
+
+function parseEndpoint(text: string): { host: string; port: number } | undefined {
+  const match = /^(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(text);
+  const host = match?.[1] ?? match?.[2];
+  const port = Number(match?.[3]);
+  const right = host !== undefined && isIP(host) === (match?.[1] === undefined ? 4 : 6);
+  return right && port >= 1 && port <= 65535 ? { host, port } : undefined;
+}
+
+const boot = z.discriminatedUnion(
+  "kind",
+  [
+    z.strictObject({
+      kind: z.literal("kernel"),
+      kernel: absolutePath,
+      initrd: absolutePath,
+      append: z.string().default(""),
+    }),
+    z.strictObject({ kind: z.literal("firmware") }),
+  ],
+  'must be "kernel" or "firmware"',
+);
+
+const vm = z
+  .strictObject({
+    name: z
+      .string()
+      .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, "must be 1 to 63 letters, digits, dots, - or _"),
+    uuid: z.guid("must be a UUID; make one with uuidgen").transform((text) => text.toLowerCase()),
+    machine: z.string().min(1).default("pc"),
+    cpu: z.string().min(1).default("qemu64"),
+    vcpus: whole(1, 255),
+    memoryMiB: whole(64, 16 << 20),
+    nics: z
+      .array(z.strictObject({ mac, tap: tapName }))
+      .max(8, "must have at most 8 cards")
+      .default([]),
+    boot,
+    extraArgs: z.array(z.string()).default([]),
+  })
+  .superRefine(({ nics }, context) => {
+    for (const field of ["mac", "tap"] as const)
+      nics.forEach((nic, index) => {
+        const same = nics.findIndex((other) => other[field].toLowerCase() === nic[field].toLowerCase());
+        if (same < index)
+          context.addIssue({
+            code: "custom",
+            path: ["nics", index, field],
+            message: `is also that of nics[${same}]; give each card its own`,
+          });
+      });
+  });
+
+const timing = z
+  .strictObject({
+    intervalMs: whole(1, 10_000).default(25),
+    detectionMs: whole(50, 60_000).default(200),
+    heartbeatMs: whole(1, 20_000).default(25),
+  })
+  .superRefine(({ heartbeatMs, detectionMs }, context) => {
+    if (heartbeatMs * 3 > detectionMs)
+      context.addIssue({
+        code: "custom",
+        path: ["heartbeatMs"],
+        message: `must be at most a third of detectionMs (${detectionMs}); make it ${Math.floor(detectionMs / 3)} or less`,
+      });
+  })
+  .prefault({});
+
+const limits = z
+  .strictObject({
+    stagingMiB: whole(1, 1 << 20).default(64),
+    maxInFlight: whole(1, 1024).default(8),
+    heldMiB: whole(1, 1 << 20).default(64),
+  })
+  .prefault({});
+
+const lab = z
+  .strictObject({
+    ramFile: absolutePath.exactOptional(),
+    bindLifetimes: z.boolean().default(true),
+    serialLog: absolutePath.exactOptional(),
+  })
+  .prefault({});
+
+const common = {
+  vm,
+  runDirectory: socketDirectory,
+  imageDirectory: absolutePath.default("/dev/shm/remus"),
+  cacheDirectory: absolutePath.default("/var/cache/remus"),
+  timing,
+  limits,
+  arbiter: z.literal("assume-no-partition", {
+    message:
+      'must be "assume-no-partition", the only value so far. It is unsafe: it takes a silent peer for a dead one',
+  }),
+  accelerator: z.enum(["auto", "kvm", "tcg"], 'must be "auto", "kvm" or "tcg"').default("auto"),
+  lab,
+};
+
+const schema = z.discriminatedUnion(
+  "role",
+  [
+    z.strictObject({
+      role: z.literal("primary"),
+      ...common,
+      replication: z.strictObject({ peer: endpoint }),
+    }),
+    z.strictObject({
+      role: z.literal("backup"),
+      ...common,
+      replication: z.strictObject({ listen: endpoint }),
+    }),
+  ],
+  'must be "primary" or "backup"',
+);
+
+/** A union over `role`: a primary has `replication.peer`, a backup `replication.listen`, each `{host, port}`. */
+export type GuardianConfig = z.output<typeof schema>;
+
+/** A configuration file that cannot be used. The message has one line per mistake. */
+export class ConfigError extends Error {
+  constructor(lines: readonly string[], options?: ErrorOptions) {
+    super(lines.join("\n"), options);
+    this.name = "ConfigError";
+  }
+}
+
+/** Reads and checks the file at `path`. @throws ConfigError */
+export async function readConfig(path: string): Promise<GuardianConfig> {
+  let text: string;
+  try {
+    text = await readFile(path, "utf8");
+  } catch (cause) {
+    throw new ConfigError([`${path}: cannot be read: ${(cause as Error).message}`], { cause });
+  }
+  return parseConfig(text, path);
+}
+
+/** The same, of a text already read. `file` is for messages only. */
+export function parseConfig(text: string, file: string): GuardianConfig {
+  const lines = new LineCounter();
+  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
+  const at = (offset: number) => {
+    const { line, col } = lines.linePos(offset);
+    return `${file}:${line}:${col}`;
+  };
+  const broken = [...document.errors, ...document.warnings];
+  if (broken.length > 0)
+    throw new ConfigError(broken.map(({ pos, message }) => `${at(pos[0])}: not good YAML: ${message}`));
+  const data: unknown = document.toJS();
+  const result = schema.safeParse(data);
+  if (result.success) return result.data;
+  throw new ConfigError(
+    result.error.issues
+      .flatMap((issue) => mistakes(issue, data))
+      .map(({ path, message }) => ({ offset: offsetOf(document.contents, path), path, message }))
+      .sort((a, b) => a.offset - b.offset)
+      .map(({ offset, path, message }) => `${at(offset)}: ${showPath(path)} ${message}`),
+  );
+}
+
+type Path = readonly PropertyKey[];
+
+interface Mistake {
+  readonly path: Path;
+  readonly message: string;
+}
+
+/** Our own words for what zod says in its own. */
+function mistakes(issue: z.core.$ZodIssue, data: unknown): Mistake[] {
+  const { path } = issue;
+  if (issue.code === "unrecognized_keys")
+    return issue.keys.map((key) => ({
+      path: [...path, key],
+      message: "is not a known field; remove it, or mend its spelling",
+    }));
+  const ownWords =
+    /^(must|is) /.test(issue.message) && !(issue.code === "invalid_type" && issue.expected === "object");
+  const message = issue.code === "invalid_type" && !ownWords ? noun(issue.expected) : issue.message;
+  return [{ path, message: valueAt(data, path) === undefined ? `is missing; it ${message}` : message }];
+}
+
+function valueAt(data: unknown, path: Path): unknown {
+  return path.reduce((value, key) => (value as Record<PropertyKey, unknown> | undefined)?.[key], data);
+}
+
+function noun(expected: string): string {
+  const words: Record<string, string> = {
+    object: "a map of fields",
+    array: "a list",
+    string: "a text; put it in quotes",
+    boolean: "true or false",
+  };
+  return `must be ${words[expected] ?? expected}`;
+}
+
+/** `vm.nics[0].mac`; the whole file has no name of its own. */
+function showPath(path: Path): string {
+  const text = path.map((key) => (typeof key === "number" ? `[${key}]` : `.${String(key)}`)).join("");
+  return text === "" ? "the configuration" : text.replace(/^\./, "");
+}
+
+/** Where in the text the field is: its key if it has one; for a missing field, the map that it should be in. */
+function offsetOf(contents: unknown, path: Path): number {
+  let node = contents;
+  let offset = startOf(node) ?? 0;
+  for (const key of path) {
+    if (isMap(node)) {
+      const pair = node.items.find((item) => isPair(item) && String(item.key) === String(key));
+      if (pair === undefined) return offset;
+      offset = startOf(pair.key) ?? offset;
+      node = pair.value;
+    } else {
+      node = isNode(node) && "items" in node ? (node.items as unknown[])[Number(key)] : undefined;
+      offset = startOf(node) ?? offset;
+    }
+  }
+  return offset;
+}
+
+function startOf(node: unknown): number | undefined {
+  return isNode(node) ? (node.range?.[0] ?? undefined) : undefined;
+}

@@ -1,0 +1,176 @@
+/** The configuration file: what is read, what is filled in, and that each mistake is named where it stands. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { ConfigError, type GuardianConfig, parseConfig, readConfig } from "../../src/guardian/config.ts";
+import type { VmSpec } from "../../src/hypervisor/vm-spec.ts";
+
+const primary = `role: primary
+vm:
+  name: vm1
+  uuid: 7F6B1C58-7c1f-4a7e-9d1b-0d6a3f1f2a10
+  vcpus: 2
+  memoryMiB: 256
+  nics:
+    - mac: 52:54:00:00:00:01
+      tap: tap0
+    - { mac: "52:54:00:00:00:02", tap: tap1 }
+  boot: { kind: kernel, kernel: /k, initrd: /i }
+runDirectory: /run/remus/vm1
+replication: { peer: "10.0.0.2:7000" }
+arbiter: assume-no-partition
+`;
+
+/** The mistakes in `text`, one a line. */
+function mistakes(text: string): string[] {
+  try {
+    parseConfig(text, "f");
+  } catch (error) {
+    assert.ok(error instanceof ConfigError, String(error));
+    return error.message.split("\n");
+  }
+  return [];
+}
+
+/** `primary` with one line changed. Fails when there is no such line. */
+function changed(from: string, to: string): string {
+  assert.ok(primary.includes(from), from);
+  return primary.replace(from, to);
+}
+
+test("a good file is read, and what is left out has its default", () => {
+  const config = parseConfig(primary, "f");
+  const vm: VmSpec = config.vm;
+  assert.deepEqual(vm, {
+    name: "vm1",
+    uuid: "7f6b1c58-7c1f-4a7e-9d1b-0d6a3f1f2a10",
+    machine: "pc",
+    cpu: "qemu64",
+    vcpus: 2,
+    memoryMiB: 256,
+    nics: [
+      { mac: "52:54:00:00:00:01", tap: "tap0" },
+      { mac: "52:54:00:00:00:02", tap: "tap1" },
+    ],
+    boot: { kind: "kernel", kernel: "/k", initrd: "/i", append: "" },
+    extraArgs: [],
+  });
+  const { vm: _, ...rest } = config;
+  assert.deepEqual(rest, {
+    role: "primary",
+    runDirectory: "/run/remus/vm1",
+    imageDirectory: "/dev/shm/remus",
+    replication: { peer: { host: "10.0.0.2", port: 7000 } },
+    timing: { intervalMs: 25, detectionMs: 200, heartbeatMs: 25 },
+    limits: { stagingMiB: 64, maxInFlight: 8, heldMiB: 64 },
+    arbiter: "assume-no-partition",
+    accelerator: "auto",
+    lab: { bindLifetimes: true },
+  } satisfies Omit<Extract<GuardianConfig, { role: "primary" }>, "vm">);
+});
+
+test("JSON is read too, and a backup listens", () => {
+  const text = changed("role: primary", "role: backup").replace(
+    '{ peer: "10.0.0.2:7000" }',
+    '{ listen: "[fd00::2]:7000" }',
+  );
+  const config = parseConfig(text, "f");
+  assert.ok(config.role === "backup");
+  assert.deepEqual(config.replication, { listen: { host: "fd00::2", port: 7000 } });
+  const written = { ...config, replication: { listen: "[fd00::2]:7000" } };
+  assert.deepEqual(parseConfig(JSON.stringify(written), "f"), config);
+});
+
+for (const [what, from, to, expected] of [
+  ["an unknown field", "  vcpus: 2", "  vcpus: 2\n  colour: red", "f:6:3: vm.colour is not a known field"],
+  ["a missing field", "  vcpus: 2\n", "", "f:2:1: vm.vcpus is missing"],
+  ["a text for a number", "vcpus: 2", "vcpus: two", "f:5:3: vm.vcpus must be a whole number, 1 to 255"],
+  ["too little memory", "memoryMiB: 256", "memoryMiB: 63", "f:6:3: vm.memoryMiB must be a whole number, 64"],
+  ["a fraction", "memoryMiB: 256", "memoryMiB: 64.5", "f:6:3: vm.memoryMiB must be a whole number"],
+  [
+    "a multicast MAC",
+    "52:54:00:00:00:01",
+    "53:54:00:00:00:01",
+    "f:8:7: vm.nics[0].mac is a multicast address",
+  ],
+  [
+    "a MAC that is none",
+    "52:54:00:00:00:01",
+    "52:54:00:00:01",
+    "f:8:7: vm.nics[0].mac must be a MAC address",
+  ],
+  ["a zero MAC", "52:54:00:00:00:01", "00:00:00:00:00:00", "f:8:7: vm.nics[0].mac must not be all zeros"],
+  ["a MAC twice", "52:54:00:00:00:01", "52:54:00:00:00:02", "f:10:9: vm.nics[1].mac is also that of nics[0]"],
+  ["a tap twice", "tap: tap0", "tap: tap1", "f:10:35: vm.nics[1].tap is also that of nics[0]"],
+  [
+    "a long tap name",
+    "tap: tap0",
+    "tap: tap0123456789abc",
+    "f:9:7: vm.nics[0].tap must be the name of a tap",
+  ],
+  ["a bad UUID", "7F6B1C58-", "", "f:4:3: vm.uuid must be a UUID"],
+  [
+    "an unknown kind of boot",
+    "kind: kernel",
+    "kind: disk",
+    'f:11:11: vm.boot.kind must be "kernel" or "firmware"',
+  ],
+  ["a relative path", "/run/remus/vm1", "run", "f:12:1: runDirectory must be an absolute path"],
+  [
+    "a path too long for sockets",
+    "/run/remus/vm1",
+    `/${"x".repeat(80)}`,
+    "f:12:1: runDirectory must be at most 80",
+  ],
+  ["a port that is none", "10.0.0.2:7000", "10.0.0.2:70000", "f:13:16: replication.peer must be ADDR:PORT"],
+  ["a name for an address", "10.0.0.2:7000", "hostb:7000", "f:13:16: replication.peer must be ADDR:PORT"],
+  [
+    "no arbiter named",
+    "arbiter: assume-no-partition\n",
+    "",
+    'f:1:1: arbiter is missing; it must be "assume-no-',
+  ],
+  ["another arbiter", "assume-no-partition", "etcd", 'f:14:1: arbiter must be "assume-no-partition"'],
+  ["the wrong role", "role: primary", "role: both", 'f:1:1: role must be "primary" or "backup"'],
+  ["a key twice", "  vcpus: 2", "  vcpus: 2\n  vcpus: 3", "f:6:3: not good YAML"],
+  ["no YAML", "role: primary", "role: [", "f:2:1: not good YAML"],
+] as const)
+  test(`refused, with its place: ${what}`, () => {
+    const found = mistakes(changed(from, to));
+    assert.ok(found[0]?.startsWith(expected), found.join("\n"));
+  });
+
+test("a heartbeat needs three beats within the detection time", () => {
+  const timing = (heartbeatMs: number) =>
+    `${primary}timing: { detectionMs: 90, heartbeatMs: ${heartbeatMs} }\n`;
+  assert.deepEqual(mistakes(timing(30)), []);
+  assert.deepEqual(mistakes(timing(31)), [
+    "f:15:28: timing.heartbeatMs must be at most a third of detectionMs (90); make it 30 or less",
+  ]);
+});
+
+test("all mistakes are told at once, in the order of the file", () => {
+  const found = mistakes(changed("vcpus: 2", "vcpus: 0").replace("runDirectory: /run", "runDirectory: run"));
+  assert.deepEqual(
+    found.map((line) => line.split(" ")[1]),
+    ["vm.vcpus", "runDirectory"],
+  );
+});
+
+test("a file that is not a map, and one that is not there, are refused", async () => {
+  for (const text of ["", "- a", "7"])
+    assert.deepEqual(mistakes(text), ["f:1:1: the configuration must be a map of fields"]);
+  await assert.rejects(readConfig("/nowhere/vm1.yaml"), {
+    name: "ConfigError",
+    message: /^\/nowhere\/vm1\.yaml: /,
+  });
+});
+
+test("any document is read or refused with a ConfigError, never another way", () => {
+  fc.assert(fc.property(fc.json(), (text) => void mistakes(text)));
+  fc.assert(
+    fc.property(fc.nat(primary.length), fc.nat(40), fc.string(), (from, length, put) => {
+      mistakes(primary.slice(0, from) + put + primary.slice(from + length));
+    }),
+  );
+});

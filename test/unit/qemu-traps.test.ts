@@ -1,0 +1,55 @@
+/** Which QEMU version steps into which trap (facts in traps.ts), and how versions are read. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { parseQemuVersion, qemuTraps } from "../../src/hypervisor/qemu/traps.ts";
+
+const plain = { dirtyRing: false, tcgAids: true };
+
+function codes(version: string, accelerator: "kvm" | "tcg", options = plain): string[] {
+  return qemuTraps(parseQemuVersion(version)!, accelerator, options).map(
+    ({ code, severity }) => `${severity} ${code}`,
+  );
+}
+
+for (const [version, found] of [
+  ["6.2.0", ["warning qemu-old"]],
+  ["7.2.22", []],
+  ["8.2.2", []],
+  ["9.2.4", []],
+  ["10.0.0", ["error qemu-colo-broken"]],
+  ["10.0.3", ["error qemu-colo-broken"]],
+  ["10.0.6", ["error qemu-colo-broken"]],
+  ["10.0.7", []],
+  ["10.1.0", ["error qemu-colo-broken"]],
+  ["10.1.3", ["warning qemu-colo-doubtful"]],
+  ["10.2.2", []],
+  ["11.0.0", []],
+  ["11.1.0", ["warning qemu-return-path"]],
+] as const)
+  test(`QEMU ${version}, with either accelerator: ${found.join(", ") || "no trap"}`, () => {
+    assert.deepEqual(codes(version, "kvm"), found);
+    assert.deepEqual(codes(version, "tcg"), found);
+  });
+
+test("a dirty ring is refused up to 10.2 and allowed from 11", () => {
+  const ring = { dirtyRing: true, tcgAids: true };
+  for (const version of ["7.2.22", "9.2.0", "10.2.2"])
+    assert.deepEqual(codes(version, "kvm", ring), ["error qemu-dirty-ring"]);
+  assert.deepEqual(codes("11.0.1", "kvm", ring), []);
+});
+
+test("software emulation without the aids is refused; only up to 10.2 a deadlock is the reason", () => {
+  const unaided = { dirtyRing: false, tcgAids: false };
+  assert.deepEqual(codes("7.2.22", "tcg", unaided), ["error qemu-tcg-unaided"]);
+  assert.deepEqual(codes("7.2.22", "kvm", unaided), []);
+  const message = (version: string) => qemuTraps(parseQemuVersion(version)!, "tcg", unaided)[0]!.message;
+  assert.match(message("10.2.2"), /deadlocks/);
+  assert.doesNotMatch(message("11.0.0"), /deadlocks/);
+});
+
+test("a version is read from QMP's and from --version's form", () => {
+  const debian = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright";
+  assert.deepEqual(parseQemuVersion(debian), { major: 7, minor: 2, micro: 22 });
+  assert.deepEqual(parseQemuVersion("10.0.7"), { major: 10, minor: 0, micro: 7 });
+  assert.equal(parseQemuVersion("no version"), undefined);
+});
