@@ -60,6 +60,7 @@ test("a good file is read, and what is left out has its default", () => {
     role: "primary",
     runDirectory: "/run/remus/vm1",
     imageDirectory: "/dev/shm/remus",
+    cacheDirectory: "/var/cache/remus",
     replication: { peer: { host: "10.0.0.2", port: 7000 } },
     timing: { intervalMs: 25, detectionMs: 200, heartbeatMs: 25 },
     limits: { stagingMiB: 64, maxInFlight: 8, heldMiB: 64 },
