@@ -234,6 +234,10 @@ test("backup: an image directory with too little room is found, one with enough 
 test("accelerator: firmware comes up under TCG, and a machine without that binary says so", async (t) => {
   assert.deepEqual(await tryFirmware({ accelerator: "tcg" }), { up: true, why: "" });
   await assert.rejects(probeAccelerator({ cacheDir: await scratch(t), binary: "/nowhere/qemu" }), /nowhere/);
+  await assert.rejects(
+    probeAccelerator({ cacheDir: "/nowhere", kernel: "/nowhere/k" }),
+    /kernel \/nowhere\/k cannot/,
+  );
 });
 
 const kernel = globSync(join(root, ".cache/kernel/boot/vmlinuz-*"))[0];

@@ -19,7 +19,7 @@ export interface AcceleratorAnswer {
 }
 
 export interface AcceleratorQuestion {
-  /** A Linux kernel (bzImage) to try. Without one, KVM counts as usable when firmware runs under it. */
+  /** A Linux kernel (bzImage) with a serial console built in, to try. Without one, KVM counts as usable when firmware runs under it. */
   readonly kernel?: string;
   /** Where the answer is kept until the machine boots anew or QEMU changes. */
   readonly cacheDir: string;
@@ -39,7 +39,10 @@ export interface Trial {
 export async function probeAccelerator(question: AcceleratorQuestion): Promise<AcceleratorAnswer> {
   const { kernel, cacheDir } = question;
   const binary = await findBinary(question.binary ?? "qemu-system-x86_64");
-  if (kernel !== undefined) await access(kernel, constants.R_OK);
+  if (kernel !== undefined)
+    await access(kernel, constants.R_OK).catch((cause) => {
+      throw new Error(`The kernel ${kernel} cannot be read. Mend vm.boot.kernel, or its rights.`, { cause });
+    });
   const closed = await kvmClosed();
   if (closed !== undefined) return { accelerator: "tcg", reason: closed, kvmFirmwareOnly: false };
 
