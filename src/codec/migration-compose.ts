@@ -3,7 +3,7 @@
  * of the blocks that are not in the RAM image file, and the device state. The block that is in the file is named in the list but
  * sends no pages: the loader never clears RAM.
  */
-import { PAGE_BYTES, type RamBlock } from "./migration-stream.ts";
+import { PAGE_BYTES, type RamBlock } from "./replication.ts";
 
 const RAM_SECTION_ID = 2;
 const RAM_SECTION_VERSION = 4;

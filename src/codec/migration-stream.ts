@@ -5,6 +5,7 @@
  * The scanner walks over bytes in place and copies nothing: pages are reported by their position, so a reader can drain
  * QEMU into a buffer and know at once what it holds. It stops before a record that is not all there yet.
  */
+import { PAGE_BYTES, type RamBlock } from "./replication.ts";
 
 const MAGIC = 0x5145564d; // "QEVM"
 const VERSION = 3;
@@ -25,7 +26,6 @@ const RAM_EOS = 0x10;
 const RAM_CONTINUE = 0x20;
 const RAM_FLAGS = 0xfff;
 
-export const PAGE_BYTES = 4096;
 const PAGE_BITS = 12;
 
 /** The longest record that may be cut at the end of a buffer: header, block name, one page. */
@@ -39,13 +39,6 @@ export class MigrationStreamError extends Error {
     super(`unexpected migration stream from QEMU: ${detail}`);
     this.name = "MigrationStreamError";
   }
-}
-
-export interface RamBlock {
-  /** Index in order of appearance; names the block on the replication link. */
-  readonly id: number;
-  readonly name: string;
-  readonly bytes: number;
 }
 
 /** Where pages are reported. `position` is the first of a page's 4096 bytes in the scanned buffer. */
@@ -66,7 +59,7 @@ export type ScannerState = "header" | "sections" | "records" | "footer" | "devic
 
 export class MigrationScanner {
   state: ScannerState = "header";
-  /** In order of appearance; filled by the first RAM section. */
+  /** In order of appearance, which gives them their ids; filled by the first RAM section. */
   readonly blocks: RamBlock[] = [];
   /** Magic, version and configuration section, as sent. */
   header: Uint8Array = new Uint8Array(0);

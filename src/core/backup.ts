@@ -47,6 +47,8 @@ export type BackupEffect =
   /** Put checkpoint `epoch` into the images, after all earlier ones (I2). */
   | { readonly type: "commit"; readonly epoch: EpochId }
   | { readonly type: "drop-incomplete" }
+  /** The images mean nothing any more: drop every checkpoint, committed or not. */
+  | { readonly type: "forget" }
   | { readonly type: "goodbye-ok" }
   | { readonly type: "close-link" }
   | { readonly type: "ask-arbiter"; readonly generation: Generation }
@@ -96,7 +98,6 @@ function fromWaiting(state: BackupState & { phase: "waiting" }, event: BackupEve
         state: { phase: "filling", generation: event.generation },
         effects: [info("a primary has come; its first pass begins")],
       };
-    case "committed":
     case "primary-lost":
       return stay(state);
     default:
@@ -120,13 +121,13 @@ function fromFilling(state: BackupState & { phase: "filling" }, event: BackupEve
     case "goodbye":
       return {
         state: { phase: "waiting", generation },
-        effects: [{ type: "drop-incomplete" }, { type: "goodbye-ok" }],
+        effects: [{ type: "forget" }, { type: "goodbye-ok" }],
       };
     case "primary-lost":
       return {
         state: { phase: "waiting", generation },
         effects: [
-          { type: "drop-incomplete" },
+          { type: "forget" },
           { type: "close-link" },
           warn(`the first pass was broken off: ${event.reason}`),
         ],
@@ -154,7 +155,7 @@ function fromArmed(state: BackupState & { phase: "armed" }, event: BackupEvent):
       return {
         state: { phase: "waiting", generation: state.generation },
         effects: [
-          { type: "drop-incomplete" },
+          { type: "forget" },
           { type: "goodbye-ok" },
           info("the primary ended the protection; standing by for the next"),
         ],

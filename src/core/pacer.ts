@@ -15,8 +15,8 @@ export interface PacerSettings {
 
 export interface PacerState {
   readonly dueMs: Milliseconds;
-  /** Captured bytes that have not left for the link. */
-  readonly unsentBytes: number;
+  /** Captured checkpoints that have not left for the link in full, oldest first. */
+  readonly unsent: readonly { readonly epoch: EpochId; readonly bytes: number }[];
   /** Size of the last checkpoint: what the next one is expected to need. */
   readonly lastBytes: number;
 }
@@ -28,7 +28,7 @@ export type Pace =
   | { readonly kind: "blocked"; readonly by: "acks" | "staging" };
 
 export function startPacing(now: Milliseconds, settings: PacerSettings): PacerState {
-  return { dueMs: now + settings.intervalMs, unsentBytes: 0, lastBytes: 0 };
+  return { dueMs: now + settings.intervalMs, unsent: [], lastBytes: 0 };
 }
 
 /** May the epoch `running` end now? */
@@ -41,7 +41,8 @@ export function pace(
   if (now < pacer.dueMs) return { kind: "at", atMs: pacer.dueMs };
   if (epochs.running - 1 - epochs.acked >= settings.maxInFlight) return { kind: "blocked", by: "acks" };
   // A checkpoint that finds no staging would wait for it inside the pause.
-  if (pacer.unsentBytes > 0 && pacer.unsentBytes + pacer.lastBytes > settings.stagingBytes / 2)
+  const unsentBytes = pacer.unsent.reduce((sum, { bytes }) => sum + bytes, 0);
+  if (unsentBytes > 0 && unsentBytes + pacer.lastBytes > settings.stagingBytes / 2)
     return { kind: "blocked", by: "staging" };
   return { kind: "now" };
 }
@@ -51,10 +52,11 @@ export function paceCapture(pacer: PacerState, settings: PacerSettings, now: Mil
   return { ...pacer, dueMs: Math.max(pacer.dueMs + settings.intervalMs, now + settings.intervalMs / 2) };
 }
 
-export function paceCaptured(pacer: PacerState, bytes: number): PacerState {
-  return { ...pacer, unsentBytes: pacer.unsentBytes + bytes, lastBytes: bytes };
+export function paceCaptured(pacer: PacerState, epoch: EpochId, bytes: number): PacerState {
+  return { ...pacer, unsent: [...pacer.unsent, { epoch, bytes }], lastBytes: bytes };
 }
 
-export function paceSent(pacer: PacerState, bytes: number): PacerState {
-  return { ...pacer, unsentBytes: Math.max(0, pacer.unsentBytes - bytes) };
+/** Checkpoints up to `epoch` have left staging. */
+export function paceSent(pacer: PacerState, epoch: EpochId): PacerState {
+  return { ...pacer, unsent: pacer.unsent.filter((one) => one.epoch > epoch) };
 }

@@ -66,8 +66,8 @@ export type PrimaryEvent =
   | { readonly type: "first-pass-done" }
   | { readonly type: "requested" }
   | { readonly type: "captured"; readonly epoch: EpochId; readonly bytes: number }
-  /** Bytes of a checkpoint have left staging. */
-  | { readonly type: "sent"; readonly bytes: number }
+  /** All of the checkpoint has left staging. */
+  | { readonly type: "sent"; readonly epoch: EpochId }
   | { readonly type: "acked"; readonly epoch: EpochId }
   | { readonly type: "goodbye-ok" }
   | { readonly type: "takeover"; readonly generation: Generation }
@@ -239,7 +239,7 @@ function fromProtected(
     case "captured":
       return captured(state, event, now);
     case "sent":
-      return maybeCapture({ ...state, pacer: paceSent(state.pacer, event.bytes) }, now, settings);
+      return maybeCapture({ ...state, pacer: paceSent(state.pacer, event.epoch) }, now, settings);
     case "acked":
       return acked(state, event.epoch, now, settings);
     case "hold-asked":
@@ -292,7 +292,7 @@ function captured(
     running: epoch + 1,
     capture: state.holdNext ? "held" : "idle",
     capturedMs: now,
-    pacer: paceCaptured(state.pacer, bytes),
+    pacer: paceCaptured(state.pacer, epoch, bytes),
   };
   return next.leaveBecause === undefined ? stay(next) : leave(next, next.leaveBecause);
 }

@@ -1,5 +1,5 @@
 /** What the guardian's main thread and the capture thread tell each other. */
-import type { RamBlock } from "../../codec/migration-stream.ts";
+import type { PageList, RamBlock } from "../../codec/replication.ts";
 import type { SharedStaging } from "../../memory/staging.ts";
 
 /** Words of shared memory between the two threads. */
@@ -32,17 +32,9 @@ export interface CaptureWorkerData {
   readonly staging: SharedStaging;
 }
 
-/** Pages that lie in one chunk. The chunk must be given back once they are sent. */
-export interface PageBatch {
+/** Pages that lie in one chunk of staging, which must be given back once they are sent. */
+export interface PageBatch extends Omit<PageList, "source"> {
   readonly chunk: number;
-  /** Bytes of page contents. */
-  readonly count: number;
-  readonly blockIds: Uint16Array;
-  /** 0 raw, 1 zero. */
-  readonly encodings: Uint8Array;
-  readonly pageNumbers: Uint32Array;
-  /** Offset of the contents in the chunk. */
-  readonly positions: Uint32Array;
 }
 
 export type CaptureReport =

@@ -6,12 +6,8 @@
  */
 import { parentPort, workerData } from "node:worker_threads";
 import { COLO, coloMessage, coloName } from "../../codec/colo.ts";
-import {
-  deviceStateLength,
-  LONGEST_RECORD_BYTES,
-  MigrationScanner,
-  PAGE_BYTES,
-} from "../../codec/migration-stream.ts";
+import { deviceStateLength, LONGEST_RECORD_BYTES, MigrationScanner } from "../../codec/migration-stream.ts";
+import { PAGE_BYTES, PAGE_RAW, PAGE_ZERO } from "../../codec/replication.ts";
 import { EpochCell } from "../../memory/epoch-cell.ts";
 import { CHUNK_BYTES, Staging } from "../../memory/staging.ts";
 import { readable, receive, sendAll } from "../../os/socket.ts";
@@ -72,11 +68,11 @@ class Intake {
   private readonly positions = new Uint32Array(MOST_ENTRIES);
 
   page(block: number, pageNumber: number, position: number): void {
-    this.note(block, 0, pageNumber, position);
+    this.note(block, PAGE_RAW, pageNumber, position);
   }
 
   zeroPage(block: number, pageNumber: number): void {
-    this.note(block, 1, pageNumber, 0);
+    this.note(block, PAGE_ZERO, pageNumber, 0);
   }
 
   private note(block: number, encoding: number, pageNumber: number, position: number): void {
@@ -178,7 +174,7 @@ class Intake {
       };
       this.pages += this.entries;
       for (let entry = 0; entry < this.entries; entry++)
-        if (batch.encodings[entry] === 0) this.bytes += PAGE_BYTES;
+        if (batch.encodings[entry] === PAGE_RAW) this.bytes += PAGE_BYTES;
       const columns = [batch.blockIds, batch.encodings, batch.pageNumbers, batch.positions];
       report(
         { kind: "pages", epoch: this.epoch, batch },

@@ -1,0 +1,12 @@
+/** The guardian's log: one JSON line per event on stdout, for journald or a file. */
+import { pino } from "pino";
+
+export interface Log {
+  info(text: string): void;
+  warn(text: string): void;
+  error(text: string): void;
+}
+
+export function openLog(vm: string, role: string): Log {
+  return pino({ base: { vm, role }, timestamp: pino.stdTimeFunctions.isoTime });
+}

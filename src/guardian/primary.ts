@@ -1,0 +1,464 @@
+/**
+ * The primary guardian: starts the VM, feeds what happens to it to `core/primary`, and carries the effects out.
+ * It owns QEMU: when one of the two dies, so does the other.
+ */
+import { hostname } from "node:os";
+import { join } from "node:path";
+import { type Layout, PROTOCOL_VERSION, type ReplicationMessage } from "../codec/replication.ts";
+import { encodeGoodbye } from "../codec/replication-encode.ts";
+import { type FrameIds, vmIdBytes } from "../codec/replication-header.ts";
+import type { Arbiter } from "../core/arbiter.ts";
+import type { PacerSettings } from "../core/pacer.ts";
+import {
+  type PrimaryEffect,
+  type PrimaryEvent,
+  type PrimaryState,
+  startPrimary,
+  stepPrimary,
+} from "../core/primary.ts";
+import { InvariantBroken } from "../core/transition.ts";
+import type { CaptureReport } from "../hypervisor/qemu/capture-orders.ts";
+import { ramBlockName } from "../hypervisor/qemu/command-line.ts";
+import { livePreflight } from "../hypervisor/qemu/live-preflight.ts";
+import type { QemuProcess } from "../hypervisor/qemu/process.ts";
+import { connect } from "../link/connect.ts";
+import type { Connection } from "../link/connection.ts";
+import type { GuardianConfig } from "./config.ts";
+import { type Caller, ControlSocket, OrderRefused } from "./control.ts";
+import type { Log } from "./log.ts";
+import { PrimaryStatistics } from "./primary-statistics.ts";
+import { Protection } from "./protection.ts";
+import { Shipping } from "./shipping.ts";
+import { type Ground, heed, machineOf, prepareGround, startQemu } from "./vm-process.ts";
+
+const MIB = 1 << 20;
+/** The backup has this long to let us go when the guest has shut itself down. */
+const LAST_GOODBYE_MS = 2_000;
+
+export type PrimaryConfig = GuardianConfig & { readonly role: "primary" };
+
+export class PrimaryGuardian {
+  /** Settles when the VM is gone, with the exit status of the guardian. */
+  readonly done: Promise<number>;
+  private readonly finish: (status: number) => void;
+  private readonly config: PrimaryConfig;
+  private readonly log: Log;
+  private readonly arbiter: Arbiter;
+  private readonly ground: Ground;
+  private readonly qemu: QemuProcess;
+  private readonly settings: PacerSettings;
+  private readonly statistics: PrimaryStatistics;
+  private control: ControlSocket | undefined;
+  private state: PrimaryState = startPrimary(1);
+  private protection: Protection | undefined;
+  private connection: Connection | undefined;
+  private shipping: Shipping | undefined;
+  private wakeTimer: NodeJS.Timeout | undefined;
+  private readonly tickTimer: NodeJS.Timeout;
+  private vmRuns = true;
+  private requestWaits = false;
+  private guestShutDown = false;
+  private readonly phaseWaiters = new Set<() => void>();
+
+  private constructor(config: PrimaryConfig, log: Log, arbiter: Arbiter, ground: Ground, qemu: QemuProcess) {
+    const { promise, resolve } = Promise.withResolvers<number>();
+    this.done = promise;
+    this.finish = resolve;
+    this.config = config;
+    this.log = log;
+    this.arbiter = arbiter;
+    this.ground = ground;
+    this.qemu = qemu;
+    this.settings = {
+      intervalMs: config.timing.intervalMs,
+      maxInFlight: config.limits.maxInFlight,
+      stagingBytes: config.limits.stagingMiB * MIB,
+    };
+    this.statistics = new PrimaryStatistics();
+    this.tickTimer = setInterval(() => this.feed({ type: "tick" }), 25);
+    this.watchVm();
+  }
+
+  /** Preflight, then the VM. Fails with one sentence a problem and nothing started. */
+  static async start(config: PrimaryConfig, log: Log, arbiter: Arbiter): Promise<PrimaryGuardian> {
+    const ground = await prepareGround(config, log);
+    const qemu = await startQemu(config, ground, { role: "primary", ramFile: config.lab.ramFile });
+    const guardian = new PrimaryGuardian(config, log, arbiter, ground, qemu);
+    guardian.control = await ControlSocket.open(join(config.runDirectory, "control.sock"), {
+      status: () => guardian.status(),
+      protect: () => guardian.protect(),
+      stop: () => guardian.stop(),
+      "reset-statistics": () => guardian.statistics.reset(guardian.shipping?.bytesOnWire ?? 0),
+      hold: (_args, caller) => guardian.hold(caller),
+      proceed: () => guardian.proceed(),
+      quit: () => guardian.quit(),
+    });
+    log.info(`VM ${config.vm.name} runs (QEMU ${qemu.qmp.version}, ${ground.accelerator}), unprotected`);
+    return guardian;
+  }
+
+  // Orders
+
+  private status(): Record<string, unknown> {
+    const { protection, state } = this;
+    return {
+      role: "primary",
+      vm: this.config.vm.name,
+      accelerator: this.ground.accelerator,
+      qemuVersion: this.qemu.qmp.version,
+      qemuPid: this.qemu.pid,
+      ramBlock: ramBlockName,
+      ...state,
+      heldBytes: protection?.heldBytes ?? 0,
+      droppedFrames: protection?.droppedFrames ?? 0,
+      stagingBytes: protection?.staging.takenBytes ?? 0,
+      ...this.statistics.summary(this.shipping?.bytesOnWire ?? 0),
+    };
+  }
+
+  /** Resolves once checkpoint 0 is acknowledged: from then on the VM survives this host. */
+  private async protect(): Promise<void> {
+    if (this.state.phase !== "unprotected")
+      throw new OrderRefused(
+        "wrong-state",
+        `the VM is ${this.state.phase}; protection can start when it is unprotected`,
+      );
+    heed(await livePreflight(this.qemu.qmp, this.qemu.pid), this.log);
+    this.lastWarning = undefined;
+    this.feed({ type: "protect-asked" });
+    await this.phaseBecomes(
+      (state) => state.phase === "protected" && state.acked >= 0,
+      (state) => ["unprotected", "ending", "superseded"].includes(state.phase),
+    );
+  }
+
+  private async stop(): Promise<void> {
+    if (this.state.phase === "superseded")
+      throw new OrderRefused("wrong-state", "the VM belongs to the backup now");
+    this.feed({ type: "stop-asked" });
+    await this.phaseBecomes(
+      (state) => state.phase === "unprotected",
+      (state) => state.phase === "superseded",
+    );
+  }
+
+  /** Keeps the VM paused at its next checkpoint, until `proceed`. Resolves when that checkpoint is acknowledged. */
+  private async hold(caller: Caller): Promise<{ epoch: number }> {
+    if (this.state.phase !== "protected")
+      throw new OrderRefused("wrong-state", `the VM is ${this.state.phase}`);
+    // A caller who goes away must not leave the VM paused (I5).
+    caller.onLeft(() => {
+      if (this.state.phase === "protected") this.feed({ type: "proceed-asked" });
+    });
+    this.feed({ type: "hold-asked" });
+    await this.phaseBecomes(
+      (state) => state.phase === "protected" && state.capture === "held" && state.acked === state.running - 1,
+      (state) => state.phase !== "protected",
+    );
+    return { epoch: (this.state as { acked: number }).acked };
+  }
+
+  private proceed(): void {
+    if (this.state.phase !== "protected")
+      throw new OrderRefused("wrong-state", `the VM is ${this.state.phase}`);
+    this.feed({ type: "proceed-asked" });
+  }
+
+  private async quit(): Promise<void> {
+    if (this.state.phase !== "unprotected" && this.state.phase !== "superseded") await this.stop();
+    this.qemu.kill();
+  }
+
+  // Events
+
+  private watchVm(): void {
+    const { qmp } = this.qemu;
+    qmp.on("STOP", (_data, us) => {
+      this.vmRuns = false;
+      this.statistics.paused(us);
+    });
+    qmp.on("RESUME", (_data, us) => {
+      this.vmRuns = true;
+      this.statistics.resumed(us);
+      if (this.requestWaits) this.requested();
+    });
+    qmp.on("SHUTDOWN", (data) => {
+      this.guestShutDown = (data as { guest?: boolean }).guest === true;
+    });
+    void this.qemu.exited.then((how) => this.vmGone(how));
+  }
+
+  private async vmGone(how: string): Promise<void> {
+    clearInterval(this.tickTimer);
+    if (this.guestShutDown && this.connection !== undefined) {
+      // The guest has shut itself down: the backup must not bring it back.
+      this.log.info("the guest has shut down");
+      this.connection.send(encodeGoodbye(this.ids()));
+      await new Promise((resolve) => {
+        this.leftLink = resolve;
+        setTimeout(resolve, LAST_GOODBYE_MS);
+      });
+    } else if (this.state.phase !== "superseded") {
+      this.log.error(`the VM is gone: ${how}`);
+    }
+    this.control?.close();
+    this.finish(this.guestShutDown || this.state.phase === "superseded" ? 0 : 1);
+  }
+  private leftLink: (value?: unknown) => void = () => {};
+  private lastWarning: string | undefined;
+
+  private feed(event: PrimaryEvent): void {
+    const before = this.state;
+    let effects: readonly PrimaryEffect[];
+    try {
+      const step = stepPrimary(this.state, event, performance.now(), this.settings);
+      this.state = step.state;
+      effects = step.effects;
+    } catch (error) {
+      this.broken(error as Error);
+      return;
+    }
+    for (const effect of effects) this.carryOut(effect);
+    if (before.phase !== this.state.phase) this.publish();
+    for (const waiter of this.phaseWaiters) waiter();
+  }
+
+  /** The protocol has a bug. Nothing is released any more; what a crash of this host would do is the safe way out. */
+  private broken(error: Error): void {
+    this.log.error(`${error.name}: ${error.message}`);
+    if (error instanceof InvariantBroken) this.qemu.kill();
+    else throw error;
+  }
+
+  private fromCapture(report: CaptureReport, protection: Protection): void {
+    if (protection !== this.protection) return;
+    switch (report.kind) {
+      case "layout":
+        this.shipping?.layout({ hypervisor: "qemu", header: report.header, blocks: report.blocks } as Layout);
+        return;
+      case "pages":
+        this.shipping!.pages(report.epoch, report.batch.chunk, report.batch);
+        return;
+      case "captured":
+        this.shipping?.end(report.epoch, report.device);
+        if (report.epoch === 0) {
+          this.feed({ type: "first-pass-done" });
+          return;
+        }
+        this.statistics.captured(report.pages);
+        this.feed({ type: "captured", epoch: report.epoch, bytes: report.bytes });
+        return;
+      case "requested":
+        this.requested();
+        return;
+      case "ended":
+        if (!this.tearingDown)
+          this.feed({ type: "capture-failed", reason: report.error ?? "QEMU closed the stream" });
+        return;
+    }
+  }
+
+  /** QEMU aborts when a checkpoint stops a VM that is not running, so a request waits for that. */
+  private requested(): void {
+    this.requestWaits = !this.vmRuns;
+    if (this.vmRuns) this.feed({ type: "requested" });
+  }
+
+  private fromBackup(message: ReplicationMessage): void {
+    switch (message.type) {
+      case "ack":
+        this.feed({ type: "acked", epoch: message.epoch });
+        return;
+      case "goodbye-ok":
+        this.leftLink();
+        this.feed({ type: "goodbye-ok" });
+        return;
+      case "takeover":
+        this.feed({ type: "takeover", generation: message.generation });
+        return;
+      default:
+        return;
+    }
+  }
+
+  // Effects
+
+  private tearingDown = false;
+
+  private carryOut(effect: PrimaryEffect): void {
+    switch (effect.type) {
+      case "connect":
+        void this.connectToBackup();
+        return;
+      case "start-capture":
+        this.startCapture();
+        return;
+      case "begin-epochs":
+        this.protection!.beginEpochs().catch((error: Error) =>
+          this.feed({ type: "capture-failed", reason: error.message }),
+        );
+        return;
+      case "capture":
+        this.protection!.captureCheckpoint(effect.hold);
+        return;
+      case "proceed":
+        this.protection!.proceed();
+        return;
+      case "release":
+        this.assertAcked(effect.upTo);
+        this.protection!.release(effect.upTo);
+        return;
+      case "release-all":
+        this.protection!.releaseAll();
+        return;
+      case "end-capture":
+        void this.endCapture();
+        return;
+      case "send-goodbye":
+        this.connection?.send(encodeGoodbye(this.ids()));
+        return;
+      case "close-link":
+        this.closeLink();
+        return;
+      case "ask-arbiter":
+        void this.askArbiter(effect.generation);
+        return;
+      case "kill-vm":
+        this.log.error(`${effect.reason}; the VM is killed here`);
+        this.qemu.kill();
+        return;
+      case "remind-hypervisor":
+        this.protection!.remind().catch((error: Error) => this.log.warn(error.message));
+        return;
+      case "wake":
+        clearTimeout(this.wakeTimer);
+        this.wakeTimer = setTimeout(
+          () => this.feed({ type: "tick" }),
+          Math.max(0, effect.atMs - performance.now()),
+        );
+        return;
+      case "report":
+        this.report(effect.level, effect.text);
+        return;
+    }
+  }
+
+  /** I1, once more, where it is carried out. */
+  private assertAcked(upTo: number): void {
+    const acked = "acked" in this.state ? this.state.acked : -1;
+    if (upTo > acked) throw new InvariantBroken("I1", `release of ${upTo} with ${acked} acknowledged`);
+  }
+
+  private async connectToBackup(): Promise<void> {
+    const { host, port } = this.config.replication.peer;
+    const { timing, vm } = this.config;
+    const lost = (reason: string) => {
+      this.shipping?.abandon();
+      this.leftLink();
+      this.feed({ type: "link-lost", reason });
+    };
+    try {
+      const { connection } = await connect({
+        address: host,
+        port,
+        ids: this.ids(),
+        hello: {
+          protocol: PROTOCOL_VERSION,
+          host: hostname(),
+          machine: machineOf(this.config, this.ground, this.qemu),
+          ramBytes: vm.memoryMiB * MIB,
+          intervalMs: timing.intervalMs,
+        },
+        handlers: {
+          onMessage: (message) => this.fromBackup(message),
+          onClosed: ({ message }) => {
+            if (this.connection === connection) lost(message);
+          },
+          onSilent: (silentMs) => lost(`nothing was heard from it for ${Math.round(silentMs)} ms`),
+        },
+        heartbeatMs: timing.heartbeatMs,
+        detectionMs: timing.detectionMs,
+      });
+      this.connection = connection;
+      this.feed({ type: "link-up" });
+    } catch (error) {
+      this.feed({ type: "link-lost", reason: (error as Error).message });
+    }
+  }
+
+  private startCapture(): void {
+    const { config } = this;
+    const protection = new Protection({
+      qemu: this.qemu,
+      netdevs: config.vm.nics.map((_, index) => `net${index}`),
+      runDirectory: config.runDirectory,
+      stagingBytes: this.settings.stagingBytes,
+      heldBytes: config.limits.heldMiB * MIB,
+      onReport: (report) => this.fromCapture(report, protection),
+      onFailed: (reason) => this.feed({ type: "capture-failed", reason }),
+    });
+    this.tearingDown = false;
+    this.requestWaits = false;
+    this.protection = protection;
+    this.shipping = new Shipping(this.connection!, this.ids(), protection.staging, (epoch) =>
+      this.feed({ type: "sent", epoch }),
+    );
+    this.statistics.reset(0);
+    protection.start().catch((error: Error) => this.feed({ type: "capture-failed", reason: error.message }));
+  }
+
+  private async endCapture(): Promise<void> {
+    this.tearingDown = true;
+    this.shipping?.abandon();
+    try {
+      await this.protection?.tearDown();
+    } catch (error) {
+      this.log.error(`taking protection out of QEMU: ${(error as Error).message}`);
+    }
+    this.protection = undefined;
+    this.feed({ type: "capture-ended" });
+  }
+
+  private closeLink(): void {
+    const { connection } = this;
+    this.connection = undefined;
+    this.shipping?.abandon();
+    connection?.destroy("the primary has ended the session");
+  }
+
+  private async askArbiter(generation: number): Promise<void> {
+    const verdict = await this.arbiter.ask(this.config.vm.uuid, generation, hostname());
+    this.feed({ type: "verdict", ...verdict });
+  }
+
+  private report(level: "info" | "warn" | "error", text: string): void {
+    this.log[level](text);
+    if (level !== "info") this.lastWarning = text;
+    this.control?.publish({ kind: "report", level, text });
+  }
+
+  private publish(): void {
+    this.control?.publish({ kind: "phase", phase: this.state.phase, generation: this.state.generation });
+  }
+
+  private ids(): FrameIds {
+    return { vmId: vmIdBytes(this.config.vm.uuid), generation: this.state.generation };
+  }
+
+  private phaseBecomes(
+    wanted: (state: PrimaryState) => boolean,
+    failed: (state: PrimaryState) => boolean,
+  ): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const look = () => {
+      if (wanted(this.state)) resolve();
+      else if (failed(this.state))
+        reject(new OrderRefused("failed", this.lastWarning ?? `the VM is ${this.state.phase}`));
+      else return;
+      this.phaseWaiters.delete(look);
+    };
+    this.phaseWaiters.add(look);
+    look();
+    return promise;
+  }
+}

@@ -1,0 +1,107 @@
+/**
+ * One protection of a running VM, from its first filter to its last: the parts at the primary that take part in a checkpoint, and
+ * the order in which they are set up and taken down. A protection that starts again is a new one.
+ */
+import type { EpochId } from "../core/words.ts";
+import { QemuCapture } from "../hypervisor/qemu/capture.ts";
+import type { CaptureReport } from "../hypervisor/qemu/capture-orders.ts";
+import type { QemuProcess } from "../hypervisor/qemu/process.ts";
+import { EpochCell } from "../memory/epoch-cell.ts";
+import { Staging } from "../memory/staging.ts";
+import { FilterChain } from "../net/filter-chain.ts";
+
+/** QEMU may stop the VM this long to end the first pass, at first. */
+const FIRST_PAUSE_MS = 50;
+
+export interface ProtectionOptions {
+  readonly qemu: QemuProcess;
+  readonly netdevs: readonly string[];
+  readonly runDirectory: string;
+  readonly stagingBytes: number;
+  readonly heldBytes: number;
+  readonly onReport: (report: CaptureReport) => void;
+  readonly onFailed: (reason: string) => void;
+}
+
+export class Protection {
+  readonly staging: Staging;
+  private readonly options: ProtectionOptions;
+  private readonly epochCell = new EpochCell();
+  private chain: FilterChain | undefined;
+  private capture: QemuCapture | undefined;
+  private started: Promise<void> = Promise.resolve();
+
+  constructor(options: ProtectionOptions) {
+    this.options = options;
+    this.staging = Staging.ofSize(options.stagingBytes);
+  }
+
+  /** Puts the filters in (frames pass) and begins the first pass. The VM runs on. */
+  start(): Promise<void> {
+    this.started = this.setUp();
+    return this.started;
+  }
+
+  /** Holds output from here on, then lets the VM run as epoch 1. */
+  async beginEpochs(): Promise<void> {
+    await this.chain?.hold(0);
+    this.capture!.begin();
+  }
+
+  captureCheckpoint(hold: boolean): void {
+    this.capture!.capture(hold);
+  }
+
+  proceed(): void {
+    this.capture!.proceed();
+  }
+
+  remind(): Promise<void> {
+    return this.capture!.poke();
+  }
+
+  release(upTo: EpochId): void {
+    this.chain?.release(upTo);
+  }
+
+  releaseAll(): void {
+    this.chain?.releaseAll();
+  }
+
+  /** Takes everything out of QEMU again; the VM runs on as before. */
+  async tearDown(): Promise<void> {
+    await this.started.catch(() => {});
+    try {
+      await this.capture?.stop();
+    } finally {
+      await this.chain?.remove();
+    }
+  }
+
+  get heldBytes(): number {
+    return this.chain?.heldBytes ?? 0;
+  }
+
+  get droppedFrames(): number {
+    return this.chain?.droppedFrames ?? 0;
+  }
+
+  private async setUp(): Promise<void> {
+    const { qemu, netdevs, runDirectory, heldBytes, onFailed, onReport } = this.options;
+    if (netdevs.length > 0)
+      this.chain = await FilterChain.insert({
+        qmp: qemu.qmp,
+        netdevs,
+        runDirectory,
+        epochCell: this.epochCell,
+        limitBytes: heldBytes,
+        onFailed,
+      });
+    this.capture = await QemuCapture.start(qemu.qmp, {
+      staging: this.staging,
+      epochCell: this.epochCell,
+      firstPauseMs: FIRST_PAUSE_MS,
+      onReport,
+    });
+  }
+}

@@ -1,0 +1,80 @@
+/** What both roles do to have a QEMU beside them: judge the host, choose the accelerator, start the process. */
+import { mkdirSync } from "node:fs";
+import { probeAccelerator } from "../hypervisor/qemu/accelerator.ts";
+import { type Fingerprint, fingerprint, qemuCommand } from "../hypervisor/qemu/command-line.ts";
+import { staticPreflight } from "../hypervisor/qemu/preflight.ts";
+import { QemuProcess } from "../hypervisor/qemu/process.ts";
+import { type Accelerator, buildTcgAids, tcgNotice } from "../hypervisor/qemu/tcg-aids.ts";
+import type { Finding } from "../hypervisor/qemu/traps.ts";
+import type { GuardianConfig } from "./config.ts";
+import type { Log } from "./log.ts";
+
+/** Something stands in the way of protection. One sentence a finding. */
+export class PreflightFailed extends Error {
+  readonly findings: readonly Finding[];
+  constructor(findings: readonly Finding[]) {
+    super(findings.map(({ code, message }) => `${message} [${code}]`).join("\n"));
+    this.name = "PreflightFailed";
+    this.findings = findings;
+  }
+}
+
+/** Logs warnings; throws `PreflightFailed` if there is an error among the findings. */
+export function heed(findings: readonly Finding[], log: Log): void {
+  for (const { severity, message } of findings) if (severity === "warning") log.warn(message);
+  const errors = findings.filter(({ severity }) => severity === "error");
+  if (errors.length > 0) throw new PreflightFailed(errors);
+}
+
+export interface Ground {
+  readonly accelerator: Accelerator;
+  readonly preload: string | undefined;
+}
+
+/** Looks before anything is touched: which accelerator works, and whether this host can run the VM at all. */
+export async function prepareGround(config: GuardianConfig, log: Log): Promise<Ground> {
+  mkdirSync(config.runDirectory, { recursive: true });
+  const { boot } = config.vm;
+  const answer = await probeAccelerator({
+    cacheDir: config.cacheDirectory,
+    ...(boot.kind === "kernel" ? { kernel: boot.kernel } : {}),
+  });
+  const findings = await staticPreflight(config.vm, {
+    accelerator: answer,
+    wanted: config.accelerator,
+    runDirectory: config.runDirectory,
+    runsHere: config.role === "primary",
+  });
+  heed(findings, log);
+  const accelerator = config.accelerator === "auto" ? answer.accelerator : config.accelerator;
+  if (accelerator === "kvm") return { accelerator, preload: undefined };
+  log.warn(tcgNotice);
+  return { accelerator, preload: await buildTcgAids(config.cacheDirectory) };
+}
+
+/** Starts the VM, or its standby, which maps `ramFile` and waits for the state. */
+export function startQemu(
+  config: GuardianConfig,
+  ground: Ground,
+  places: { role: "primary" | "standby"; ramFile: string | undefined },
+): Promise<QemuProcess> {
+  const { role, ramFile } = places;
+  const command = qemuCommand(config.vm, {
+    role,
+    accelerator: ground.accelerator,
+    qmpSockets: QemuProcess.monitorPaths(config.runDirectory),
+    ...(ramFile === undefined ? {} : { ramFile }),
+    ...(config.lab.serialLog === undefined ? {} : { serialLog: config.lab.serialLog }),
+  });
+  return QemuProcess.start({
+    command,
+    preload: ground.preload,
+    runDirectory: config.runDirectory,
+    bindLifetimes: config.lab.bindLifetimes,
+  });
+}
+
+/** The guest-visible hardware as this host builds it. */
+export function machineOf(config: GuardianConfig, ground: Ground, qemu: QemuProcess): Fingerprint {
+  return fingerprint(config.vm, ground.accelerator, qemu.qmp.version);
+}
