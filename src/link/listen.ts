@@ -8,7 +8,7 @@ import {
   ProtocolError,
   type Refuse,
 } from "../codec/replication.ts";
-import { encodeRefuse, encodeWelcome } from "../codec/replication-encode.ts";
+import { encodeRefuse, encodeTakeover, encodeWelcome, type Frame } from "../codec/replication-encode.ts";
 import { type FrameIds, vmIdBytes, vmIdText } from "../codec/replication-header.ts";
 import { at, LinkError, type LinkHandlers } from "./connect.ts";
 import { type ClosedReason, Connection } from "./connection.ts";
@@ -26,7 +26,7 @@ export interface ListenOptions extends SignsOfLife {
   readonly host: string;
   /** The generation that this side knows of, for WELCOME and REFUSE. */
   readonly generation: () => number;
-  /** A primary of this VM has said HELLO and there is no other. Answer now or later: welcome() or refuse(). */
+  /** A primary of this VM has said HELLO and there is no other. Answer once, now or later: welcome(), refuse() or tellTakeover(). */
   readonly onPrimary: (caller: Caller) => void;
   /** For the log: who was turned away or dropped, one event each. */
   readonly onTurnedAway?: (event: TurnedAway) => void;
@@ -46,7 +46,10 @@ export interface Caller {
   readonly generation: number;
   /** Lets it in. If it has gone meanwhile, the handlers hear of it in a microtask. */
   welcome(handlers: LinkHandlers): Connection;
+  /** Turns it away: no protection here. Its VM may run on. */
   refuse(refuse: Refuse): void;
+  /** Turns it away for good: this side runs the VM, as its present generation, from checkpoint `epoch` (I3). */
+  tellTakeover(epoch: number): void;
 }
 
 /** Listens until close(). Rejects with a LinkError if the address cannot be had. */
@@ -187,14 +190,22 @@ export class Listener {
         return connection;
       },
       refuse: (refuse) => this.#refuse(connection, ids, refuse),
+      tellTakeover: (epoch) => {
+        const now = { vmId: ids.vmId, generation: this.#options.generation() };
+        this.#sendOff(connection, encodeTakeover(now, epoch), `taken over as generation ${now.generation}`);
+      },
     };
   }
 
   #refuse(connection: Connection, ids: FrameIds, refuse: Refuse): void {
+    this.#sendOff(connection, encodeRefuse(ids, refuse), `${refuse.code}: ${refuse.message}`);
+  }
+
+  #sendOff(connection: Connection, lastFrame: Frame, why: string): void {
     if (connection.closed !== undefined) return;
     connection.handOver({ onMessage: () => {}, onClosed: () => this.#free(connection) });
-    connection.finish(encodeRefuse(ids, refuse), refuse.message);
-    this.#turnAway("primary-refused", connection.peer, `${refuse.code}: ${refuse.message}`);
+    connection.finish(lastFrame, why);
+    this.#turnAway("primary-refused", connection.peer, why);
   }
 
   #free(connection: Connection): void {

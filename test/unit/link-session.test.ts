@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { once } from "node:events";
 import { connect as connectTcp, createServer, type Socket } from "node:net";
 import { type TestContext, test } from "node:test";
-import { encodeAck, encodeHello, encodeTakeover } from "../../src/codec/replication-encode.ts";
+import { encodeAck, encodeHello } from "../../src/codec/replication-encode.ts";
 import { vmIdBytes } from "../../src/codec/replication-header.ts";
 import { connect, LinkError } from "../../src/link/connect.ts";
 import type { Caller } from "../../src/link/listen.ts";
@@ -231,12 +231,11 @@ test("connect(): each way to fail has its code and says who, where and what to d
   const protocol = await rejected(connect({ ...OPTIONS, port: web, handlers }));
   assert.match(protocol.message, /no welcome from .* magic is "0x48545450"/);
 
-  const heir = await server(t, (socket) =>
-    socket.write(wire([{ frame: encodeTakeover({ ...IDS, generation: 8 }, 4) }])),
-  );
-  const takenOver = await rejected(connect({ ...OPTIONS, port: heir, handlers }));
-  assert.equal(takenOver.code, "taken-over");
-  assert.match(takenOver.message, /runs the VM as generation 8; this copy must stay stopped/);
+  const heir = await backup(t, { generation: () => 8, onPrimary: (caller) => caller.tellTakeover(4) });
+  const toldSo = await rejected(connect({ ...OPTIONS, port: heir.listener.port, handlers }));
+  assert.equal(toldSo.code, "taken-over");
+  assert.match(toldSo.message, /runs the VM as generation 8; this copy must stay stopped/);
+  assert.equal((await heir.event(0)).message, "taken over as generation 8");
 
   const chatty = await server(t, (socket) => socket.write(wire([{ frame: encodeAck(IDS, 4) }])));
   assert.match(
