@@ -47,7 +47,8 @@ export interface ProtectedState {
   readonly running: EpochId;
   /** The newest acknowledged checkpoint; -1 before checkpoint 0 is. */
   readonly acked: EpochId;
-  readonly capture: "idle" | "requested" | "capturing" | "held";
+  /** `capturing-to-hold`: the VM will stay paused after this checkpoint; `held`: it does. */
+  readonly capture: "idle" | "requested" | "capturing" | "capturing-to-hold" | "held";
   readonly capturedMs: Milliseconds;
   readonly pacer: PacerState;
   /** The next checkpoint keeps the VM paused, to be looked at. */
@@ -247,7 +248,7 @@ function fromProtected(
     case "proceed-asked":
       if (state.capture !== "held") return stay({ ...state, holdNext: false });
       return {
-        state: { ...state, capture: "idle", capturedMs: now, holdNext: false },
+        state: { ...state, capture: "idle", capturedMs: now },
         effects: [{ type: "proceed" }],
       };
     case "stop-asked":
@@ -275,7 +276,12 @@ function maybeCapture(state: ProtectedState, now: Milliseconds, settings: PacerS
   if (decision.kind === "at") return { state, effects: [{ type: "wake", atMs: decision.atMs }] };
   if (decision.kind === "blocked") return stay(state);
   return {
-    state: { ...state, capture: "capturing", pacer: paceCapture(state.pacer, settings, now) },
+    state: {
+      ...state,
+      capture: state.holdNext ? "capturing-to-hold" : "capturing",
+      holdNext: false,
+      pacer: paceCapture(state.pacer, settings, now),
+    },
     effects: [{ type: "capture", epoch: state.running, hold: state.holdNext }],
   };
 }
@@ -285,12 +291,12 @@ function captured(
   { epoch, bytes }: { epoch: EpochId; bytes: number },
   now: Milliseconds,
 ): PrimaryStep {
-  if (state.capture !== "capturing" || epoch !== state.running)
+  if (!capturing(state) || epoch !== state.running)
     throw new InvariantBroken("I2", `checkpoint ${epoch} was captured while epoch ${state.running} ran`);
   const next: ProtectedState = {
     ...state,
     running: epoch + 1,
-    capture: state.holdNext ? "held" : "idle",
+    capture: state.capture === "capturing-to-hold" ? "held" : "idle",
     capturedMs: now,
     pacer: paceCaptured(state.pacer, epoch, bytes),
   };
@@ -312,9 +318,13 @@ function acked(
   return { state: more.state, effects: [{ type: "release", upTo: epoch }, ...more.effects] };
 }
 
+function capturing({ capture }: ProtectedState): boolean {
+  return capture === "capturing" || capture === "capturing-to-hold";
+}
+
 /** Protection is to end. A capture under way is finished first: QEMU must not be left inside the pause. */
 function leave(state: ProtectedState, because: string): PrimaryStep {
-  if (state.capture === "capturing") return stay({ ...state, leaveBecause: because });
+  if (capturing(state)) return stay({ ...state, leaveBecause: because });
   const { generation } = state;
   return {
     state: { phase: "leaving", generation, acked: state.acked },

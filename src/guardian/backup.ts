@@ -16,7 +16,7 @@ import {
   stepBackup,
 } from "../core/backup.ts";
 import { InvariantBroken } from "../core/transition.ts";
-import { fingerprintMismatch, ramBlockName } from "../hypervisor/qemu/command-line.ts";
+import { type Fingerprint, fingerprintMismatch, ramBlockName } from "../hypervisor/qemu/command-line.ts";
 import { backupPreflight } from "../hypervisor/qemu/preflight.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import { prepareStandby, runStandby } from "../hypervisor/qemu/standby.ts";
@@ -50,6 +50,8 @@ export class BackupGuardian {
   private readonly arbiter: Arbiter;
   private readonly ground: Ground;
   private readonly qemu: QemuProcess;
+  /** Hashes the boot files, so it is made once. */
+  private readonly machine: Fingerprint;
   private readonly images: BackupImages;
   private readonly committer: Committer;
   private listener: Listener | undefined;
@@ -75,6 +77,7 @@ export class BackupGuardian {
     this.arbiter = arbiter;
     this.ground = parts.ground;
     this.qemu = parts.qemu;
+    this.machine = machineOf(config, parts.ground, parts.qemu);
     this.images = parts.images;
     this.committer = new Committer(parts.images, (epoch) => this.feed({ type: "committed", epoch }));
     void this.qemu.exited.then((how) => this.standbyGone(how));
@@ -118,6 +121,7 @@ export class BackupGuardian {
       onTurnedAway: ({ message, peer }) => this.log.warn(`${peer}: ${message}`),
       heartbeatMs: timing.heartbeatMs,
       detectionMs: timing.detectionMs,
+      urgent: () => this.state.phase !== "filling",
     });
     this.log.info(
       `standby for VM ${vm.name} is ready (QEMU ${this.qemu.qmp.version}); listening on ${host}:${port}`,
@@ -182,7 +186,7 @@ export class BackupGuardian {
         code: "stale-generation",
         message: `generation ${generation} is over, this is ${this.state.generation}`,
       };
-    const mismatch = fingerprintMismatch(hello.machine, machineOf(this.config, this.ground, this.qemu));
+    const mismatch = fingerprintMismatch(hello.machine, this.machine);
     return mismatch === undefined ? undefined : { code: "other-machine", message: mismatch };
   }
 

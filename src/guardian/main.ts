@@ -1,8 +1,10 @@
 /** `node src/guardian/main.ts CONFIG`: one guardian, in the role that its configuration names. */
+import { setPriority } from "node:os";
+import { guardianNice } from "../hypervisor/qemu/process.ts";
 import { AssumeNoPartition } from "../witness/assume-no-partition.ts";
 import { BackupGuardian } from "./backup.ts";
 import { ConfigError, readConfig } from "./config.ts";
-import { openLog } from "./log.ts";
+import { type Log, openLog } from "./log.ts";
 import { PrimaryGuardian } from "./primary.ts";
 
 /** Exit statuses: 1 the VM is gone unasked, 2 it could not be started, 64 wrong use. */
@@ -14,6 +16,7 @@ async function main(path: string | undefined): Promise<number> {
   try {
     const config = await readConfig(path);
     const log = openLog(config.vm.name, config.role);
+    raisePriority(log);
     const arbiter = new AssumeNoPartition((text) => log.warn(text));
     const guardian =
       config.role === "primary"
@@ -24,6 +27,17 @@ async function main(path: string | undefined): Promise<number> {
     const known = error instanceof ConfigError || error instanceof Error;
     process.stderr.write(`${known ? (error as Error).message : String(error)}\n`);
     return 2;
+  }
+}
+
+/** On a busy host a guardian must still beat in time. What it starts (QEMU) goes back to the priority that we had. */
+function raisePriority(log: Log): void {
+  try {
+    setPriority(guardianNice);
+  } catch {
+    log.warn(
+      "this guardian runs at ordinary priority (no right to raise it); a busy host may be taken for a dead one",
+    );
   }
 }
 

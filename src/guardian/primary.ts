@@ -5,7 +5,6 @@
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { type Layout, PROTOCOL_VERSION, type ReplicationMessage } from "../codec/replication.ts";
-import { encodeGoodbye } from "../codec/replication-encode.ts";
 import { type FrameIds, vmIdBytes } from "../codec/replication-header.ts";
 import type { Arbiter } from "../core/arbiter.ts";
 import type { PacerSettings } from "../core/pacer.ts";
@@ -18,7 +17,7 @@ import {
 } from "../core/primary.ts";
 import { InvariantBroken } from "../core/transition.ts";
 import type { CaptureReport } from "../hypervisor/qemu/capture-orders.ts";
-import { ramBlockName } from "../hypervisor/qemu/command-line.ts";
+import { type Fingerprint, ramBlockName } from "../hypervisor/qemu/command-line.ts";
 import { livePreflight } from "../hypervisor/qemu/live-preflight.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import { connect } from "../link/connect.ts";
@@ -46,6 +45,8 @@ export class PrimaryGuardian {
   private readonly arbiter: Arbiter;
   private readonly ground: Ground;
   private readonly qemu: QemuProcess;
+  /** Hashes the boot files, so it is made once. */
+  private readonly machine: Fingerprint;
   private readonly settings: PacerSettings;
   private readonly statistics: PrimaryStatistics;
   private control: ControlSocket | undefined;
@@ -69,6 +70,7 @@ export class PrimaryGuardian {
     this.arbiter = arbiter;
     this.ground = ground;
     this.qemu = qemu;
+    this.machine = machineOf(config, ground, qemu);
     this.settings = {
       intervalMs: config.timing.intervalMs,
       maxInFlight: config.limits.maxInFlight,
@@ -193,7 +195,7 @@ export class PrimaryGuardian {
     if (this.guestShutDown && this.connection !== undefined) {
       // The guest has shut itself down: the backup must not bring it back.
       this.log.info("the guest has shut down");
-      this.connection.send(encodeGoodbye(this.ids()));
+      this.shipping?.goodbye();
       await new Promise((resolve) => {
         this.leftLink = resolve;
         setTimeout(resolve, LAST_GOODBYE_MS);
@@ -315,7 +317,7 @@ export class PrimaryGuardian {
         void this.endCapture();
         return;
       case "send-goodbye":
-        this.connection?.send(encodeGoodbye(this.ids()));
+        this.shipping?.goodbye();
         return;
       case "close-link":
         this.closeLink();
@@ -365,7 +367,7 @@ export class PrimaryGuardian {
         hello: {
           protocol: PROTOCOL_VERSION,
           host: hostname(),
-          machine: machineOf(this.config, this.ground, this.qemu),
+          machine: this.machine,
           ramBytes: vm.memoryMiB * MIB,
           intervalMs: timing.intervalMs,
         },
@@ -378,6 +380,7 @@ export class PrimaryGuardian {
         },
         heartbeatMs: timing.heartbeatMs,
         detectionMs: timing.detectionMs,
+        urgent: () => this.state.phase !== "syncing",
       });
       this.connection = connection;
       this.feed({ type: "link-up" });

@@ -2,7 +2,7 @@
 
 import type { Layout, PageList } from "../codec/replication.ts";
 import { CheckpointEncoder } from "../codec/replication-checkpoint.ts";
-import { encodeLayout } from "../codec/replication-encode.ts";
+import { encodeGoodbye, encodeLayout } from "../codec/replication-encode.ts";
 import type { FrameIds } from "../codec/replication-header.ts";
 import { PageFrameBuffers } from "../codec/replication-pages.ts";
 import type { EpochId } from "../core/words.ts";
@@ -20,6 +20,8 @@ export class Shipping {
   private readonly held = new Set<number>();
   private encoder: CheckpointEncoder | undefined;
   private abandoned = false;
+  private queue: (() => void)[] = [];
+  private next: NodeJS.Immediate | undefined;
 
   /** @param onSent the last frame of a checkpoint has left for the kernel */
   constructor(connection: Connection, ids: FrameIds, staging: Staging, onSent: (epoch: EpochId) => void) {
@@ -30,7 +32,7 @@ export class Shipping {
   }
 
   layout(layout: Layout): void {
-    this.send(encodeLayout(this.ids, layout));
+    this.inTurn(() => this.send(encodeLayout(this.ids, layout)));
   }
 
   /** Pages of checkpoint `epoch` that lie in `chunk`. The chunk is given back when they have left, or at once if nobody listens. */
@@ -40,6 +42,29 @@ export class Shipping {
       return;
     }
     this.held.add(chunk);
+    this.inTurn(() => this.shipPages(epoch, chunk, columns));
+  }
+
+  /** The device state, and with it the end of checkpoint `epoch`. */
+  end(epoch: EpochId, device: Uint8Array): void {
+    this.inTurn(() => this.shipEnd(epoch, device));
+  }
+
+  /** Tells the backup that protection ends, behind everything that was captured. */
+  goodbye(): void {
+    this.inTurn(() => this.send(encodeGoodbye(this.ids)));
+  }
+
+  /** Nobody listens any more: gives back every chunk, and those to come as they come, so that capture never waits for one. */
+  abandon(): void {
+    this.abandoned = true;
+    this.queue = [];
+    clearImmediate(this.next);
+    for (const chunk of this.held) this.staging.give(chunk);
+    this.held.clear();
+  }
+
+  private shipPages(epoch: EpochId, chunk: number, columns: Omit<PageList, "source">): void {
     const list = { ...columns, source: this.staging.chunk(chunk) };
     this.encoder ??= new CheckpointEncoder(this.ids, epoch, this.buffers);
     let waiting = 1;
@@ -57,20 +82,29 @@ export class Shipping {
     left();
   }
 
-  /** The device state, and with it the end of checkpoint `epoch`. */
-  end(epoch: EpochId, device: Uint8Array): void {
-    if (this.abandoned) return;
+  private shipEnd(epoch: EpochId, device: Uint8Array): void {
     const encoder = this.encoder ?? new CheckpointEncoder(this.ids, epoch, this.buffers);
     this.encoder = undefined;
     for (const frame of encoder.deviceState(device)) this.send(frame);
     this.send(encoder.end(), () => this.onSent(epoch));
   }
 
-  /** Nobody listens any more: gives back every chunk, and those to come as they come, so that capture never waits for one. */
-  abandon(): void {
-    this.abandoned = true;
-    for (const chunk of this.held) this.staging.give(chunk);
-    this.held.clear();
+  /**
+   * One piece of work now if none waits, else after the others, each in a turn of its own: in a first pass many chunks come at once, and
+   * this thread must go on hearing and sending heartbeats.
+   */
+  private inTurn(work: () => void): void {
+    if (this.abandoned) return;
+    this.queue.push(work);
+    if (this.next === undefined) this.work();
+  }
+
+  private work(): void {
+    this.queue.shift()!();
+    this.next = setImmediate(() => {
+      this.next = undefined;
+      if (this.queue.length > 0) this.work();
+    });
   }
 
   private send(frame: Parameters<Connection["send"]>[0], sent?: () => void): void {

@@ -10,15 +10,24 @@ export interface SignsOfLife {
   readonly heartbeatMs?: number;
   /** Silence for this long is a loss. */
   readonly detectionMs?: number;
+  /**
+   * Whether a loss would change who runs the VM. While it would not (a first pass), haste gains nothing, and a busy host is
+   * given PATIENCE_MS. Left out: always.
+   */
+  readonly urgent?: () => boolean;
 }
 
 /** With the defaults filled in. @throws RangeError if beats could not keep up with the detection */
-export function checkedSigns({ heartbeatMs = HEARTBEAT_MS, detectionMs = DETECTION_MS }: SignsOfLife) {
+export function checkedSigns({
+  heartbeatMs = HEARTBEAT_MS,
+  detectionMs = DETECTION_MS,
+  urgent = () => true,
+}: SignsOfLife): Required<SignsOfLife> {
   if (heartbeatMs * 3 > detectionMs) {
     const limit = `a third of the detection time, ${detectionMs} ms`;
     throw new RangeError(`heartbeat every ${heartbeatMs} ms: expected at most ${limit}`);
   }
-  return { heartbeatMs, detectionMs };
+  return { heartbeatMs, detectionMs, urgent };
 }
 
 /** Starts both on a connection. They end with it. */
@@ -29,11 +38,12 @@ export function watch(
   signs: Required<SignsOfLife>,
 ): void {
   new Heartbeat(connection, ids, signs.heartbeatMs);
-  new SilenceWatch(connection, signs.detectionMs, onSilent);
+  new SilenceWatch(connection, onSilent, signs);
 }
 
 const HEARTBEAT_MS = 25;
 const DETECTION_MS = 200;
+const PATIENCE_MS = 5000;
 
 /**
  * Sends HEARTBEATs on a connection. Any traffic counts as life, so a beat goes out only if nothing was sent
@@ -70,14 +80,16 @@ class SilenceWatch {
   readonly #connection: Connection;
   readonly #detector: SilenceDetector;
   readonly #onSilent: (silentMs: number) => void;
+  readonly #urgent: () => boolean;
   #lastHeardMs: number;
   #told = false;
 
-  constructor(connection: Connection, detectionMs: number, onSilent: (silentMs: number) => void) {
+  constructor(connection: Connection, onSilent: (silentMs: number) => void, signs: Required<SignsOfLife>) {
     this.#connection = connection;
+    this.#urgent = signs.urgent;
     this.#onSilent = onSilent;
     this.#lastHeardMs = performance.now();
-    this.#detector = new SilenceDetector(detectionMs, this.#lastHeardMs);
+    this.#detector = new SilenceDetector(signs.detectionMs, this.#lastHeardMs);
     const timer = setInterval(() => this.#tick(), this.#detector.tickMs);
     connection.atEnd(() => clearInterval(timer));
   }
@@ -93,7 +105,9 @@ class SilenceWatch {
       this.#told = false;
     }
     if (this.#detector.tick(now) === "quiet" || this.#told) return;
+    const silentMs = this.#detector.silentMs(now);
+    if (silentMs < PATIENCE_MS && !this.#urgent()) return;
     this.#told = true;
-    this.#onSilent(this.#detector.silentMs(now));
+    this.#onSilent(silentMs);
   }
 }

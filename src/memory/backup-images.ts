@@ -68,6 +68,8 @@ export class BackupImages {
 
   /** Puts pages into the images. Their bounds were checked against the layout when they came in. */
   write(pages: PageList): void {
+    // Buffer.copy: no view is made for each page.
+    const source = Buffer.from(pages.source.buffer, pages.source.byteOffset, pages.source.byteLength);
     for (let entry = 0; entry < pages.count; entry++) {
       const target = this.targets[pages.blockIds[entry]!]!;
       const pageNumber = pages.pageNumbers[entry]!;
@@ -77,7 +79,7 @@ export class BackupImages {
         if (!inFile || this.touched[pageNumber] === 1) target.fill(0, offset, offset + PAGE_BYTES);
       } else {
         const position = pages.positions[entry]!;
-        target.set(pages.source.subarray(position, position + PAGE_BYTES), offset);
+        source.copy(target, offset, position, position + PAGE_BYTES);
         if (inFile) this.touched[pageNumber] = 1;
       }
     }

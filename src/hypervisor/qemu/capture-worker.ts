@@ -23,8 +23,11 @@ const words = new Int32Array(sharedWords);
 const epochCell = new EpochCell(sharedEpoch);
 const staging = new Staging(sharedStaging);
 
-/** The most entries one chunk can hold: zero pages of nine bytes each. */
-const MOST_ENTRIES = Math.ceil(CHUNK_BYTES / 9);
+/** Bytes asked of the socket at once. */
+const READ_BYTES = 256 << 10;
+/** A chunk with so many entries is handed over though it has room: a zero page takes nine bytes here and much longer to ship. */
+const ENOUGH_ENTRIES = 4096;
+const MOST_ENTRIES = ENOUGH_ENTRIES + Math.ceil((READ_BYTES + LONGEST_RECORD_BYTES) / 9);
 const LONGEST_DEVICE_STATE = 64 << 20;
 
 class Stopped extends Error {}
@@ -99,7 +102,7 @@ class Intake {
   /** Drains RAM sections until the scanner reaches `state`. */
   drainUntil(state: "devices" | "end", where: string): void {
     while (!this.scanTo(state)) {
-      if (CHUNK_BYTES - this.filled < LONGEST_RECORD_BYTES) this.roll();
+      if (CHUNK_BYTES - this.filled < LONGEST_RECORD_BYTES || this.entries >= ENOUGH_ENTRIES) this.roll();
       this.read(where);
     }
   }
@@ -172,6 +175,8 @@ class Intake {
         pageNumbers: this.pageNumbers.slice(0, this.entries),
         positions: this.positions.slice(0, this.entries),
       };
+      if (this.epoch === 0 && this.pages === 0)
+        report({ kind: "layout", header: this.scanner.header, blocks: this.scanner.blocks });
       this.pages += this.entries;
       for (let entry = 0; entry < this.entries; entry++)
         if (batch.encodings[entry] === PAGE_RAW) this.bytes += PAGE_BYTES;
@@ -196,7 +201,7 @@ class Intake {
 
   private read(where: string): void {
     if (this.chunkIndex < 0) this.roll();
-    const count = receive(fd, this.chunk.subarray(this.filled));
+    const count = receive(fd, this.chunk.subarray(this.filled, this.filled + READ_BYTES));
     if (count === 0) throw new StreamEnded(where);
     this.filled += count;
   }
@@ -217,7 +222,6 @@ function reportCaptured(intake: Intake, epoch: number, device: Uint8Array): void
 
 function firstPass(intake: Intake): void {
   intake.drainUntil("devices", "in the first pass");
-  report({ kind: "layout", header: intake.scanner.header, blocks: intake.scanner.blocks });
   reportCaptured(intake, 0, intake.takeDeviceStateOfFirstPass());
 }
 

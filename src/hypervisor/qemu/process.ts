@@ -1,8 +1,12 @@
 /** A QEMU process as the guardian's child: started, watched, and not outliving its guardian. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, openSync, rmSync } from "node:fs";
+import { getPriority } from "node:os";
 import { join } from "node:path";
 import { Qmp } from "./qmp.ts";
+
+/** The nice value of a guardian that may have it; QEMU is started at the one before. */
+export const guardianNice = -10;
 
 export interface QemuLaunch {
   /** The QEMU command with its arguments, without the monitors. */
@@ -43,7 +47,8 @@ export class QemuProcess {
     for (const path of monitors) rmSync(path, { force: true });
     const log = openSync(join(launch.runDirectory, "qemu.log"), "a");
     const bind = launch.bindLifetimes ? ["setpriv", "--pdeathsig", "KILL", "--"] : [];
-    const [program, ...args] = [...bind, ...launch.command];
+    const nice = getPriority() === guardianNice ? ["nice", "-n", String(-guardianNice)] : [];
+    const [program, ...args] = [...nice, ...bind, ...launch.command];
     const child = spawn(program!, args, {
       stdio: ["ignore", log, "pipe"],
       env: launch.preload === undefined ? process.env : { ...process.env, LD_PRELOAD: launch.preload },

@@ -1,0 +1,98 @@
+/** A guardian of the lab: its configuration file, its process, and a line to its control socket. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { closeSync, openSync } from "node:fs";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { ControlClient, type GuardianEvent } from "../guardian/control-client.ts";
+
+const START_TIMEOUT_MS = 30_000;
+const mainFile = join(import.meta.dirname, "../guardian/main.ts");
+
+export class GuardianProcess {
+  readonly pid: number;
+  readonly control: ControlClient;
+  readonly logFile: string;
+  /** Settles with the exit status or the signal's name. */
+  readonly exited: Promise<number | string>;
+  private readonly child: ChildProcess;
+  private running = true;
+
+  private constructor(
+    child: ChildProcess,
+    exited: Promise<number | string>,
+    control: ControlClient,
+    logFile: string,
+  ) {
+    this.child = child;
+    this.pid = child.pid!;
+    this.exited = exited;
+    this.control = control;
+    this.logFile = logFile;
+    void exited.then(() => {
+      this.running = false;
+    });
+  }
+
+  /**
+   * Starts `node src/guardian/main.ts` with `config` behind `prefix` (the words that enter a namespace) and waits until it takes
+   * orders. Fails with what it printed.
+   */
+  static async start(
+    directory: string,
+    config: Record<string, unknown>,
+    prefix: readonly string[],
+    onEvent: (event: GuardianEvent) => void = () => {},
+  ): Promise<GuardianProcess> {
+    await mkdir(directory, { recursive: true });
+    const configFile = join(directory, "guardian.json");
+    const logFile = join(directory, "guardian.log");
+    await writeFile(configFile, JSON.stringify(config, null, 2));
+    const log = openSync(logFile, "a");
+    const [program, ...args] = [...prefix, process.execPath, mainFile, configFile];
+    const child = spawn(program!, args, { stdio: ["ignore", log, log] });
+    closeSync(log);
+    const exited = new Promise<number | string>((resolve) => {
+      child.once("error", (error) => resolve(error.message));
+      child.once("exit", (code, signal) => resolve(signal ?? code ?? 0));
+    });
+    const connected = connectWhenThere(join(directory, "control.sock"), onEvent);
+    const first = await Promise.race([connected, exited]);
+    if (!(first instanceof ControlClient)) {
+      connected.catch(() => {});
+      throw new Error((await readFile(logFile, "utf8")).trim().split("\n").slice(-8).join("\n"));
+    }
+    await first.order("watch");
+    return new GuardianProcess(child, exited, first, logFile);
+  }
+
+  get alive(): boolean {
+    return this.running;
+  }
+
+  signal(signal: NodeJS.Signals): void {
+    if (this.running) this.child.kill(signal);
+  }
+
+  /** SIGKILL, and wait until it is gone. */
+  async kill(): Promise<void> {
+    this.signal("SIGKILL");
+    await this.exited;
+    this.control.close();
+  }
+}
+
+/** The control socket is there once the guardian has looked at the host and started QEMU. */
+async function connectWhenThere(
+  path: string,
+  onEvent: (event: GuardianEvent) => void,
+): Promise<ControlClient> {
+  const deadline = Date.now() + START_TIMEOUT_MS;
+  for (;;) {
+    try {
+      return await ControlClient.connect(path, onEvent);
+    } catch (error) {
+      if (Date.now() > deadline) throw error;
+      await new Promise((again) => setTimeout(again, 10));
+    }
+  }
+}

@@ -1,0 +1,232 @@
+/**
+ * Two hosts, a client and one VM on one machine, all of them real: namespaces, QEMU, guardians, TCP.
+ * The demo, the tests and the measurements all use this.
+ */
+import { randomUUID } from "node:crypto";
+import { existsSync } from "node:fs";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { GuardianEvent } from "../guardian/control-client.ts";
+import { ClientProcess } from "./client-process.ts";
+import { GuardianProcess } from "./guardian-process.ts";
+import {
+  buildGuestImage,
+  type GuestLoad,
+  guestAppend,
+  guestCpu,
+  guestProblemPrefix,
+  guestReadyLine,
+  redisPort,
+} from "./guest-image.ts";
+import { createNetwork, destroyStale, type LabNetwork, labAddresses } from "./namespaces.ts";
+import { differingPages } from "./ram-check.ts";
+
+const BOOT_TIMEOUT_MS = 60_000;
+const REPLICATION_PORT = 7000;
+const cacheDirectory = join(import.meta.dirname, "../../.cache");
+
+/** The guest's addresses, one pair per LAN. */
+export const guestAddresses = [
+  { ipv4: "10.77.0.10", ipv6: "fd77::10" },
+  { ipv4: "10.77.1.10", ipv6: "fd77:1::10" },
+] as const;
+
+export type Kill = "power" | "qemu" | "guardian" | "link";
+
+export interface LabOptions {
+  readonly memoryMiB?: number;
+  readonly vcpus?: number;
+  readonly machine?: string;
+  readonly nics?: 1 | 2;
+  readonly load?: GuestLoad;
+  readonly intervalMs?: number;
+  readonly detectionMs?: number;
+  /** Off: QEMU outlives its guardian. Only to look at what the filters do then. */
+  readonly bindLifetimes?: boolean;
+  /** Where the primary connects to instead of the backup: a proxy of the test's. */
+  readonly replicationPeer?: string;
+  readonly onEvent?: (host: "a" | "b", event: GuardianEvent) => void;
+}
+
+export class Lab {
+  readonly network: LabNetwork;
+  /** In memory: it holds the RAM files. */
+  readonly directory: string;
+  private readonly options: LabOptions;
+  private readonly vm: Record<string, unknown>;
+  private readonly clients = new Set<ClientProcess>();
+  private guardianA: GuardianProcess | undefined;
+  private guardianB: GuardianProcess | undefined;
+
+  private constructor(
+    network: LabNetwork,
+    directory: string,
+    options: LabOptions,
+    vm: Record<string, unknown>,
+  ) {
+    this.network = network;
+    this.directory = directory;
+    this.options = options;
+    this.vm = vm;
+  }
+
+  /** Makes network and guest image; nothing runs yet. */
+  static async create(options: LabOptions = {}): Promise<Lab> {
+    await destroyStale();
+    const image = await buildGuestImage();
+    const lans = options.nics ?? 1;
+    const network = await createNetwork({ lans });
+    try {
+      const nics = Array.from({ length: lans }, (_, lan) => ({
+        mac: `52:54:00:72:65:0${lan}`,
+        ipv4: `${guestAddresses[lan]!.ipv4}/24`,
+        ipv6: `${guestAddresses[lan]!.ipv6}/64`,
+      }));
+      const vm = {
+        name: "lab",
+        uuid: randomUUID(),
+        machine: options.machine ?? "pc",
+        cpu: guestCpu,
+        vcpus: options.vcpus ?? 1,
+        memoryMiB: options.memoryMiB ?? 256,
+        nics: nics.map(({ mac }, lan) => ({ mac, tap: `tap${lan}` })),
+        boot: {
+          kind: "kernel",
+          ...image,
+          append: guestAppend({ nics, load: options.load ?? "idle" }),
+        },
+      };
+      const memory = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
+      return new Lab(network, await mkdtemp(join(memory, "remus-lab-")), options, vm);
+    } catch (error) {
+      await network.destroy();
+      throw error;
+    }
+  }
+
+  get primary(): GuardianProcess {
+    return this.guardianA!;
+  }
+
+  get backup(): GuardianProcess {
+    return this.guardianB!;
+  }
+
+  async startBackup(): Promise<GuardianProcess> {
+    this.guardianB = await this.guardian("b", {
+      role: "backup",
+      imageDirectory: join(this.directory, "image"),
+      replication: { listen: `${labAddresses.replication.b}:${REPLICATION_PORT}` },
+    });
+    return this.guardianB;
+  }
+
+  async startPrimary(): Promise<GuardianProcess> {
+    const peer = this.options.replicationPeer ?? `${labAddresses.replication.b}:${REPLICATION_PORT}`;
+    this.guardianA = await this.guardian("a", { role: "primary", replication: { peer } });
+    return this.guardianA;
+  }
+
+  /** Both guardians, and a guest that has booted. */
+  async start(): Promise<void> {
+    await Promise.all([this.startBackup(), this.startPrimary()]);
+    await this.guestReady();
+  }
+
+  /** Waits until Redis answers inside the guest. */
+  async guestReady(): Promise<void> {
+    const deadline = Date.now() + BOOT_TIMEOUT_MS;
+    const log = join(this.directory, "a", "serial.log");
+    for (;;) {
+      const text = existsSync(log) ? await readFile(log, "utf8") : "";
+      const problem = text.split("\n").find((line) => line.startsWith(guestProblemPrefix));
+      if (problem !== undefined) throw new Error(problem);
+      if (text.includes(guestReadyLine)) return;
+      if (!this.primary.alive)
+        throw new Error(`the primary ended while the guest booted; see ${this.primary.logFile}`);
+      if (Date.now() > deadline)
+        throw new Error(`the guest did not boot within ${BOOT_TIMEOUT_MS} ms: ${text.slice(-500)}`);
+      await new Promise((again) => setTimeout(again, 20));
+    }
+  }
+
+  /** Resolves once checkpoint 0 is acknowledged. */
+  async protect(): Promise<void> {
+    await this.primary.control.order("protect");
+  }
+
+  async stopProtection(): Promise<void> {
+    await this.primary.control.order("stop");
+  }
+
+  client(host: string = guestAddresses[0].ipv4): ClientProcess {
+    const client = ClientProcess.start(this.network.exec("client"), host, redisPort);
+    this.clients.add(client);
+    return client;
+  }
+
+  /**
+   * Holds the VM at its next checkpoint and compares the primary's RAM with the backup's image, byte for byte (I7).
+   * Returns the numbers of the pages that differ.
+   */
+  async ramCheck(): Promise<number[]> {
+    const { epoch } = await this.primary.control.order<{ epoch: number }>("hold");
+    try {
+      for (;;) {
+        const status = await this.backup.control.order<{ committed?: number; ramImage: string }>("status");
+        if (status.committed === epoch) return differingPages(this.ramFile, status.ramImage);
+        if (status.committed === undefined || status.committed > epoch)
+          throw new Error(`the backup is at ${status.committed}, the held VM at ${epoch}`);
+      }
+    } finally {
+      await this.primary.control.order("proceed").catch(() => {});
+    }
+  }
+
+  /** Lets host A fail. Returns when, in Unix milliseconds. */
+  async kill(kind: Kill): Promise<number> {
+    const { qemuPid } = await this.primary.control.order<{ qemuPid: number }>("status");
+    if (kind === "power") await this.network.cutHost("a");
+    const atMs = performance.timeOrigin + performance.now();
+    if (kind === "power" || kind === "qemu") process.kill(qemuPid, "SIGKILL");
+    if (kind === "power" || kind === "guardian") this.primary.signal("SIGKILL");
+    if (kind === "link") await this.network.cutReplication();
+    return atMs;
+  }
+
+  /** Ends every process and removes every file and namespace of this lab. */
+  async destroy(): Promise<void> {
+    for (const client of this.clients) client.kill();
+    for (const guardian of [this.guardianA, this.guardianB]) await guardian?.kill();
+    await this.network.destroy();
+    await rm(this.directory, { recursive: true, force: true });
+  }
+
+  private get ramFile(): string {
+    return join(this.directory, "a", "ram");
+  }
+
+  private guardian(host: "a" | "b", role: Record<string, unknown>): Promise<GuardianProcess> {
+    const directory = join(this.directory, host);
+    const { intervalMs, detectionMs, bindLifetimes, onEvent } = this.options;
+    const config = {
+      ...role,
+      vm: this.vm,
+      runDirectory: directory,
+      cacheDirectory,
+      timing: {
+        ...(intervalMs === undefined ? {} : { intervalMs }),
+        ...(detectionMs === undefined ? {} : { detectionMs }),
+      },
+      arbiter: "assume-no-partition",
+      lab: {
+        ...(host === "a" ? { ramFile: this.ramFile, serialLog: join(directory, "serial.log") } : {}),
+        ...(bindLifetimes === undefined ? {} : { bindLifetimes }),
+      },
+    };
+    return GuardianProcess.start(directory, config, this.network.exec(host), (event) =>
+      onEvent?.(host, event),
+    );
+  }
+}
