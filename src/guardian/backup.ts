@@ -25,6 +25,7 @@ import type { Connection } from "../link/connection.ts";
 import { type Caller, type Listener, listen } from "../link/listen.ts";
 import { BackupImages, LayoutError } from "../memory/backup-images.ts";
 import { CheckpointBuffer, type WholeCheckpoint } from "../memory/checkpoint-buffer.ts";
+import { StandbyTaps } from "../net/standby-taps.ts";
 import { Committer } from "./committer.ts";
 import type { GuardianConfig } from "./config.ts";
 import { ControlSocket } from "./control.ts";
@@ -54,6 +55,7 @@ export class BackupGuardian {
   private readonly machine: Fingerprint;
   private readonly images: BackupImages;
   private readonly committer: Committer;
+  private readonly taps: StandbyTaps;
   private listener: Listener | undefined;
   private control: ControlSocket | undefined;
   private state: BackupState = startBackup(1);
@@ -79,6 +81,7 @@ export class BackupGuardian {
     this.qemu = parts.qemu;
     this.machine = machineOf(config, parts.ground, parts.qemu);
     this.images = parts.images;
+    this.taps = new StandbyTaps(config.vm.nics, (text) => log.warn(text));
     this.committer = new Committer(parts.images, (epoch) => this.feed({ type: "committed", epoch }));
     void this.qemu.exited.then((how) => this.standbyGone(how));
   }
@@ -105,6 +108,7 @@ export class BackupGuardian {
   }
 
   private async open(): Promise<void> {
+    await this.taps.park();
     const { replication, vm, timing, runDirectory } = this.config;
     this.control = await ControlSocket.open(join(runDirectory, "control.sock"), {
       status: () => this.status(),
@@ -122,6 +126,9 @@ export class BackupGuardian {
       heartbeatMs: timing.heartbeatMs,
       detectionMs: timing.detectionMs,
       urgent: () => this.state.phase !== "filling",
+      onSuspicion: (suspected) => {
+        if (this.state.phase === "armed") void (suspected ? this.taps.open() : this.taps.park());
+      },
     });
     this.log.info(
       `standby for VM ${vm.name} is ready (QEMU ${this.qemu.qmp.version}); listening on ${host}:${port}`,
@@ -152,12 +159,13 @@ export class BackupGuardian {
 
   // Events
 
-  private standbyGone(how: string): void {
+  private async standbyGone(how: string): Promise<void> {
     if (!this.quitting) this.log.error(`the standby is gone: ${how}`);
     this.listener?.close();
     this.control?.close();
     this.connection?.destroy("the standby is gone");
     this.images.discard();
+    await this.taps.open();
     this.finish(this.quitting ? 0 : 1);
   }
 
@@ -296,6 +304,7 @@ export class BackupGuardian {
         this.closeLink();
         return;
       case "ask-arbiter":
+        void this.taps.open();
         void this.askArbiter(effect.generation);
         return;
       case "takeover": {
@@ -333,6 +342,7 @@ export class BackupGuardian {
         `the standby would run checkpoint ${epoch}, which is not in the images`,
       );
     try {
+      await this.taps.open();
       await runStandby(this.qemu.qmp, { ...this.images.composition(), device: this.committer.device });
       if (this.failover !== undefined) this.failover.runningAtMs = performance.timeOrigin + performance.now();
       this.feed({ type: "standby-runs" });

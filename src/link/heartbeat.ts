@@ -15,6 +15,8 @@ export interface SignsOfLife {
    * given PATIENCE_MS. Left out: always.
    */
   readonly urgent?: () => boolean;
+  /** The peer has been silent for half the detection time (true), or was heard again after that (false). */
+  readonly onSuspicion?: (suspected: boolean) => void;
 }
 
 /** With the defaults filled in. @throws RangeError if beats could not keep up with the detection */
@@ -22,12 +24,13 @@ export function checkedSigns({
   heartbeatMs = HEARTBEAT_MS,
   detectionMs = DETECTION_MS,
   urgent = () => true,
+  onSuspicion = () => {},
 }: SignsOfLife): Required<SignsOfLife> {
   if (heartbeatMs * 3 > detectionMs) {
     const limit = `a third of the detection time, ${detectionMs} ms`;
     throw new RangeError(`heartbeat every ${heartbeatMs} ms: expected at most ${limit}`);
   }
-  return { heartbeatMs, detectionMs, urgent };
+  return { heartbeatMs, detectionMs, urgent, onSuspicion };
 }
 
 /** Starts both on a connection. They end with it. */
@@ -80,13 +83,14 @@ class SilenceWatch {
   readonly #connection: Connection;
   readonly #detector: SilenceDetector;
   readonly #onSilent: (silentMs: number) => void;
-  readonly #urgent: () => boolean;
+  readonly #signs: Required<SignsOfLife>;
   #lastHeardMs: number;
   #told = false;
+  #suspected = false;
 
   constructor(connection: Connection, onSilent: (silentMs: number) => void, signs: Required<SignsOfLife>) {
     this.#connection = connection;
-    this.#urgent = signs.urgent;
+    this.#signs = signs;
     this.#onSilent = onSilent;
     this.#lastHeardMs = performance.now();
     this.#detector = new SilenceDetector(signs.detectionMs, this.#lastHeardMs);
@@ -104,10 +108,18 @@ class SilenceWatch {
       this.#detector.heard(heardMs);
       this.#told = false;
     }
-    if (this.#detector.tick(now) === "quiet" || this.#told) return;
+    const silence = this.#detector.tick(now);
     const silentMs = this.#detector.silentMs(now);
-    if (silentMs < PATIENCE_MS && !this.#urgent()) return;
+    this.#suspect(silentMs > this.#signs.detectionMs / 2);
+    if (silence === "quiet" || this.#told) return;
+    if (silentMs < PATIENCE_MS && !this.#signs.urgent()) return;
     this.#told = true;
     this.#onSilent(silentMs);
+  }
+
+  #suspect(suspected: boolean): void {
+    if (suspected === this.#suspected) return;
+    this.#suspected = suspected;
+    this.#signs.onSuspicion(suspected);
   }
 }
