@@ -60,7 +60,7 @@ install_programs() {
   apt_update
   say "installing ${packages% }"
   # shellcheck disable=SC2086  # a list of words
-  DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 install $packages \
+  DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 install $packages \
     >/dev/null || fail "apt-get install $packages failed: look at its message above"
   left=$(missing_packages)
   [ -z "$left" ] || fail "apt-get installed ${packages% }, yet what ${left% } should bring is still not found"
@@ -117,8 +117,11 @@ install_node_packages() {
   lock=node_modules/.package-lock.json
   if [ ! -e $lock ] || [ package-lock.json -nt $lock ] || ! own_node_runs; then
     say "installing packages from npm"
-    npm ci --include=dev --include=optional --no-audit --no-fund --loglevel=error >/dev/null ||
-      fail "npm ci failed: look at its message above"
+    # Not `npm ci`: it refuses a lock file that leaves out the optional packages of other platforms, and a mirror of
+    # the registry need not have those. This keeps to the lock file's versions and hashes all the same, and leaves the
+    # file as it is.
+    npm install --no-save --include=dev --include=optional --no-audit --no-fund --loglevel=error >/dev/null ||
+      fail "npm install failed: look at its message above"
   fi
   own_node_runs || fail "node_modules/.bin/node does not run here: the Node 24 that npm brings needs glibc 2.28"
 }
