@@ -51,8 +51,8 @@ export interface ProtectedState {
   readonly capture: "idle" | "requested" | "capturing" | "capturing-to-hold" | "held";
   readonly capturedMs: Milliseconds;
   readonly pacer: PacerState;
-  /** The next checkpoint keeps the VM paused, to be looked at. */
-  readonly holdNext: boolean;
+  /** The first checkpoint from this one on keeps the VM paused, to be looked at. */
+  readonly holdAt: EpochId | undefined;
   /** Leave once the capture under way is done. */
   readonly leaveBecause: string | undefined;
 }
@@ -76,7 +76,8 @@ export type PrimaryEvent =
   /** QEMU or the capture thread gave up. The VM runs. */
   | { readonly type: "capture-failed"; readonly reason: string }
   | { readonly type: "capture-ended" }
-  | { readonly type: "hold-asked" }
+  /** `atEpoch`: not before that checkpoint. */
+  | { readonly type: "hold-asked"; readonly atEpoch: EpochId }
   | { readonly type: "proceed-asked" }
   | { readonly type: "tick" };
 
@@ -204,7 +205,7 @@ function fromSyncing(
           capture: "idle",
           capturedMs: now,
           pacer: startPacing(now, settings),
-          holdNext: false,
+          holdAt: undefined,
           leaveBecause: undefined,
         },
         effects: [{ type: "begin-epochs" }, info("first pass done; output is held from here on")],
@@ -244,9 +245,9 @@ function fromProtected(
     case "acked":
       return acked(state, event.epoch, now, settings);
     case "hold-asked":
-      return stay({ ...state, holdNext: true });
+      return stay({ ...state, holdAt: event.atEpoch });
     case "proceed-asked":
-      if (state.capture !== "held") return stay({ ...state, holdNext: false });
+      if (state.capture !== "held") return stay({ ...state, holdAt: undefined });
       return {
         state: { ...state, capture: "idle", capturedMs: now },
         effects: [{ type: "proceed" }],
@@ -275,14 +276,15 @@ function maybeCapture(state: ProtectedState, now: Milliseconds, settings: PacerS
   const decision: Pace = pace(state.pacer, settings, state, now);
   if (decision.kind === "at") return { state, effects: [{ type: "wake", atMs: decision.atMs }] };
   if (decision.kind === "blocked") return stay(state);
+  const hold = state.holdAt !== undefined && state.running >= state.holdAt;
   return {
     state: {
       ...state,
-      capture: state.holdNext ? "capturing-to-hold" : "capturing",
-      holdNext: false,
+      capture: hold ? "capturing-to-hold" : "capturing",
+      holdAt: hold ? undefined : state.holdAt,
       pacer: paceCapture(state.pacer, settings, now),
     },
-    effects: [{ type: "capture", epoch: state.running, hold: state.holdNext }],
+    effects: [{ type: "capture", epoch: state.running, hold }],
   };
 }
 

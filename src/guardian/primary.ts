@@ -91,7 +91,7 @@ export class PrimaryGuardian {
       protect: () => guardian.protect(),
       stop: () => guardian.stop(),
       "reset-statistics": () => guardian.statistics.reset(guardian.shipping?.bytesOnWire ?? 0),
-      hold: (_args, caller) => guardian.hold(caller),
+      hold: ({ atEpoch }, caller) => guardian.hold(atEpoch ?? 0, caller),
       proceed: () => guardian.proceed(),
       quit: () => guardian.quit(),
     });
@@ -144,15 +144,17 @@ export class PrimaryGuardian {
     );
   }
 
-  /** Keeps the VM paused at its next checkpoint, until `proceed`. Resolves when that checkpoint is acknowledged. */
-  private async hold(caller: Caller): Promise<{ epoch: number }> {
+  /** Keeps the VM paused at its next checkpoint from `atEpoch` on, until `proceed`. Resolves when that one is acknowledged. */
+  private async hold(atEpoch: unknown, caller: Caller): Promise<{ epoch: number }> {
     if (this.state.phase !== "protected")
       throw new OrderRefused("wrong-state", `the VM is ${this.state.phase}`);
+    if (typeof atEpoch !== "number" || !Number.isSafeInteger(atEpoch))
+      throw new OrderRefused("bad-request", '"atEpoch" must be a whole number');
     // A caller who goes away must not leave the VM paused (I5).
     caller.onLeft(() => {
       if (this.state.phase === "protected") this.feed({ type: "proceed-asked" });
     });
-    this.feed({ type: "hold-asked" });
+    this.feed({ type: "hold-asked", atEpoch });
     await this.phaseBecomes(
       (state) => state.phase === "protected" && state.capture === "held" && state.acked === state.running - 1,
       (state) => state.phase !== "protected",

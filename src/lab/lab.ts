@@ -49,6 +49,12 @@ export interface LabOptions {
   readonly onEvent?: (host: "a" | "b", event: GuardianEvent) => void;
 }
 
+export interface RamCheck {
+  readonly epoch: number;
+  /** Numbers of the pages that differ. */
+  readonly differing: readonly number[];
+}
+
 export class Lab {
   readonly network: LabNetwork;
   /** In memory: it holds the RAM files. */
@@ -167,15 +173,15 @@ export class Lab {
   }
 
   /**
-   * Holds the VM at its next checkpoint and compares the primary's RAM with the backup's image, byte for byte (I7).
-   * Returns the numbers of the pages that differ.
+   * Holds the VM at its next checkpoint, or the first from `atEpoch` on, and compares the primary's RAM with the backup's image, byte for byte (I7).
    */
-  async ramCheck(): Promise<number[]> {
-    const { epoch } = await this.primary.control.order<{ epoch: number }>("hold");
+  async ramCheck(atEpoch = 0): Promise<RamCheck> {
+    const { epoch } = await this.primary.control.order<{ epoch: number }>("hold", { atEpoch });
     try {
       for (;;) {
         const status = await this.backup.control.order<{ committed?: number; ramImage: string }>("status");
-        if (status.committed === epoch) return differingPages(this.ramFile, status.ramImage);
+        if (status.committed === epoch)
+          return { epoch, differing: differingPages(this.ramFile, status.ramImage) };
         if (status.committed === undefined || status.committed > epoch)
           throw new Error(`the backup is at ${status.committed}, the held VM at ${epoch}`);
       }

@@ -1,0 +1,250 @@
+/**
+ * The demo: boot, protect, count over one TCP connection, kill host A at a random instant, count on, and say how it went.
+ * All figures come from the parts themselves: pauses from QEMU's events, gaps from the client.
+ */
+import { writeFile } from "node:fs/promises";
+import type { ClientSummary } from "./client.ts";
+import type { ClientProcess } from "./client-process.ts";
+import { type Kill, Lab } from "./lab.ts";
+import { Screen } from "./screen.ts";
+
+export interface DemoOptions {
+  readonly intervalMs: number;
+  readonly seconds: number;
+  readonly load: "idle" | "busy";
+  /** Chooses the instant of the kill. */
+  readonly seed: number;
+  readonly kill: Kill;
+  readonly ramChecks: boolean;
+  readonly json?: string | undefined;
+}
+
+/** Every so many checkpoints the VM is held and its RAM compared (I7). */
+const CHECKPOINTS_PER_RAM_CHECK = 20;
+/** The client must have had so many answers after the kill before the demo ends. */
+const ANSWERS_AFTER_KILL = 100;
+const AFTER_KILL_TIMEOUT_MS = 20_000;
+
+interface PrimaryStatus {
+  readonly accelerator: string;
+  readonly qemuVersion: string;
+  readonly checkpoints: number;
+  readonly checkpointsPerSecond: number;
+  readonly pauseMs: Percentiles;
+  readonly dirtyPages: Percentiles;
+  readonly bytesOnWire: number;
+  readonly phase: string;
+  readonly acked?: number;
+  readonly heldBytes: number;
+}
+
+interface Percentiles {
+  readonly last: number;
+  readonly count: number;
+  readonly p50: number;
+  readonly p95: number;
+  readonly p99: number;
+  readonly max: number;
+}
+
+interface BackupStatus {
+  readonly phase: string;
+  readonly failover?: { detectedAtMs: number; runningAtMs?: number };
+}
+
+/** What `--json` writes. */
+export interface DemoReport {
+  readonly checkpoints: number;
+  readonly checkpointsPerSecond: number;
+  readonly pauseMs: { p50: number; p95: number; p99: number; max: number };
+  readonly dirtyPages: { p50: number; p95: number; max: number };
+  readonly bytesOnWire: number;
+  readonly ramChecks: number;
+  readonly ramMismatches: number;
+  readonly failover: { detectMs: number; resumeMs: number; outageMs: number };
+  readonly client: {
+    connections: number;
+    resets: number;
+    requests: number;
+    acked: number;
+    lost: number;
+    wentBack: number;
+    longestGapMs: number;
+  };
+  readonly accelerator: string;
+  readonly qemuVersion: string;
+  readonly kill: { kind: Kill; atSeconds: number; seed: number };
+  readonly load: "idle" | "busy";
+  readonly intervalMs: number;
+}
+
+/** Runs the demo. Returns the report; its lab is gone when this settles, however it ends. */
+export async function runDemo(options: DemoOptions, onLab: (lab: Lab) => void): Promise<DemoReport> {
+  const screen = new Screen();
+  screen.step("network, guest image");
+  const lab = await Lab.create({
+    load: options.load,
+    intervalMs: options.intervalMs,
+    onEvent: (host, event) => {
+      if (event.text !== undefined) screen.note(`${host.toUpperCase()}: ${event.text}`);
+    },
+  });
+  onLab(lab);
+  try {
+    screen.step("booting the VM on host A, its standby on host B");
+    await lab.start();
+    const client = lab.client();
+    await client.answers(20, 20_000);
+    const { accelerator, qemuVersion } = await lab.primary.control.order<PrimaryStatus>("status");
+    screen.title = `Remus demo: QEMU ${qemuVersion}, ${accelerator === "tcg" ? "software emulation (no usable KVM here)" : "KVM"}, interval ${options.intervalMs} ms, load ${options.load}`;
+    screen.step("client connected; protecting the running VM (first pass)");
+    await lab.protect();
+    screen.step("protected");
+    const demo = new ProtectedRun(lab, client, options, screen);
+    const report = await demo.run();
+    if (options.json !== undefined) await writeFile(options.json, `${JSON.stringify(report, null, 2)}\n`);
+    return report;
+  } finally {
+    screen.end();
+    await lab.destroy();
+  }
+}
+
+class ProtectedRun {
+  private readonly lab: Lab;
+  private readonly client: ClientProcess;
+  private readonly options: DemoOptions;
+  private readonly screen: Screen;
+  private ramChecks = 0;
+  private ramMismatches = 0;
+  private killed = false;
+
+  constructor(lab: Lab, client: ClientProcess, options: DemoOptions, screen: Screen) {
+    this.lab = lab;
+    this.client = client;
+    this.options = options;
+    this.screen = screen;
+  }
+
+  async run(): Promise<DemoReport> {
+    const { lab, client, options, screen } = this;
+    const killAfterMs = options.seconds * 1000 * (0.5 + 0.5 * random(options.seed));
+    await lab.primary.control.order("reset-statistics");
+    if (options.ramChecks) void this.checkRam();
+    const status = await this.until(performance.now() + killAfterMs);
+    this.killed = true;
+    const atMs = await lab.kill(options.kill);
+    screen.note(`host A failed: ${options.kill}`);
+    screen.aliveA = options.kill === "link";
+    await client.answers(ANSWERS_AFTER_KILL, AFTER_KILL_TIMEOUT_MS);
+    const backup = await lab.backup.control.order<BackupStatus>("status");
+    const summary = await client.finish();
+    return this.report(status, backup, summary, { atMs, atSeconds: killAfterMs / 1000 });
+  }
+
+  /** Compares the RAM at every 20th checkpoint, until the kill, which may well come in the middle of it. */
+  private async checkRam(): Promise<void> {
+    for (let epoch = 0; !this.killed; ) {
+      try {
+        const check = await this.lab.ramCheck(epoch);
+        this.ramChecks++;
+        if (check.differing.length > 0) this.ramMismatches++;
+        epoch = check.epoch + CHECKPOINTS_PER_RAM_CHECK;
+      } catch (error) {
+        if (!this.killed) this.screen.note(`RAM check: ${(error as Error).message}`);
+        return;
+      }
+    }
+  }
+
+  /** Shows what happens until `deadlineMs`. Returns the last status before it. */
+  private async until(deadlineMs: number): Promise<PrimaryStatus> {
+    const { lab, screen, client } = this;
+    let status = await lab.primary.control.order<PrimaryStatus>("status");
+    while (performance.now() < deadlineMs) {
+      const backup = await lab.backup.control.order<BackupStatus>("status");
+      screen.show({
+        phase: status.phase,
+        backupPhase: backup.phase,
+        epoch: status.acked ?? 0,
+        pauseMs: status.pauseMs.last,
+        pauseMedianMs: status.pauseMs.p50,
+        checkpointsPerSecond: status.checkpointsPerSecond,
+        dirtyPages: status.dirtyPages.last,
+        heldBytes: status.heldBytes,
+        clientRate: client.progress?.rate ?? 0,
+        clientAcked: client.progress?.acked ?? 0,
+        ramChecks: this.ramChecks,
+        ramMismatches: this.ramMismatches,
+      });
+      await new Promise((next) =>
+        setTimeout(next, Math.min(200, Math.max(0, deadlineMs - performance.now()))),
+      );
+      status = await lab.primary.control.order<PrimaryStatus>("status");
+    }
+    return status;
+  }
+
+  private report(
+    status: PrimaryStatus,
+    { failover }: BackupStatus,
+    summary: ClientSummary,
+    kill: { atMs: number; atSeconds: number },
+  ): DemoReport {
+    const { p50, p95, p99, max } = status.pauseMs;
+    const dirty = status.dirtyPages;
+    const detectedAtMs = failover?.detectedAtMs ?? Number.NaN;
+    const { connections, resets, requests, acked, lost, wentBack, longestGapMs } = summary;
+    return {
+      checkpoints: status.checkpoints,
+      checkpointsPerSecond: status.checkpointsPerSecond,
+      pauseMs: { p50, p95, p99, max },
+      dirtyPages: { p50: dirty.p50, p95: dirty.p95, max: dirty.max },
+      bytesOnWire: status.bytesOnWire,
+      ramChecks: this.ramChecks,
+      ramMismatches: this.ramMismatches,
+      failover: {
+        detectMs: detectedAtMs - kill.atMs,
+        resumeMs: (failover?.runningAtMs ?? Number.NaN) - detectedAtMs,
+        outageMs: outageOf(summary, kill.atMs),
+      },
+      client: { connections, resets, requests, acked, lost, wentBack, longestGapMs },
+      accelerator: status.accelerator,
+      qemuVersion: status.qemuVersion,
+      kill: { kind: this.options.kill, atSeconds: kill.atSeconds, seed: this.options.seed },
+      load: this.options.load,
+      intervalMs: this.options.intervalMs,
+    };
+  }
+}
+
+/** From the kill to the client's next answer, when the longest gap is the one around the kill; else not known. */
+function outageOf(summary: ClientSummary, killedAtMs: number): number {
+  // CLOCK_MONOTONIC of this process, to compare with the client's.
+  const monotonicNowMs = Number(process.hrtime.bigint()) / 1e6;
+  const wallNowMs = performance.timeOrigin + performance.now();
+  const killed = killedAtMs - wallNowMs + monotonicNowMs;
+  const began = Number(summary.longestGapBeganNs) / 1e6;
+  const ended = Number(summary.longestGapEndedNs) / 1e6;
+  return began <= killed && killed <= ended ? ended - killed : Number.NaN;
+}
+
+/** A number in [0, 1) from a seed (mulberry32, one step). */
+export function random(seed: number): number {
+  let t = (seed + 0x6d2b79f5) | 0;
+  t = Math.imul(t ^ (t >>> 15), t | 1);
+  t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+  return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+}
+
+/** Whether nothing went wrong. */
+export function succeeded({ client, ramMismatches, failover }: DemoReport): boolean {
+  return (
+    client.connections === 1 &&
+    client.resets === 0 &&
+    client.lost === 0 &&
+    client.wentBack === 0 &&
+    ramMismatches === 0 &&
+    Number.isFinite(failover.resumeMs)
+  );
+}

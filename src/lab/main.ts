@@ -1,0 +1,85 @@
+/** `npm start`: the demo and its options. */
+import { Command, InvalidArgumentError, Option } from "commander";
+import { type DemoOptions, type DemoReport, runDemo, succeeded } from "./demo.ts";
+import type { Lab } from "./lab.ts";
+import { acquirePrivilege } from "./rootless.ts";
+
+const kills = ["power", "qemu", "guardian", "link"];
+
+function wholeNumber(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!Number.isInteger(value) || value < least || value > most)
+      throw new InvalidArgumentError(`must be a whole number from ${least} to ${most}`);
+    return value;
+  };
+}
+
+const program = new Command("npm start --").description(
+  "Boots a VM on host A, protects it, kills host A, and lets the VM go on on host B under the eyes of a TCP client.",
+);
+program
+  .command("demo", { isDefault: true })
+  .option("--interval <ms>", "from one checkpoint to the next", wholeNumber(1, 10_000), 25)
+  .option(
+    "--seconds <n>",
+    "how long the VM is protected, at most, before host A is killed",
+    wholeNumber(1, 3600),
+    30,
+  )
+  .addOption(new Option("--load <kind>", "what the guest does").choices(["idle", "busy"]).default("idle"))
+  .option("--seed <n>", "chooses the instant of the kill", wholeNumber(0, 2 ** 31), Date.now() % 1000)
+  .addOption(new Option("--kill <kind>", "how host A fails").choices(kills).default("power"))
+  .option("--json <file>", "write the figures to this file")
+  .option("--no-ram-checks", "do not hold the VM now and then to compare its RAM (for timing)")
+  .action(async (given) => {
+    const options: DemoOptions = { ...given, intervalMs: given.interval };
+    process.exitCode = await demo(options);
+  });
+
+async function demo(options: DemoOptions): Promise<number> {
+  let lab: Lab | undefined;
+  const stop = async (): Promise<void> => {
+    await lab?.destroy();
+    process.stdout.write("\nstopped; everything is cleaned up\n");
+    process.exit(130);
+  };
+  process.once("SIGINT", stop);
+  process.once("SIGTERM", stop);
+  const report = await runDemo(options, (made) => {
+    lab = made;
+  });
+  process.stdout.write(summaryOf(report));
+  return succeeded(report) ? 0 : 1;
+}
+
+function summaryOf(report: DemoReport): string {
+  const { client, failover, pauseMs, dirtyPages, kill } = report;
+  const ms = (value: number) => (Number.isFinite(value) ? `${value.toFixed(0)} ms` : "not known");
+  const lines = [
+    "",
+    succeeded(report) ? "The VM outlived its host." : "Something went wrong; see the figures.",
+    `  killed        ${kill.kind}, ${kill.atSeconds.toFixed(1)} s after protection began (seed ${kill.seed})`,
+    `  failover      noticed after ${ms(failover.detectMs)}, guest ran ${ms(failover.resumeMs)} later; client's outage ${ms(failover.outageMs)}`,
+    `  client        ${client.connections} connection, ${client.resets} resets, ${client.acked} answers, ${client.lost} lost, ${client.wentBack} went back, longest gap ${ms(client.longestGapMs)}`,
+    `  checkpoints   ${report.checkpoints}, ${report.checkpointsPerSecond.toFixed(1)} a second, ${(report.bytesOnWire / 2 ** 20).toFixed(0)} MiB on the wire`,
+    `  pause         median ${pauseMs.p50.toFixed(1)} ms, p95 ${pauseMs.p95.toFixed(1)} ms, p99 ${pauseMs.p99.toFixed(1)} ms, max ${pauseMs.max.toFixed(1)} ms`,
+    `  dirty pages   median ${dirtyPages.p50}, p95 ${dirtyPages.p95}, max ${dirtyPages.max}`,
+    `  RAM           compared byte for byte ${report.ramChecks} times, ${report.ramMismatches} differences`,
+    ...(kill.kind === "link"
+      ? [
+          "  note          only the link was cut: without a witness both copies run now. That is what the witness is for.",
+        ]
+      : []),
+    "",
+  ];
+  return `${lines.join("\n")}\n`;
+}
+
+const privilege = await acquirePrivilege();
+if (privilege.kind === "ranInside") process.exit(privilege.status);
+if (privilege.kind === "refused") {
+  process.stderr.write(`${privilege.why}\n`);
+  process.exit(1);
+}
+await program.parseAsync();
