@@ -1,0 +1,465 @@
+// A small world for the two cores: a VM with numbered frames, a capture thread, a FIFO link that may be cut anywhere, a committer, and an
+// arbiter that grants one side. Every action that could happen now is in `actions()`; whoever plays picks one after the other.
+// The world checks the invariants itself, against what it knows and not against what the cores believe.
+
+import assert from "node:assert/strict";
+import { type BackupEvent, type BackupState, startBackup, stepBackup } from "../../src/core/backup.ts";
+import { type PrimaryEvent, type PrimaryState, startPrimary, stepPrimary } from "../../src/core/primary.ts";
+import { HeldOutput } from "../../src/net/held-output.ts";
+
+const SETTINGS = { intervalMs: 5, maxInFlight: 3, stagingBytes: 100 };
+const FRAME_BYTES = 10;
+
+type ToBackup =
+  | { readonly type: "part"; readonly epoch: number }
+  | { readonly type: "end"; readonly epoch: number }
+  | { readonly type: "goodbye" }
+  | { readonly type: "session" };
+type ToPrimary =
+  | { readonly type: "ack"; readonly epoch: number }
+  | { readonly type: "welcome" }
+  | { readonly type: "goodbye-ok" }
+  | { readonly type: "takeover" };
+
+interface Link {
+  readonly toBackup: ToBackup[];
+  readonly toPrimary: ToPrimary[];
+  /** Nothing new gets in. What is under way may still arrive, until the receiver sees the end. */
+  cut: boolean;
+  primaryUses: boolean;
+  backupUses: boolean;
+}
+
+export class World {
+  primary: PrimaryState = startPrimary(1);
+  backup: BackupState = startBackup(1);
+  primaryAlive = true;
+  backupAlive = true;
+  /** Things done to the world that are failures in the sense of I4. */
+  faults = 0;
+  releasedFrames = 0;
+  readonly log: string[] = [];
+
+  private now = 0;
+  private link: Link | undefined;
+  private sessionGeneration = 0;
+  // The VM and its capture at the primary.
+  private vmEpoch = 0;
+  private capture: "none" | "first-pass" | "paused" | "running" | "requested" | "busy" | "held" | "broken" =
+    "none";
+  private wantsHold = false;
+  private ending = false;
+  private vmKilled = false;
+  private held: HeldOutput | undefined;
+  private heldEpochs: number[] = [];
+  private freed = false;
+  // The backup's side.
+  private partOf: number | undefined;
+  private ackedBySession = -1;
+  private imagesAt = -1;
+  private commits: number[] = [];
+  private standbyStarts = false;
+  // The arbiter.
+  private arbiterGeneration = 1;
+  private readonly winners = new Map<number, "primary" | "backup">();
+  private primaryAsks: number | undefined;
+  private backupAsks: number | undefined;
+
+  /** Everything that could happen now. `faults`: also what must not happen on its own. */
+  actions(faults: boolean): [string, () => void][] {
+    const all: [string, () => void][] = [];
+    if (this.primaryAlive && !this.vmKilled) this.primaryActions(all, faults);
+    this.linkActions(all);
+    if (this.backupAlive) this.backupActions(all);
+    if (faults) this.faultActions(all);
+    return all;
+  }
+
+  /** Carries an action out and looks at what must hold at all times. */
+  take([name, act]: readonly [string, () => void]): void {
+    this.log.push(name);
+    this.now += 3;
+    act();
+    if (this.backup.phase === "running")
+      assert.equal(
+        this.winners.get(this.sessionGeneration),
+        "backup",
+        "I3: the standby runs without the arbiter's word",
+      );
+  }
+
+  /** Lets everything come to rest without new faults, orders and epochs; then says who runs the VM. */
+  settle(): { primaryRuns: boolean; backupRuns: boolean } {
+    for (let steps = 0; ; steps++) {
+      assert.ok(steps < 1000, "the world does not come to rest");
+      const quiet = /^(emit|tick|request|protect|stop|hold|first-pass|begin)/;
+      const next = this.actions(false).find(([name]) => !quiet.test(name));
+      if (next === undefined) break;
+      this.take(next);
+    }
+    return {
+      primaryRuns: this.primaryAlive && !this.vmKilled,
+      backupRuns: this.backupAlive && this.backup.phase === "running",
+    };
+  }
+
+  get outputIsHeld(): boolean {
+    return this.held !== undefined && !this.freed;
+  }
+
+  get vmIsPaused(): boolean {
+    return ["paused", "busy", "held"].includes(this.capture);
+  }
+
+  // What may happen
+
+  private primaryActions(all: [string, () => void][], faults: boolean): void {
+    const { capture } = this;
+    const order = (type: "protect-asked" | "stop-asked") => () => this.feedPrimary({ type });
+    all.push(["tick", () => this.feedPrimary({ type: "tick" })]);
+    if (this.primary.phase === "unprotected" && !this.ending) all.push(["protect", order("protect-asked")]);
+    if (this.primary.phase !== "unprotected") all.push(["stop", order("stop-asked")]);
+    if (this.primary.phase === "protected")
+      all.push(["hold", () => this.feedPrimary({ type: "hold-asked", atEpoch: 0 })]);
+    if (capture === "held" && this.primary.phase === "protected")
+      all.push(["proceed", () => this.feedPrimary({ type: "proceed-asked" })]);
+    if (this.primary.phase === "connecting" && this.link === undefined)
+      all.push(["connect", () => this.connect()]);
+    if (!this.vmIsPaused && capture !== "broken") all.push(["emit", () => this.emit()]);
+    if (this.ending) all.push(["capture-ended", () => this.endCapture()]);
+    else if (capture === "first-pass") all.push(["first-pass", () => this.firstPass()]);
+    else if (capture === "running") all.push(["request", () => this.request()]);
+    else if (capture === "busy") all.push(["captured", () => this.captured()]);
+    if (faults && !this.ending && ["first-pass", "running", "requested", "busy"].includes(capture))
+      all.push(["capture-fails", () => this.captureFails()]);
+    if (this.primaryAsks !== undefined) all.push(["verdict-primary", () => this.verdict("primary")]);
+  }
+
+  private linkActions(all: [string, () => void][]): void {
+    const { link } = this;
+    if (link === undefined) return;
+    if (link.backupUses && this.backupAlive) {
+      if (link.toBackup.length > 0) all.push(["to-backup", () => this.deliverToBackup(link)]);
+      if (link.cut || !link.primaryUses) all.push(["backup-sees-end", () => this.seeEnd(link, "backup")]);
+    }
+    if (link.primaryUses && this.primaryAlive) {
+      if (link.toPrimary.length > 0) all.push(["to-primary", () => this.deliverToPrimary(link)]);
+      if (link.cut || !link.backupUses) all.push(["primary-sees-end", () => this.seeEnd(link, "primary")]);
+    }
+    if (!(link.primaryUses && this.primaryAlive) && !(link.backupUses && this.backupAlive))
+      this.link = undefined;
+  }
+
+  private backupActions(all: [string, () => void][]): void {
+    if (this.commits.length > 0) all.push(["commit", () => this.commit()]);
+    if (this.backupAsks !== undefined) all.push(["verdict-backup", () => this.verdict("backup")]);
+    if (this.standbyStarts)
+      all.push([
+        "standby-runs",
+        () => {
+          this.standbyStarts = false;
+          this.feedBackup({ type: "standby-runs" });
+        },
+      ]);
+  }
+
+  private faultActions(all: [string, () => void][]): void {
+    const fault = (name: string, act: () => void) =>
+      all.push([
+        name,
+        () => {
+          this.faults++;
+          act();
+        },
+      ]);
+    const { link } = this;
+    if (link !== undefined && !link.cut) {
+      fault("cut", () => {
+        link.cut = true;
+      });
+      // The peer only seems silent: the link lives on.
+      if (link.backupUses && this.backupAlive)
+        fault("backup-suspects", () => this.feedBackup({ type: "primary-lost", reason: "silent" }));
+      if (["syncing", "protected", "leaving"].includes(this.primary.phase) && this.primaryAlive)
+        fault("primary-suspects", () => this.feedPrimary({ type: "link-lost", reason: "silent" }));
+    }
+    if (this.primaryAlive && this.backupAlive) {
+      fault("primary-dies", () => {
+        this.primaryAlive = false;
+        if (link !== undefined) link.primaryUses = false;
+      });
+      fault("backup-dies", () => {
+        this.backupAlive = false;
+        if (link !== undefined) link.backupUses = false;
+      });
+    }
+  }
+
+  // The VM, its output and its capture
+
+  private emit(): void {
+    if (this.held === undefined || this.freed) {
+      this.leavesHost(this.vmEpoch);
+      return;
+    }
+    const free = this.held.take(this.vmEpoch, new Uint8Array(FRAME_BYTES), 1);
+    if (free === undefined) this.heldEpochs.push(this.vmEpoch);
+    else this.leavesHost(this.vmEpoch);
+  }
+
+  /** A frame of `epoch` is seen by the world. */
+  private leavesHost(epoch: number): void {
+    this.releasedFrames++;
+    const disarmed = ["waiting", "filling", "stood-down"].includes(this.backup.phase);
+    const oursAlone = this.winners.get(this.sessionGeneration) === "primary";
+    if (disarmed || oursAlone) return;
+    assert.ok(
+      epoch <= this.ackedBySession,
+      `I1: output of epoch ${epoch} left, the backup holds ${this.ackedBySession}`,
+    );
+  }
+
+  private release(upTo: number): void {
+    for (const _ of this.held!.release(upTo)) this.leavesHost(this.heldEpochs.shift()!);
+  }
+
+  private request(): void {
+    this.capture = "requested";
+    this.feedPrimary({ type: "requested" });
+  }
+
+  private firstPass(): void {
+    this.capture = "paused";
+    this.toBackup({ type: "part", epoch: 0 });
+    this.toBackup({ type: "end", epoch: 0 });
+    this.feedPrimary({ type: "first-pass-done" });
+  }
+
+  private captured(): void {
+    const epoch = this.vmEpoch++;
+    this.capture = this.wantsHold ? "held" : "running";
+    this.toBackup({ type: "part", epoch });
+    this.toBackup({ type: "end", epoch });
+    this.feedPrimary({ type: "captured", epoch, bytes: 20 });
+  }
+
+  private captureFails(): void {
+    this.capture = "broken";
+    this.feedPrimary({ type: "capture-failed", reason: "a fault" });
+  }
+
+  private endCapture(): void {
+    if (this.held !== undefined)
+      assert.equal(this.heldEpochs.length, 0, "output was lost when protection ended");
+    this.ending = false;
+    this.capture = "none";
+    this.held = undefined;
+    this.freed = false;
+    this.feedPrimary({ type: "capture-ended" });
+  }
+
+  // The link
+
+  private connect(): void {
+    if (
+      !this.backupAlive ||
+      this.backup.phase !== "waiting" ||
+      this.backup.generation > this.primary.generation
+    ) {
+      this.feedPrimary({ type: "link-lost", reason: "nobody there" });
+      return;
+    }
+    this.link = {
+      toBackup: [{ type: "session" }],
+      toPrimary: [],
+      cut: false,
+      primaryUses: true,
+      backupUses: true,
+    };
+  }
+
+  private toBackup(message: ToBackup): void {
+    if (this.link?.primaryUses && !this.link.cut) this.link.toBackup.push(message);
+  }
+
+  private toPrimary(message: ToPrimary): void {
+    if (this.link?.backupUses && !this.link.cut) this.link.toPrimary.push(message);
+  }
+
+  private deliverToBackup(link: Link): void {
+    const message = link.toBackup.shift()!;
+    const { phase } = this.backup;
+    if (message.type === "session") {
+      this.sessionGeneration = this.primary.generation;
+      this.ackedBySession = -1;
+      this.imagesAt = -1;
+      this.partOf = undefined;
+      this.feedBackup({ type: "session-opened", generation: this.primary.generation });
+      this.toPrimary({ type: "welcome" });
+      return;
+    }
+    if (message.type === "end" && this.primaryAlive && link.primaryUses)
+      this.feedPrimary({ type: "sent", epoch: message.epoch });
+    // As the guardian does: who has turned away from a primary takes nothing of it any more.
+    if (phase !== "filling" && phase !== "armed") return;
+    if (message.type === "goodbye") {
+      this.feedBackup({ type: "goodbye" });
+    } else if (message.type === "part") {
+      this.partOf = message.epoch;
+    } else {
+      assert.equal(this.partOf, message.epoch, "I2: the end of a checkpoint of which no part has come");
+      this.partOf = undefined;
+      this.feedBackup({ type: "checkpoint-whole", epoch: message.epoch });
+    }
+  }
+
+  private deliverToPrimary(link: Link): void {
+    const message = link.toPrimary.shift()!;
+    if (message.type === "welcome") this.feedPrimary({ type: "link-up" });
+    else if (message.type === "ack") this.feedPrimary({ type: "acked", epoch: message.epoch });
+    else if (message.type === "goodbye-ok") this.feedPrimary({ type: "goodbye-ok" });
+    else this.feedPrimary({ type: "takeover", generation: this.backup.generation });
+  }
+
+  private seeEnd(link: Link, who: "primary" | "backup"): void {
+    if (who === "backup") {
+      link.backupUses = false;
+      this.feedBackup({ type: "primary-lost", reason: "closed" });
+    } else {
+      link.primaryUses = false;
+      this.feedPrimary({ type: "link-lost", reason: "closed" });
+    }
+  }
+
+  // The backup and the arbiter
+
+  private commit(): void {
+    const epoch = this.commits.shift()!;
+    assert.equal(epoch, this.imagesAt + 1, "I2: the images move by one whole checkpoint at a time");
+    this.imagesAt = epoch;
+    this.feedBackup({ type: "committed", epoch });
+  }
+
+  private verdict(who: "primary" | "backup"): void {
+    const asked = (who === "primary" ? this.primaryAsks : this.backupAsks)!;
+    const granted = asked === this.arbiterGeneration;
+    if (granted) this.winners.set(this.arbiterGeneration++, who);
+    const verdict = { type: "verdict", granted, generation: this.arbiterGeneration } as const;
+    if (who === "primary") {
+      this.primaryAsks = undefined;
+      this.feedPrimary(verdict);
+    } else {
+      this.backupAsks = undefined;
+      this.feedBackup(verdict);
+    }
+  }
+
+  private feedPrimary(event: PrimaryEvent): void {
+    const { state, effects } = stepPrimary(this.primary, event, this.now, SETTINGS);
+    this.primary = state;
+    for (const effect of effects)
+      switch (effect.type) {
+        case "start-capture":
+          assert.equal(this.capture, "none");
+          this.capture = "first-pass";
+          this.vmEpoch = 0;
+          break;
+        case "begin-epochs":
+          assert.equal(this.capture, "paused");
+          this.held = new HeldOutput(1 << 20, 0);
+          this.heldEpochs = [];
+          this.vmEpoch = 1;
+          this.capture = "running";
+          break;
+        case "capture":
+          assert.equal(this.capture, "requested", "a checkpoint was ordered that QEMU has not requested");
+          assert.equal(effect.epoch, this.vmEpoch);
+          assert.ok(effect.epoch - 1 - this.ackedBySession <= SETTINGS.maxInFlight, "I6: too many in flight");
+          this.capture = "busy";
+          this.wantsHold = effect.hold;
+          break;
+        case "proceed":
+          assert.equal(this.capture, "held");
+          this.capture = "running";
+          break;
+        case "release":
+          assert.ok(effect.upTo <= this.ackedBySession, "I1: released before the backup's ack");
+          this.release(effect.upTo);
+          break;
+        case "release-all":
+          this.assertMayFree();
+          this.release(Number.POSITIVE_INFINITY);
+          this.freed = true;
+          break;
+        case "end-capture":
+          this.ending = true;
+          break;
+        case "send-goodbye":
+          this.toBackup({ type: "goodbye" });
+          break;
+        case "close-link":
+          if (this.link !== undefined) this.link.primaryUses = false;
+          break;
+        case "ask-arbiter":
+          this.primaryAsks = effect.generation;
+          break;
+        case "kill-vm":
+          this.vmKilled = true;
+          break;
+      }
+  }
+
+  private assertMayFree(): void {
+    const disarmed = ["waiting", "filling", "stood-down"].includes(this.backup.phase);
+    assert.ok(
+      disarmed || this.winners.get(this.sessionGeneration) === "primary",
+      `I3: all output was set free while the backup, ${this.backup.phase}, could take over`,
+    );
+  }
+
+  private feedBackup(event: BackupEvent): void {
+    const { state, effects } = stepBackup(this.backup, event);
+    this.backup = state;
+    for (const effect of effects)
+      switch (effect.type) {
+        case "ack":
+          assert.equal(effect.epoch, this.ackedBySession + 1);
+          this.ackedBySession = effect.epoch;
+          this.toPrimary({ type: "ack", epoch: effect.epoch });
+          break;
+        case "commit":
+          assert.ok(effect.epoch <= this.ackedBySession, "I2: a commit ahead of its ack");
+          this.commits.push(effect.epoch);
+          break;
+        case "drop-incomplete":
+          this.partOf = undefined;
+          break;
+        case "forget":
+          this.commits = [];
+          this.partOf = undefined;
+          this.imagesAt = -1;
+          break;
+        case "goodbye-ok":
+          this.toPrimary({ type: "goodbye-ok" });
+          break;
+        case "close-link":
+          if (this.link !== undefined) this.link.backupUses = false;
+          break;
+        case "ask-arbiter":
+          assert.equal(this.partOf, undefined, "I2: an incomplete checkpoint was kept");
+          this.backupAsks = effect.generation;
+          break;
+        case "takeover":
+          this.toPrimary({ type: "takeover" });
+          if (this.link !== undefined) this.link.backupUses = false;
+          break;
+        case "run-standby":
+          assert.equal(this.winners.get(this.sessionGeneration), "backup", "I3: no word from the arbiter");
+          assert.equal(effect.epoch, this.ackedBySession, "I2: not the last acknowledged checkpoint");
+          assert.equal(this.imagesAt, effect.epoch, "I2: the standby would run what is not in the images");
+          assert.equal(this.standbyStarts, false);
+          this.standbyStarts = true;
+          break;
+      }
+  }
+}
