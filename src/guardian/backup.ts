@@ -30,6 +30,7 @@ import { Committer } from "./committer.ts";
 import type { GuardianConfig } from "./config.ts";
 import { ControlSocket } from "./control.ts";
 import type { Log } from "./log.ts";
+import { Stalls } from "./stalls.ts";
 import { type Ground, heed, machineOf, prepareGround, startQemu } from "./vm-process.ts";
 
 const MIB = 1 << 20;
@@ -46,6 +47,7 @@ export class BackupGuardian {
   /** Settles when the standby's process is gone, with the exit status of the guardian. */
   readonly done: Promise<number>;
   private readonly finish: (status: number) => void;
+  private readonly stalls = new Stalls();
   private readonly config: BackupConfig;
   private readonly log: Log;
   private readonly arbiter: Arbiter;
@@ -81,7 +83,9 @@ export class BackupGuardian {
     this.qemu = parts.qemu;
     this.machine = machineOf(config, parts.ground, parts.qemu);
     this.images = parts.images;
-    this.taps = new StandbyTaps(config.vm.nics, (text) => log.warn(text));
+    this.taps = new StandbyTaps(config.vm.nics, join(config.runDirectory, "bridges.json"), (text) =>
+      log.warn(text),
+    );
     this.committer = new Committer(parts.images, (epoch) => this.feed({ type: "committed", epoch }));
     void this.qemu.exited.then((how) => this.standbyGone(how));
   }
@@ -146,6 +150,7 @@ export class BackupGuardian {
       qemuPid: this.qemu.pid,
       ramImage: this.images.path,
       waitingBytes: this.committer.waitingBytes,
+      longestStallMs: this.stalls.longestMs,
       failover: this.failover,
       ...this.state,
     };
@@ -165,7 +170,7 @@ export class BackupGuardian {
     this.control?.close();
     this.connection?.destroy("the standby is gone");
     this.images.discard();
-    await this.taps.open();
+    await this.taps.restore();
     this.finish(this.quitting ? 0 : 1);
   }
 

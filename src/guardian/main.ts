@@ -1,4 +1,5 @@
 /** `node src/guardian/main.ts CONFIG`: one guardian, in the role that its configuration names. */
+import { readdirSync } from "node:fs";
 import { setPriority } from "node:os";
 import { guardianNice } from "../hypervisor/qemu/process.ts";
 import { AssumeNoPartition } from "../witness/assume-no-partition.ts";
@@ -30,10 +31,13 @@ async function main(path: string | undefined): Promise<number> {
   }
 }
 
-/** On a busy host a guardian must still beat in time. What it starts (QEMU) goes back to the priority that we had. */
+/**
+ * On a busy host a guardian must still beat in time, so all its threads are raised: V8's own, for which the main thread waits when
+ * memory is collected, and with them those that are started later. What it starts (QEMU) goes back to the priority that we had.
+ */
 function raisePriority(log: Log): void {
   try {
-    setPriority(guardianNice);
+    for (const thread of readdirSync("/proc/self/task")) setPriority(Number(thread), guardianNice);
   } catch {
     log.warn(
       "this guardian runs at ordinary priority (no right to raise it); a busy host may be taken for a dead one",

@@ -28,6 +28,7 @@ import type { Log } from "./log.ts";
 import { PrimaryStatistics } from "./primary-statistics.ts";
 import { Protection } from "./protection.ts";
 import { Shipping } from "./shipping.ts";
+import { Stalls } from "./stalls.ts";
 import { type Ground, heed, machineOf, prepareGround, startQemu } from "./vm-process.ts";
 
 const MIB = 1 << 20;
@@ -40,6 +41,7 @@ export class PrimaryGuardian {
   /** Settles when the VM is gone, with the exit status of the guardian. */
   readonly done: Promise<number>;
   private readonly finish: (status: number) => void;
+  private readonly stalls = new Stalls();
   private readonly config: PrimaryConfig;
   private readonly log: Log;
   private readonly arbiter: Arbiter;
@@ -112,6 +114,7 @@ export class PrimaryGuardian {
       ramBlock: ramBlockName,
       ...state,
       heldBytes: protection?.heldBytes ?? 0,
+      longestStallMs: this.stalls.longestMs,
       droppedFrames: protection?.droppedFrames ?? 0,
       stagingBytes: protection?.staging.takenBytes ?? 0,
       ...this.statistics.summary(this.shipping?.bytesOnWire ?? 0),
@@ -256,10 +259,22 @@ export class PrimaryGuardian {
         this.requested();
         return;
       case "ended":
-        if (!this.tearingDown)
-          this.feed({ type: "capture-failed", reason: report.error ?? "QEMU closed the stream" });
+        if (!this.tearingDown) void this.captureFailed(report.error ?? "QEMU closed the stream");
         return;
     }
+  }
+
+  /**
+   * Capture or output hold has failed. If that is because QEMU died, the backup must take over, so it must not be told goodbye: only
+   * a QEMU that still answers makes this an end of protection (I5) rather than of the VM (I4).
+   */
+  private async captureFailed(reason: string): Promise<void> {
+    try {
+      await this.qemu.qmp.execute("query-status");
+    } catch {
+      return; // vmGone follows
+    }
+    this.feed({ type: "capture-failed", reason });
   }
 
   /** QEMU aborts when a checkpoint stops a VM that is not running, so a request waits for that. */
@@ -298,9 +313,7 @@ export class PrimaryGuardian {
         this.startCapture();
         return;
       case "begin-epochs":
-        this.protection!.beginEpochs().catch((error: Error) =>
-          this.feed({ type: "capture-failed", reason: error.message }),
-        );
+        this.protection!.beginEpochs().catch((error: Error) => this.captureFailed(error.message));
         return;
       case "capture":
         this.protection!.captureCheckpoint(effect.hold);
@@ -400,7 +413,7 @@ export class PrimaryGuardian {
       stagingBytes: this.settings.stagingBytes,
       heldBytes: config.limits.heldMiB * MIB,
       onReport: (report) => this.fromCapture(report, protection),
-      onFailed: (reason) => this.feed({ type: "capture-failed", reason }),
+      onFailed: (reason) => void this.captureFailed(reason),
     });
     this.tearingDown = false;
     this.requestWaits = false;
@@ -409,7 +422,7 @@ export class PrimaryGuardian {
       this.feed({ type: "sent", epoch }),
     );
     this.statistics.reset(0);
-    protection.start().catch((error: Error) => this.feed({ type: "capture-failed", reason: error.message }));
+    protection.start().catch((error: Error) => this.captureFailed(error.message));
   }
 
   private async endCapture(): Promise<void> {

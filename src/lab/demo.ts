@@ -160,7 +160,13 @@ class ProtectedRun {
   /** Shows what happens until `deadlineMs`. Returns the last status before it. */
   private async until(deadlineMs: number): Promise<PrimaryStatus> {
     const { lab, screen, client } = this;
-    let status = await lab.primary.control.order<PrimaryStatus>("status");
+    const ask = async (): Promise<PrimaryStatus> => {
+      const now = await lab.primary.control.order<PrimaryStatus>("status").catch(() => undefined);
+      if (now?.phase !== "protected")
+        throw new Error("protection ended before host A was killed; see the events above");
+      return now;
+    };
+    let status = await ask();
     while (performance.now() < deadlineMs) {
       const backup = await lab.backup.control.order<BackupStatus>("status");
       screen.show({
@@ -180,7 +186,7 @@ class ProtectedRun {
       await new Promise((next) =>
         setTimeout(next, Math.min(200, Math.max(0, deadlineMs - performance.now()))),
       );
-      status = await lab.primary.control.order<PrimaryStatus>("status");
+      status = await ask();
     }
     return status;
   }

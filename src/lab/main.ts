@@ -82,4 +82,9 @@ if (privilege.kind === "refused") {
   process.stderr.write(`${privilege.why}\n`);
   process.exit(1);
 }
-await program.parseAsync();
+try {
+  await program.parseAsync();
+} catch (error) {
+  process.stderr.write(`${(error as Error).message}\n`);
+  process.exitCode = 1;
+}

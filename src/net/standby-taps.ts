@@ -1,11 +1,16 @@
 /**
- * The taps of a VM that does not run here yet. They are kept down while it is a standby: nobody reads them, and a queue full of
- * last week's broadcasts would have no room for what a client sends at failover.
+ * The taps of a VM that does not run here yet. While it is a standby they are taken out of their bridge: nobody reads them, and a queue
+ * full of last week's broadcasts would have no room for what a client sends at failover.
  *
- * When the primary goes silent they are opened a little before anything is decided, so that what clients send again in the meantime waits
- * here for the guest instead of being lost: TCP would try the next time only after twice as long.
+ * When the primary goes silent they are put back a little before anything is decided, so that what clients send again in the meantime
+ * waits here for the guest instead of being lost: TCP would try the next time only after twice as long. The taps stay up throughout:
+ * a device that comes up may take the kernel a second to carry frames.
  */
 import { execFile } from "node:child_process";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { promisify } from "node:util";
+
+const run = promisify(execFile);
 
 export interface StandbyNic {
   readonly mac: string;
@@ -14,45 +19,81 @@ export interface StandbyNic {
 
 export class StandbyTaps {
   private readonly nics: readonly StandbyNic[];
+  private readonly noteFile: string;
   private readonly warn: (text: string) => void;
-  private wanted: "parked" | "open" = "open";
+  private readonly bridges = new Map<string, string>();
+  private parked = false;
   private working: Promise<void> = Promise.resolve();
 
-  constructor(nics: readonly StandbyNic[], warn: (text: string) => void) {
+  /** @param noteFile remembers the bridges, so that a guardian that was killed does not leave the taps without */
+  constructor(nics: readonly StandbyNic[], noteFile: string, warn: (text: string) => void) {
     this.nics = nics;
+    this.noteFile = noteFile;
     this.warn = warn;
   }
 
-  /** Down: frames for the guest are dropped at once. */
+  /** Takes the taps out of their bridges. A tap that is in none is left alone. */
   park(): Promise<void> {
-    return this.become("parked", ({ tap }) => `ip link set dev '${tap}' down`);
+    return this.after(async () => {
+      if (this.parked) return;
+      this.parked = true;
+      await this.findBridges();
+      await this.sh(({ tap }) => `ip link set dev '${tap}' nomaster`);
+    });
   }
 
   /**
-   * Up, and this host's bridge knows that the guest is behind the tap: it has learnt the guest's address on its uplink, from where
-   * frames for it come, and would drop them. Resolves when that is done; what cannot be done is logged, and costs time only.
+   * Puts the taps back, and tells the bridge that the guest is behind them: it has learnt the guest's address on its uplink, from
+   * where frames for it come, and would drop them. What cannot be done is logged, and costs time only.
    */
   open(): Promise<void> {
-    return this.become(
-      "open",
-      ({ mac, tap }) =>
-        `ip link set dev '${tap}' up && bridge fdb replace ${mac} dev '${tap}' master dynamic`,
-    );
+    return this.after(async () => {
+      if (!this.parked) return;
+      this.parked = false;
+      await this.sh(
+        ({ mac, tap }, bridge) =>
+          `ip link set dev '${tap}' master '${bridge}' && bridge fdb replace ${mac} dev '${tap}' master dynamic`,
+      );
+    });
   }
 
-  private become(wanted: "parked" | "open", command: (nic: StandbyNic) => string): Promise<void> {
-    if (this.wanted === wanted) return this.working;
-    this.wanted = wanted;
-    const script = this.nics.map(command).join("; ");
-    this.working = this.working.then(
-      () =>
-        new Promise((resolve) => {
-          execFile("sh", ["-c", script], (_error, _stdout, stderr) => {
-            if (stderr.trim() !== "") this.warn(`taps of the standby: ${stderr.trim()}`);
-            resolve();
-          });
-        }),
-    );
+  /** The taps are as we found them; the note is not needed any more. */
+  async restore(): Promise<void> {
+    await this.open();
+    rmSync(this.noteFile, { force: true });
+  }
+
+  private after(step: () => Promise<void>): Promise<void> {
+    this.working = this.working
+      .then(step)
+      .catch((error: Error) => this.warn(`taps of the standby: ${error.message}`));
     return this.working;
+  }
+
+  private async findBridges(): Promise<void> {
+    const { stdout } = await run("ip", ["-j", "link", "show"]);
+    const links = JSON.parse(stdout) as { ifname: string; master?: string }[];
+    const noted = this.note();
+    for (const { tap } of this.nics) {
+      const bridge = links.find(({ ifname }) => ifname === tap)?.master ?? noted[tap];
+      if (bridge !== undefined) this.bridges.set(tap, bridge);
+    }
+    writeFileSync(this.noteFile, JSON.stringify(Object.fromEntries(this.bridges)));
+  }
+
+  private note(): Record<string, string> {
+    try {
+      return JSON.parse(readFileSync(this.noteFile, "utf8")) as Record<string, string>;
+    } catch {
+      return {};
+    }
+  }
+
+  private async sh(command: (nic: StandbyNic, bridge: string) => string): Promise<void> {
+    const commands = this.nics.flatMap((nic) => {
+      const bridge = this.bridges.get(nic.tap);
+      return bridge === undefined ? [] : [command(nic, bridge)];
+    });
+    if (commands.length > 0) await run("sh", ["-c", commands.join("; ")]);
   }
 }

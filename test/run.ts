@@ -1,0 +1,59 @@
+/**
+ * `npm test`: first what takes seconds (format and lint, types, layers, dead code), then the unit tests side by side, then the end-to-end
+ * tests one after the other, since each of them has the machine to itself.
+ *
+ *   node test/run.ts [--checks | --unit | --e2e]
+ */
+import { spawnSync } from "node:child_process";
+import { globSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { run } from "node:test";
+import { spec } from "node:test/reporters";
+
+const checks: readonly (readonly string[])[] = [
+  ["biome", "ci", "--colors=off", "--error-on-warnings", "."],
+  ["tsc", "-p", "."],
+  ["depcruise", "--config", ".dependency-cruiser.cjs", "src", "test"],
+  ["knip"],
+];
+
+function check(): boolean {
+  return checks.every(([program, ...args]) => {
+    const started = performance.now();
+    const { status } = spawnSync(program!, args, { stdio: "inherit" });
+    const seconds = ((performance.now() - started) / 1000).toFixed(1);
+    console.log(`${status === 0 ? "ok" : "FAILED"}: ${program} ${args.join(" ")} (${seconds} s)`);
+    return status === 0;
+  });
+}
+
+interface Count {
+  passed: number;
+  failed: number;
+  skipped: number;
+}
+
+/** Runs test files; counts single tests, not the suites that hold them. */
+async function test(pattern: string, concurrency: number, count: Count): Promise<void> {
+  const stream = run({ files: globSync(pattern).sort(), concurrency, timeout: 300_000 });
+  stream.on("test:pass", ({ details, skip }) => {
+    if (details.type === "suite") return;
+    if (skip === undefined) count.passed++;
+    else count.skipped++;
+  });
+  stream.on("test:fail", ({ details }) => {
+    if (details.type !== "suite") count.failed++;
+  });
+  for await (const line of stream.compose(spec)) process.stdout.write(String(line));
+}
+
+const only = process.argv[2];
+const count: Count = { passed: 0, failed: 0, skipped: 0 };
+let ok = true;
+if (only === undefined || only === "--checks") ok = check();
+if (ok && only !== "--checks") {
+  if (only !== "--e2e") await test("test/unit/*.test.ts", availableParallelism(), count);
+  if (only !== "--unit") await test("test/e2e/*.test.ts", 1, count);
+  console.log(`${count.passed} passed, ${count.failed} failed, ${count.skipped} skipped`);
+}
+process.exit(ok && count.failed === 0 ? 0 : 1);
