@@ -374,7 +374,7 @@ export class World {
         case "capture":
           assert.equal(this.capture, "requested", "a checkpoint was ordered that QEMU has not requested");
           assert.equal(effect.epoch, this.vmEpoch);
-          assert.ok(effect.epoch - 1 - this.ackedBySession <= SETTINGS.maxInFlight, "I6: too many in flight");
+          assert.ok(effect.epoch - 1 - this.ackedBySession < SETTINGS.maxInFlight, "I6: too many in flight");
           this.capture = "busy";
           this.wantsHold = effect.hold;
           break;
