@@ -30,6 +30,7 @@ import { Committer } from "./committer.ts";
 import type { GuardianConfig } from "./config.ts";
 import { ControlSocket } from "./control.ts";
 import type { Log } from "./log.ts";
+import { monotonicMs } from "./monotonic.ts";
 import { Stalls } from "./stalls.ts";
 import { type Ground, heed, machineOf, prepareGround, startQemu } from "./vm-process.ts";
 
@@ -37,7 +38,7 @@ const MIB = 1 << 20;
 
 export type BackupConfig = GuardianConfig & { readonly role: "backup" };
 
-/** When things happened at failover, in Unix milliseconds. */
+/** When things happened at failover: milliseconds of CLOCK_MONOTONIC, which all processes of a machine share. */
 interface FailoverTimes {
   detectedAtMs: number;
   runningAtMs?: number;
@@ -204,7 +205,7 @@ export class BackupGuardian {
   }
 
   private primaryLost(reason: string): void {
-    this.failover ??= { detectedAtMs: performance.timeOrigin + performance.now() };
+    this.failover ??= { detectedAtMs: monotonicMs() };
     this.feed({ type: "primary-lost", reason });
     if (this.state.phase === "waiting") this.failover = undefined;
   }
@@ -349,7 +350,7 @@ export class BackupGuardian {
     try {
       await this.taps.open();
       await runStandby(this.qemu.qmp, { ...this.images.composition(), device: this.committer.device });
-      if (this.failover !== undefined) this.failover.runningAtMs = performance.timeOrigin + performance.now();
+      if (this.failover !== undefined) this.failover.runningAtMs = monotonicMs();
       this.feed({ type: "standby-runs" });
     } catch (error) {
       this.feed({ type: "standby-failed", reason: (error as Error).message });

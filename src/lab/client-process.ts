@@ -26,8 +26,8 @@ export class ClientProcess {
     this.finished.promise.catch(() => {});
   }
 
-  /** Starts a client that counts at `host` until `finish`. */
-  static start(prefix: readonly string[], host: string, port: number): ClientProcess {
+  /** Starts a client that counts `key` at `host` until `finish`. */
+  static start(prefix: readonly string[], host: string, port: number, key: string): ClientProcess {
     const [program, ...args] = [
       ...prefix,
       process.execPath,
@@ -37,6 +37,8 @@ export class ClientProcess {
       "--port",
       String(port),
       "--until-stdin-closes",
+      "--key",
+      key,
     ];
     return new ClientProcess(spawn(program!, args, { stdio: ["pipe", "pipe", "pipe"] }));
   }

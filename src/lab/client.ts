@@ -26,6 +26,11 @@ export interface ClientProgress {
   readonly lastGapMs: number;
 }
 
+export interface ClientGap {
+  readonly beganNs: string;
+  readonly endedNs: string;
+}
+
 export interface ClientSummary {
   readonly kind: "summary";
   /** Connections that came about; 1 when nothing went wrong. */
@@ -42,8 +47,8 @@ export interface ClientSummary {
   readonly repeated: number;
   /** Longest time between two answers, or between start or end and the answer nearest to it. */
   readonly longestGapMs: number;
-  readonly longestGapBeganNs: string;
-  readonly longestGapEndedNs: string;
+  /** The longest of these gaps, longest first. */
+  readonly gaps: readonly ClientGap[];
   /** Request to answer. Zeros when there was no answer. */
   readonly latencyMs: {
     readonly p50: number;
@@ -64,6 +69,7 @@ const progressIntervalMs = 200;
 const connectTimeoutMs = 1000;
 /** Rest between a broken connection and the next try, so that a refusing host is not hammered. */
 const retryDelayMs = 50;
+const gapsKept = 32;
 /** At the end, how long an answer on its way is waited for. */
 const lastAnswerTimeoutMs = 1000;
 
@@ -83,7 +89,8 @@ class CounterClient {
   #requests = 0;
   #acked = 0;
   #lastAnswerNs = now();
-  #longestGap = { beganNs: 0n, endedNs: 0n };
+  /** Longest first. */
+  #gaps: { beganNs: bigint; endedNs: bigint }[] = [];
   readonly #misunderstood = Promise.withResolvers<string>();
   /** Resolves, with what was read, when the server answers something that is no number; the client stops there. */
   readonly misunderstood = this.#misunderstood.promise;
@@ -97,7 +104,6 @@ class CounterClient {
 
   start(): void {
     this.#lastAnswerNs = now();
-    this.#longestGap = { beganNs: this.#lastAnswerNs, endedNs: this.#lastAnswerNs };
     this.#connect();
   }
 
@@ -183,8 +189,13 @@ class CounterClient {
   #noteGap(endedNs: bigint): void {
     const beganNs = this.#lastAnswerNs;
     const gapNs = endedNs - beganNs;
-    if (gapNs > this.#longestGap.endedNs - this.#longestGap.beganNs) this.#longestGap = { beganNs, endedNs };
     if (gapNs > this.#progress.gapNs) this.#progress.gapNs = gapNs;
+    const shortest = this.#gaps.at(-1);
+    const full = this.#gaps.length === gapsKept;
+    if (full && shortest !== undefined && gapNs <= shortest.endedNs - shortest.beganNs) return;
+    if (full) this.#gaps.pop();
+    const place = this.#gaps.findIndex((gap) => gapNs > gap.endedNs - gap.beganNs);
+    this.#gaps.splice(place === -1 ? this.#gaps.length : place, 0, { beganNs, endedNs });
   }
 
   progress(): ClientProgress {
@@ -208,7 +219,7 @@ class CounterClient {
   summary(): ClientSummary {
     this.#noteGap(now());
     const percentile = (percent: number) => (this.#acked === 0 ? 0 : this.#latency.percentile(percent) / 1e6);
-    const { beganNs, endedNs } = this.#longestGap;
+    const { beganNs, endedNs } = this.#gaps[0] ?? { beganNs: 0n, endedNs: 0n };
     return {
       kind: "summary",
       connections: this.#connections,
@@ -219,8 +230,7 @@ class CounterClient {
       wentBack: this.#audit.wentBack,
       repeated: this.#audit.repeated,
       longestGapMs: milliseconds(endedNs - beganNs),
-      longestGapBeganNs: String(beganNs),
-      longestGapEndedNs: String(endedNs),
+      gaps: this.#gaps.map((gap) => ({ beganNs: String(gap.beganNs), endedNs: String(gap.endedNs) })),
       latencyMs: {
         p50: percentile(50),
         p95: percentile(95),

@@ -224,15 +224,12 @@ class ProtectedRun {
   }
 }
 
-/** From the kill to the client's next answer, when the longest gap is the one around the kill; else not known. */
+/** From the kill to the client's next answer. */
 function outageOf(summary: ClientSummary, killedAtMs: number): number {
-  // CLOCK_MONOTONIC of this process, to compare with the client's.
-  const monotonicNowMs = Number(process.hrtime.bigint()) / 1e6;
-  const wallNowMs = performance.timeOrigin + performance.now();
-  const killed = killedAtMs - wallNowMs + monotonicNowMs;
-  const began = Number(summary.longestGapBeganNs) / 1e6;
-  const ended = Number(summary.longestGapEndedNs) / 1e6;
-  return began <= killed && killed <= ended ? ended - killed : Number.NaN;
+  const around = summary.gaps
+    .map(({ beganNs, endedNs }) => ({ began: Number(beganNs) / 1e6, ended: Number(endedNs) / 1e6 }))
+    .find(({ began, ended }) => began <= killedAtMs && killedAtMs <= ended);
+  return around === undefined ? Number.NaN : around.ended - killedAtMs;
 }
 
 /** A number in [0, 1) from a seed (mulberry32, one step). */

@@ -8,6 +8,7 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { GuardianEvent } from "../guardian/control-client.ts";
+import { monotonicMs } from "../guardian/monotonic.ts";
 import { ClientProcess } from "./client-process.ts";
 import { GuardianProcess } from "./guardian-process.ts";
 import {
@@ -166,8 +167,8 @@ export class Lab {
     await this.primary.control.order("stop");
   }
 
-  client(host: string = guestAddresses[0].ipv4): ClientProcess {
-    const client = ClientProcess.start(this.network.exec("client"), host, redisPort);
+  client(host: string = guestAddresses[0].ipv4, key = "counter"): ClientProcess {
+    const client = ClientProcess.start(this.network.exec("client"), host, redisPort, key);
     this.clients.add(client);
     return client;
   }
@@ -190,11 +191,11 @@ export class Lab {
     }
   }
 
-  /** Lets host A fail. Returns when, in Unix milliseconds. */
+  /** Lets host A fail. Returns when (monotonicMs). */
   async kill(kind: Kill): Promise<number> {
     const { qemuPid } = await this.primary.control.order<{ qemuPid: number }>("status");
     if (kind === "power") await this.network.cutHost("a");
-    const atMs = performance.timeOrigin + performance.now();
+    const atMs = monotonicMs();
     if (kind === "power" || kind === "qemu") process.kill(qemuPid, "SIGKILL");
     if (kind === "power" || kind === "guardian") this.primary.signal("SIGKILL");
     if (kind === "link") await this.network.cutReplication();

@@ -1,0 +1,49 @@
+/** I4: after the loss of a host, of QEMU or of a guardian, the VM runs on, and nothing that a client saw is taken back. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { guestAddresses } from "../../src/lab/lab.ts";
+import {
+  assertRamEqual,
+  assertUnharmed,
+  eventually,
+  PATIENCE_MS,
+  phaseOf,
+  protectedLab,
+} from "./lab-session.ts";
+
+for (const kill of ["power", "qemu", "guardian"] as const)
+  test(`host A fails (${kill}) under load: one TCP connection goes on, RAM was equal (I4, I7)`, async (t) => {
+    const { lab, client } = await protectedLab(t, { load: "busy" });
+    await assertRamEqual(lab, 3);
+    await client.answers(20, PATIENCE_MS);
+    await lab.kill(kill);
+    await client.answers(50, PATIENCE_MS);
+    assert.equal(await phaseOf(lab.backup), "running");
+    await assertUnharmed(client);
+    await eventually("QEMU and guardian on A are both gone", () => !lab.primary.alive);
+  });
+
+test("2 vCPUs, q35, 512 MiB, two NICs, clients over IPv4 and IPv6 on different NICs", async (t) => {
+  const { lab, client } = await protectedLab(t, {
+    vcpus: 2,
+    machine: "q35",
+    memoryMiB: 512,
+    nics: 2,
+    load: "busy",
+  });
+  const second = lab.client(guestAddresses[1].ipv6, "second");
+  await second.answers(20, PATIENCE_MS);
+  await assertRamEqual(lab, 3);
+  await lab.kill("power");
+  await Promise.all([client.answers(50, PATIENCE_MS), second.answers(50, PATIENCE_MS)]);
+  await assertUnharmed(client);
+  await assertUnharmed(second);
+});
+
+test("2 GiB, client over IPv6", async (t) => {
+  const { lab, client } = await protectedLab(t, { memoryMiB: 2048, host: guestAddresses[0].ipv6 });
+  await assertRamEqual(lab);
+  await lab.kill("power");
+  await client.answers(50, PATIENCE_MS);
+  await assertUnharmed(client);
+});

@@ -1,0 +1,66 @@
+/** I5: protection starts, stops and starts again on a running VM; losing it never takes the VM down. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { OrderFailed } from "../../src/guardian/control-client.ts";
+import {
+  assertRamEqual,
+  assertUnharmed,
+  eventually,
+  PATIENCE_MS,
+  phaseOf,
+  protectedLab,
+} from "./lab-session.ts";
+
+test("stopped and started five times in a row under load; RAM equal each time; then a failover", async (t) => {
+  const { lab, client } = await protectedLab(t, { load: "busy" });
+  for (let round = 0; round < 5; round++) {
+    await lab.stopProtection();
+    assert.equal(await phaseOf(lab.primary), "unprotected");
+    assert.equal(await phaseOf(lab.backup), "waiting");
+    await client.answers(20, PATIENCE_MS);
+    await lab.protect();
+    await client.answers(10, PATIENCE_MS);
+    await assertRamEqual(lab);
+  }
+  await lab.kill("power");
+  await client.answers(50, PATIENCE_MS);
+  await assertUnharmed(client);
+});
+
+test("the backup dies: the VM runs on alone; a new backup protects it again", async (t) => {
+  const { lab, client } = await protectedLab(t, { load: "busy" });
+  await lab.backup.kill();
+  await client.answers(50, PATIENCE_MS);
+  await eventually("the primary is unprotected", async () => (await phaseOf(lab.primary)) === "unprotected");
+  await lab.startBackup();
+  await lab.protect();
+  await client.answers(20, PATIENCE_MS);
+  await assertRamEqual(lab);
+  await lab.kill("guardian");
+  await client.answers(50, PATIENCE_MS);
+  await assertUnharmed(client);
+});
+
+test("the backup hangs without closing: the VM goes on once the detection time is over", async (t) => {
+  const { lab, client } = await protectedLab(t, { load: "busy" });
+  lab.backup.signal("SIGSTOP");
+  await client.answers(50, PATIENCE_MS);
+  assert.notEqual(await phaseOf(lab.primary), "protected");
+  await assertUnharmed(client);
+});
+
+test("no backup there: one clear sentence, the VM untouched", async (t) => {
+  const { lab, client } = await protectedLab(t, {});
+  await lab.stopProtection();
+  await lab.backup.kill();
+  await assert.rejects(lab.protect(), (error: OrderFailed) => {
+    assert.ok(error instanceof OrderFailed);
+    assert.match(
+      error.message,
+      /cannot reach backup 10\.78\.0\.2:7000: .*ECONNREFUSED.*start the backup guardian/,
+    );
+    return true;
+  });
+  await client.answers(20, PATIENCE_MS);
+  await assertUnharmed(client);
+});

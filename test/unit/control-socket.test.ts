@@ -1,0 +1,248 @@
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createConnection, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { ControlSocket, type Order, OrderRefused } from "../../src/guardian/control.ts";
+import { ControlClient, type GuardianEvent, type OrderFailed } from "../../src/guardian/control-client.ts";
+
+const DEADLINE_MS = 10_000;
+const deadline = () => AbortSignal.timeout(DEADLINE_MS);
+
+async function open(t: TestContext, orders: Record<string, Order>) {
+  const directory = mkdtempSync(join(tmpdir(), "remus-control-"));
+  const path = join(directory, "control.sock");
+  const control = await ControlSocket.open(path, orders);
+  t.after(() => {
+    control.close();
+    rmSync(directory, { recursive: true });
+  });
+  return { control, path };
+}
+
+/** A connection on which lines are written and read as they are. */
+async function raw(t: TestContext, path: string) {
+  const socket: Socket = createConnection(path);
+  socket.setEncoding("utf8");
+  let text = "";
+  socket.on("data", (more: string) => {
+    text += more;
+  });
+  socket.on("error", () => {});
+  t.after(() => socket.destroy());
+  await once(socket, "connect", { signal: deadline() });
+  return {
+    socket,
+    async answers(count: number): Promise<unknown[]> {
+      while (text.split("\n").length <= count) await once(socket, "data", { signal: deadline() });
+      return text
+        .split("\n")
+        .slice(0, count)
+        .map((line) => JSON.parse(line) as unknown);
+    },
+  };
+}
+
+test("an order is carried out with its arguments, and its result comes back with its id", async (t) => {
+  const { path } = await open(t, {
+    add: ({ a, b }) => ({ sum: (a as number) + (b as number) }),
+    nothing: () => undefined,
+  });
+  const { socket, answers } = await raw(t, path);
+  socket.write('{"id":7,"command":"add","arguments":{"a":1,"b":2}}\n{"id":"x","command":"nothing"}\n');
+  socket.write('{"command":"nothing"}\n');
+  assert.deepEqual(await answers(3), [
+    { id: 7, result: { sum: 3 } },
+    { id: "x", result: {} },
+    { result: {} },
+  ]);
+});
+
+test("a request that comes in pieces is one request", async (t) => {
+  const { path } = await open(t, { echo: ({ word }) => ({ word }) });
+  const { socket, answers } = await raw(t, path);
+  const line = '{"id":1,"command":"echo","arguments":{"word":"Grüße"}}\n';
+  for (const byte of Buffer.from(line)) {
+    socket.write(Buffer.of(byte));
+    await new Promise(setImmediate);
+  }
+  assert.deepEqual(await answers(1), [{ id: 1, result: { word: "Grüße" } }]);
+});
+
+test("requests are answered when they are done, not in the order in which they came", async (t) => {
+  const slow = Promise.withResolvers<void>();
+  const { path } = await open(t, { slow: () => slow.promise, quick: () => void setImmediate(slow.resolve) });
+  const client = await ControlClient.connect(path);
+  t.after(() => client.close());
+  const done: string[] = [];
+  await Promise.all([
+    client.order("slow").then(() => done.push("slow")),
+    client.order("quick").then(() => done.push("quick")),
+  ]);
+  assert.deepEqual(done, ["quick", "slow"]);
+});
+
+test("a bad request is refused with a code, and the connection goes on", async (t) => {
+  const { path } = await open(t, { status: () => ({ fine: true }) });
+  const { socket, answers } = await raw(t, path);
+  const bad = [
+    ["{", "bad-request", /not JSON/],
+    ["null", "bad-request", /"command" is missing/],
+    ['{"id":1}', "bad-request", /"command" is missing/],
+    ['{"id":2,"command":5}', "bad-request", /"command" is missing or no text/],
+    ['{"command":"status","arguments":5}', "bad-request", /"arguments" must be an object/],
+    ['{"command":"status","arguments":null}', "bad-request", /"arguments" must be an object/],
+    [JSON.stringify({ command: "status", arguments: { long: "x".repeat(70_000) } }), "too-long", /65536/],
+  ] as const;
+  for (const [line] of bad) socket.write(`${line}\n`);
+  socket.write('{"id":9,"command":"status"}\n');
+  const all = (await answers(bad.length + 1)) as { error: { code: string; message: string } }[];
+  for (const [index, [line, code, message]] of bad.entries()) {
+    assert.equal(all[index]!.error.code, code, line.slice(0, 40));
+    assert.match(all[index]!.error.message, message);
+  }
+  assert.deepEqual(all.at(-1), { id: 9, result: { fine: true } });
+});
+
+test("an order that does not exist is refused with those that do; what every object has is no order", async (t) => {
+  const { path } = await open(t, { status: () => ({}), stop: () => {} });
+  const client = await ControlClient.connect(path);
+  t.after(() => client.close());
+  for (const name of ["dance", "toString", "constructor", "__proto__"])
+    await assert.rejects(client.order(name), (error: OrderFailed) => {
+      assert.equal(error.code, "unknown-command");
+      assert.match(error.message, /there are: watch, status, stop$/);
+      return true;
+    });
+});
+
+test("refusals keep their code, other errors are `failed`, and both keep their message", async (t) => {
+  const { path } = await open(t, {
+    refuse: () => {
+      throw new OrderRefused("wrong-state", "the VM is syncing");
+    },
+    fail: () => Promise.reject(new Error("QEMU did not answer")),
+  });
+  const client = await ControlClient.connect(path);
+  t.after(() => client.close());
+  await assert.rejects(client.order("refuse"), {
+    name: "OrderFailed",
+    code: "wrong-state",
+    message: "refuse: the VM is syncing",
+  });
+  await assert.rejects(client.order("fail"), { code: "failed", message: "fail: QEMU did not answer" });
+});
+
+test("events go to those who watch, in order, and to nobody else", async (t) => {
+  const { control, path } = await open(t, { status: () => ({}) });
+  const seen: GuardianEvent[] = [];
+  const third = Promise.withResolvers<void>();
+  const watcher = await ControlClient.connect(path, (event) => {
+    seen.push(event);
+    if (seen.length === 3) third.resolve();
+  });
+  const other = await ControlClient.connect(path, () => assert.fail("did not ask for events"));
+  t.after(() => {
+    watcher.close();
+    other.close();
+  });
+  control.publish({ kind: "phase", phase: "before anybody watched" });
+  await watcher.order("watch");
+  for (const phase of ["connecting", "syncing", "protected"]) control.publish({ kind: "phase", phase });
+  await third.promise;
+  await other.order("status");
+  assert.deepEqual(
+    seen.map(({ phase }) => phase),
+    ["connecting", "syncing", "protected"],
+  );
+});
+
+test("I6: a watcher that does not read is dropped, the others go on", async (t) => {
+  const { control, path } = await open(t, {});
+  const { socket, answers } = await raw(t, path);
+  socket.write('{"command":"watch"}\n');
+  await answers(1);
+  socket.pause();
+  let last = 0;
+  const reader = await ControlClient.connect(path, (event) => {
+    last = Number(event.text?.split(" ")[0]);
+  });
+  t.after(() => reader.close());
+  await reader.order("watch");
+  const filler = "x".repeat(60_000);
+  for (let n = 1; n <= 100; n++) {
+    control.publish({ kind: "report", text: `${n} ${filler}` });
+    await reader.order("watch").catch(() => {});
+  }
+  assert.equal(last, 100);
+  socket.resume();
+  if (!socket.closed) await once(socket, "close", { signal: deadline() });
+});
+
+test("I5: what an order has asked to be undone is undone when its caller leaves, and not when another does", async (t) => {
+  const undone: string[] = [];
+  const second = Promise.withResolvers<void>();
+  const { path } = await open(t, {
+    hold: ({ name }, caller) => {
+      caller.onLeft(() => {
+        undone.push(name as string);
+        if (undone.length === 2) second.resolve();
+      });
+    },
+  });
+  const [stays, leaves] = [await ControlClient.connect(path), await ControlClient.connect(path)];
+  t.after(() => stays.close());
+  await stays.order("hold", { name: "stays" });
+  await leaves.order("hold", { name: "leaves" });
+  await leaves.order("hold", { name: "leaves, again" });
+  leaves.close();
+  await second.promise;
+  assert.deepEqual(undone, ["leaves", "leaves, again"]);
+});
+
+test("an answer to a caller who has left is dropped, and disturbs nobody", async (t) => {
+  const gone = Promise.withResolvers<void>();
+  const finish = Promise.withResolvers<void>();
+  const { path } = await open(t, {
+    slow: (_args, caller) => {
+      caller.onLeft(() => gone.resolve());
+      return finish.promise;
+    },
+    status: () => ({}),
+  });
+  const { socket } = await raw(t, path);
+  socket.write('{"id":1,"command":"slow"}\n', () => socket.destroy());
+  await gone.promise;
+  finish.resolve();
+  const client = await ControlClient.connect(path);
+  t.after(() => client.close());
+  assert.deepEqual(await client.order("status"), {});
+});
+
+test("when the guardian goes, orders that wait for their answer fail, and so do later ones", async (t) => {
+  const { control, path } = await open(t, { never: () => new Promise(() => {}) });
+  const client = await ControlClient.connect(path);
+  await client.order("watch");
+  const waiting = client.order("never");
+  control.close();
+  await assert.rejects(waiting, { code: "gone" });
+  await assert.rejects(client.order("status"), { code: "gone" });
+  assert.equal(existsSync(path), false, "the socket is gone from the directory");
+  await assert.rejects(ControlClient.connect(path), { code: "ENOENT" });
+});
+
+test("a socket left behind by a guardian that was killed is replaced", async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), "remus-control-"));
+  const path = join(directory, "control.sock");
+  writeFileSync(path, "");
+  const control = await ControlSocket.open(path, { status: () => ({ fresh: true }) });
+  t.after(() => {
+    control.close();
+    rmSync(directory, { recursive: true });
+  });
+  const client = await ControlClient.connect(path);
+  t.after(() => client.close());
+  assert.deepEqual(await client.order("status"), { fresh: true });
+});

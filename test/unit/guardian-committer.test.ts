@@ -1,0 +1,108 @@
+import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { setImmediate as nextTurn } from "node:timers/promises";
+import { PAGE_BYTES, PAGE_RAW, type PageList } from "../../src/codec/replication.ts";
+import { Committer } from "../../src/guardian/committer.ts";
+import { BackupImages } from "../../src/memory/backup-images.ts";
+import { LAYOUT } from "./replication-samples.ts";
+
+const PAGES = 16;
+
+/** One PAGES message that fills page `number` with `fill`. */
+const message = (number: number, fill: number): PageList => ({
+  count: 1,
+  blockIds: Uint16Array.of(0),
+  encodings: Uint8Array.of(PAGE_RAW),
+  pageNumbers: Uint32Array.of(number),
+  positions: Uint32Array.of(0),
+  source: new Uint8Array(PAGE_BYTES).fill(fill),
+});
+
+/** Checkpoint `epoch`: `count` messages that fill as many pages with its number. */
+const checkpoint = (epoch: number, count: number) => ({
+  epoch,
+  pages: Array.from({ length: count }, (_, number) => message(number, epoch)),
+  device: Uint8Array.of(epoch),
+  bytes: count * PAGE_BYTES,
+});
+
+function setUp(t: TestContext) {
+  const directory = mkdtempSync(join(tmpdir(), "remus-committer-"));
+  const images = BackupImages.create(join(directory, "vm1.ram"), "pc.ram", PAGES * PAGE_BYTES);
+  images.begin({ ...LAYOUT, blocks: [{ id: 0, name: "pc.ram", bytes: PAGES * PAGE_BYTES }] });
+  t.after(() => {
+    images.discard();
+    rmSync(directory, { recursive: true });
+  });
+  /** The first byte of each page of the image. */
+  const image = () => {
+    const file = readFileSync(images.path);
+    return Array.from({ length: PAGES }, (_, number) => file[number * PAGE_BYTES]!);
+  };
+  const committed: { epoch: number; image: number[]; device: number }[] = [];
+  const committer: Committer = new Committer(images, (epoch) =>
+    committed.push({ epoch, image: image(), device: committer.device[0]! }),
+  );
+  return { committer, committed, image };
+}
+
+const filled = (...counts: [count: number, fill: number][]) => {
+  const all = counts.flatMap(([count, fill]) => Array.from({ length: count }, () => fill));
+  return [...all, ...Array.from({ length: PAGES - all.length }, () => 0)];
+};
+
+test("a small checkpoint is in the images when add returns, its device state with it", (t) => {
+  const { committer, committed } = setUp(t);
+  committer.add(checkpoint(0, 0));
+  committer.add(checkpoint(1, 4));
+  assert.deepEqual(committed, [
+    { epoch: 0, image: filled(), device: 0 },
+    { epoch: 1, image: filled([4, 1]), device: 1 },
+  ]);
+  assert.equal(committer.waitingBytes, 0);
+});
+
+test("I2: checkpoints are committed whole and in order, however large the ones before them are", async (t) => {
+  const { committer, committed } = setUp(t);
+  committer.add(checkpoint(1, 10));
+  committer.add(checkpoint(2, 3));
+  committer.add(checkpoint(3, 1));
+  committer.add(checkpoint(4, 6));
+  for (let turn = 0; turn < 100 && committed.length < 4; turn++) await nextTurn();
+  assert.deepEqual(committed, [
+    { epoch: 1, image: filled([10, 1]), device: 1 },
+    { epoch: 2, image: filled([3, 2], [7, 1]), device: 2 },
+    { epoch: 3, image: filled([1, 3], [2, 2], [7, 1]), device: 3 },
+    { epoch: 4, image: filled([6, 4], [4, 1]), device: 4 },
+  ]);
+});
+
+test("a large checkpoint is written in slices, so that heartbeats get their turn in between", async (t) => {
+  const { committer, committed, image } = setUp(t);
+  committer.add(checkpoint(5, 10));
+  assert.deepEqual(image(), filled([4, 5]), "four messages at once");
+  assert.deepEqual(committed, []);
+  assert.equal(committer.waitingBytes, 10 * PAGE_BYTES);
+  let turns = 0;
+  for (; turns < 100 && committed.length === 0; turns++) await nextTurn();
+  assert.ok(turns >= 2, `done after ${turns} turns`);
+  assert.equal(committer.waitingBytes, 0);
+});
+
+test("I2: what is forgotten is never committed, and the next session's checkpoints are", async (t) => {
+  const { committer, committed } = setUp(t);
+  committer.add(checkpoint(8, 10));
+  committer.add(checkpoint(9, 1));
+  committer.forget();
+  assert.equal(committer.waitingBytes, 0);
+  for (let turn = 0; turn < 5; turn++) await nextTurn();
+  assert.deepEqual(committed, []);
+  committer.add(checkpoint(0, 2));
+  assert.deepEqual(
+    committed.map(({ epoch }) => epoch),
+    [0],
+  );
+});

@@ -1,0 +1,103 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { MessageOf, ReplicationMessage } from "../../src/codec/replication.ts";
+import { ProtocolError } from "../../src/codec/replication.ts";
+import { CheckpointEncoder } from "../../src/codec/replication-checkpoint.ts";
+import { PageFrameBuffers } from "../../src/codec/replication-pages.ts";
+import { ReplicationParser } from "../../src/codec/replication-parser.ts";
+import { CheckpointBuffer } from "../../src/memory/checkpoint-buffer.ts";
+import {
+  HELLO,
+  helloSample,
+  IDS,
+  LAYOUT,
+  layoutSample,
+  pageList,
+  pagesOf,
+  wire,
+} from "./replication-samples.ts";
+
+const DEVICE = Buffer.from("device state");
+const LISTS = [
+  [
+    { raw: true, block: 0, page: 1 },
+    { raw: false, block: 0, page: 2 },
+  ],
+  [{ raw: true, block: 1, page: 7 }],
+] as const;
+
+/** The messages of a checkpoint, as a backup receives them. */
+function messages(epoch: number): ReplicationMessage[] {
+  const encoder = new CheckpointEncoder(IDS, epoch, new PageFrameBuffers(0));
+  const frames = LISTS.flatMap((pages) => [...encoder.pages(pageList(pages))]);
+  const all = [...frames, ...encoder.deviceState(DEVICE), encoder.end()];
+  const received: ReplicationMessage[] = [];
+  const parser = new ReplicationParser({
+    receiver: "backup",
+    vmId: IDS.vmId,
+    onMessage: (message) => received.push(message),
+  });
+  parser.push(wire([helloSample(HELLO), layoutSample(LAYOUT), ...all.map((frame) => ({ frame }))]));
+  return received.slice(2);
+}
+
+/** Puts messages into a buffer as the guardian does, and finishes. */
+function assemble(buffer: CheckpointBuffer, all: readonly ReplicationMessage[]) {
+  for (const message of all) {
+    if (message.type === "pages") buffer.keep(message);
+    else if (message.type === "device-state") buffer.addDeviceState(message);
+  }
+  return buffer.finish(all.at(-1) as MessageOf<"checkpoint-end">);
+}
+
+test("I2: with all of its messages a checkpoint is whole: every page, the device state, the epoch", () => {
+  const whole = assemble(new CheckpointBuffer(5, 1 << 20), messages(5));
+  assert.equal(whole.epoch, 5);
+  assert.deepEqual(Buffer.from(whole.device), DEVICE);
+  assert.deepEqual(
+    whole.pages.flatMap(pagesOf),
+    LISTS.flatMap((pages) => pagesOf(pageList(pages))),
+  );
+  assert.ok(whole.bytes >= 2 * 4096 + DEVICE.length);
+});
+
+test("I2: with any one message missing, doubled or moved it is no checkpoint", () => {
+  const all = messages(5);
+  const last = all.length - 1;
+  const wrongs: [string, ReplicationMessage[]][] = [["swapped", [all[1]!, all[0]!, ...all.slice(2)]]];
+  for (let index = 0; index < last; index++) {
+    wrongs.push([`without ${index}`, all.filter((_, other) => other !== index)]);
+    wrongs.push([`with ${index} twice`, all.flatMap((one, other) => (other === index ? [one, one] : [one]))]);
+  }
+  for (const [what, wrong] of wrongs) {
+    const broken = (error: Error) => error instanceof ProtocolError && error.code === "bad-checkpoint";
+    assert.throws(() => assemble(new CheckpointBuffer(5, 1 << 20), wrong), broken, what);
+  }
+});
+
+test("I2: a message of another checkpoint is refused when it comes", () => {
+  const [first, second] = [messages(5), messages(6)];
+  const buffer = new CheckpointBuffer(5, 1 << 20);
+  buffer.keep(first[0] as MessageOf<"pages">);
+  assert.throws(() => buffer.keep(second[1] as MessageOf<"pages">), /epoch is 6, expected 5/);
+});
+
+test("pages of a first pass are counted and not kept", () => {
+  const buffer = new CheckpointBuffer(0, 1 << 20);
+  const all = messages(0);
+  for (const message of all) {
+    if (message.type === "pages") buffer.count(message);
+    else if (message.type === "device-state") buffer.addDeviceState(message);
+  }
+  const whole = buffer.finish(all.at(-1) as MessageOf<"checkpoint-end">);
+  assert.deepEqual(whole.pages, []);
+  assert.equal(whole.bytes, DEVICE.length);
+});
+
+test("I6: a checkpoint that needs more memory than there is for it is refused, by pages or by device state", () => {
+  const all = messages(5);
+  const need = assemble(new CheckpointBuffer(5, 1 << 20), all).bytes;
+  assert.equal(assemble(new CheckpointBuffer(5, need), all).bytes, need);
+  for (const limit of [need - 1, 4096, 10])
+    assert.throws(() => assemble(new CheckpointBuffer(5, limit), all), /checkpoint size/, String(limit));
+});
