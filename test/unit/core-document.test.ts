@@ -83,7 +83,7 @@ const running: ProtectedState = {
   acked: 3,
   capture: "idle",
   capturedMs: 0,
-  pacer: { dueMs: 25, unsent: [], lastBytes: 0 },
+  pacer: { dueMs: 25, sent: 4 },
   holdAt: undefined,
   leaveBecause: undefined,
 };
@@ -108,7 +108,7 @@ const PRIMARY_EVENTS: Record<string, PrimaryEvent[]> = {
   "link-lost": [{ type: "link-lost", reason }],
   "first-pass-done": [{ type: "first-pass-done" }],
   requested: [{ type: "requested" }],
-  captured: [5, 6].map((epoch) => ({ type: "captured", epoch, bytes: 0 })),
+  captured: [5, 6].map((epoch) => ({ type: "captured", epoch })),
   sent: [{ type: "sent", epoch: 4 }],
   acked: [3, 4, 5].map((epoch) => ({ type: "acked", epoch })),
   "goodbye-ok": [{ type: "goodbye-ok" }],

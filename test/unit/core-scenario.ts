@@ -22,7 +22,7 @@ import {
   stepPrimary,
 } from "../../src/core/primary.ts";
 
-export const SETTINGS: PacerSettings = { intervalMs: 25, maxInFlight: 4, stagingBytes: 64 << 20 };
+export const SETTINGS: PacerSettings = { intervalMs: 25, maxInFlight: 4 };
 
 /** Plays the lines through the primary's core and gives its last state. */
 export function playPrimary(text: string, settings = SETTINGS, from = startPrimary(1)): PrimaryState {
@@ -80,10 +80,9 @@ function primaryEvent(words: string[]): PrimaryEvent {
   const [type, first, second] = words;
   switch (type) {
     case "acked":
+    case "captured":
     case "sent":
       return { type, epoch: Number(first) };
-    case "captured":
-      return { type, epoch: Number(first), bytes: Number(second ?? 0) };
     case "link-lost":
     case "capture-failed":
       return { type, reason: "as the scenario says" };

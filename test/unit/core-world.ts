@@ -7,7 +7,7 @@ import { type BackupEvent, type BackupState, startBackup, stepBackup } from "../
 import { type PrimaryEvent, type PrimaryState, startPrimary, stepPrimary } from "../../src/core/primary.ts";
 import { HeldOutput } from "../../src/net/held-output.ts";
 
-const SETTINGS = { intervalMs: 5, maxInFlight: 3, stagingBytes: 100 };
+const SETTINGS = { intervalMs: 5, maxInFlight: 3 };
 const FRAME_BYTES = 10;
 
 type ToBackup =
@@ -240,7 +240,7 @@ export class World {
     this.capture = this.wantsHold ? "held" : "running";
     this.toBackup({ type: "part", epoch });
     this.toBackup({ type: "end", epoch });
-    this.feedPrimary({ type: "captured", epoch, bytes: 20 });
+    this.feedPrimary({ type: "captured", epoch });
   }
 
   private captureFails(): void {

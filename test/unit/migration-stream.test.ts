@@ -179,7 +179,7 @@ test("random bytes in place of a stream, or in the midst of one, end in an error
         }
       }
     }),
-    { numRuns: 300 },
+    { numRuns: 300, seed: 1 },
   );
 });
 
