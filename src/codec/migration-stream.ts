@@ -135,6 +135,8 @@ export class MigrationScanner {
     const type = bytes[from]!;
     switch (type) {
       case SECTION_END_OF_FILE:
+        if (this.firstPass)
+          throw new MigrationStreamError("the first pass ended before its last RAM section");
         this.state = "end";
         return from + 1;
       case SECTION_COMMAND:
@@ -245,6 +247,7 @@ export class MigrationScanner {
       found.push({ name: latin1(bytes, position + 1, nameLength), bytes: length });
       position += 9 + nameLength;
     }
+    this.block = -1;
     this.blocks.length = 0;
     this.blockIds.clear();
     for (const [id, { name, bytes: length }] of found.entries()) {
@@ -269,7 +272,7 @@ export class MigrationScanner {
 export function deviceStateLength(tail: Uint8Array): number {
   if (tail.at(-1) !== 0x7d) return -1;
   const view = new DataView(tail.buffer, tail.byteOffset, tail.byteLength);
-  for (let at = tail.length - 8; at >= 1; at--) {
+  for (let at = tail.length - 7; at >= 1; at--) {
     if (tail[at] !== 0x06 || tail[at - 1] !== SECTION_END_OF_FILE || tail[at + 5] !== 0x7b) continue;
     if (view.getUint32(at + 1) === tail.length - at - 5) return at;
   }

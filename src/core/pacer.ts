@@ -4,31 +4,45 @@
  */
 import type { EpochId, Milliseconds } from "./words.ts";
 
+/** So often the way to the backup is measured anew, at the price of one ack's time. */
+const PROBE_EVERY_MS = 5_000;
+const SMOOTHING = 4;
+
 export interface PacerSettings {
   /** From the start of one checkpoint to the start of the next. */
   readonly intervalMs: Milliseconds;
   /** Checkpoints captured and not acknowledged, at most. */
   readonly maxInFlight: number;
-  /** Bytes of staging at the primary. */
-  readonly stagingBytes: number;
 }
 
 export interface PacerState {
   readonly dueMs: Milliseconds;
-  /** Captured checkpoints that have not left for the link in full, oldest first. */
-  readonly unsent: readonly { readonly epoch: EpochId; readonly bytes: number }[];
-  /** Size of the last checkpoint: what the next one is expected to need. */
-  readonly lastBytes: number;
+  /** When the last capture began, and how far apart captures are, smoothed. */
+  readonly capturedMs: Milliseconds;
+  readonly epochMs: Milliseconds;
+  /** A capture with nothing in flight before it: its ack tells how long the way there and back takes. */
+  readonly probe: { readonly epoch: EpochId; readonly sinceMs: Milliseconds } | undefined;
+  /** What the last probe found, and when; undefined before the first. */
+  readonly ack: { readonly tookMs: Milliseconds; readonly atMs: Milliseconds } | undefined;
+  /** The newest checkpoint that has left for the link in full; -1 before checkpoint 0 has. */
+  readonly sent: EpochId;
 }
 
 export type Pace =
   | { readonly kind: "now" }
   | { readonly kind: "at"; readonly atMs: Milliseconds }
   /** Until an ack or a sent message changes something. */
-  | { readonly kind: "blocked"; readonly by: "acks" | "staging" };
+  | { readonly kind: "blocked"; readonly by: "acks" | "link" };
 
 export function startPacing(now: Milliseconds, settings: PacerSettings): PacerState {
-  return { dueMs: now + settings.intervalMs, unsent: [], lastBytes: 0 };
+  return {
+    dueMs: now + settings.intervalMs,
+    capturedMs: now,
+    epochMs: settings.intervalMs,
+    probe: undefined,
+    ack: undefined,
+    sent: -1,
+  };
 }
 
 /** May the epoch `running` end now? */
@@ -39,24 +53,46 @@ export function pace(
   now: Milliseconds,
 ): Pace {
   if (now < pacer.dueMs) return { kind: "at", atMs: pacer.dueMs };
-  if (epochs.running - 1 - epochs.acked >= settings.maxInFlight) return { kind: "blocked", by: "acks" };
-  // A checkpoint that finds no staging would wait for it inside the pause.
-  const unsentBytes = pacer.unsent.reduce((sum, { bytes }) => sum + bytes, 0);
-  if (unsentBytes > 0 && unsentBytes + pacer.lastBytes > settings.stagingBytes / 2)
-    return { kind: "blocked", by: "staging" };
+  // A second checkpoint behind one that still waits to be sent would only wait too, and clients for both.
+  if (pacer.sent < epochs.running - 1) return { kind: "blocked", by: "link" };
+  if (epochs.running - 1 - epochs.acked >= inFlightAllowed(pacer, settings, now))
+    return { kind: "blocked", by: "acks" };
   return { kind: "now" };
 }
 
+/**
+ * How many checkpoints may be on their way: as many as the way there and back takes epochs, and one more. More would only stand in line
+ * in the network's buffers, and the guest's output with them. Once in a while nothing may, to learn how long the way is now.
+ */
+function inFlightAllowed(pacer: PacerState, settings: PacerSettings, now: Milliseconds): number {
+  if (pacer.ack === undefined) return Math.min(2, settings.maxInFlight);
+  if (now - pacer.ack.atMs > PROBE_EVERY_MS) return 1;
+  const epochsOnTheWay = Math.ceil(pacer.ack.tookMs / Math.max(pacer.epochMs, settings.intervalMs));
+  return Math.min(epochsOnTheWay + 1, settings.maxInFlight);
+}
+
 /** A capture starts. Late ones do not shift the grid, so that the rate holds; after a long wait the grid starts anew. */
-export function paceCapture(pacer: PacerState, settings: PacerSettings, now: Milliseconds): PacerState {
-  return { ...pacer, dueMs: Math.max(pacer.dueMs + settings.intervalMs, now + settings.intervalMs / 2) };
+export function paceCapture(
+  pacer: PacerState,
+  settings: PacerSettings,
+  epochs: { readonly running: EpochId; readonly acked: EpochId },
+  now: Milliseconds,
+): PacerState {
+  const alone = epochs.acked === epochs.running - 1;
+  return {
+    ...pacer,
+    dueMs: Math.max(pacer.dueMs + settings.intervalMs, now + settings.intervalMs / 2),
+    capturedMs: now,
+    epochMs: pacer.epochMs + (now - pacer.capturedMs - pacer.epochMs) / SMOOTHING,
+    probe: alone ? { epoch: epochs.running, sinceMs: now } : pacer.probe,
+  };
 }
 
-export function paceCaptured(pacer: PacerState, epoch: EpochId, bytes: number): PacerState {
-  return { ...pacer, unsent: [...pacer.unsent, { epoch, bytes }], lastBytes: bytes };
+export function paceAcked(pacer: PacerState, epoch: EpochId, now: Milliseconds): PacerState {
+  if (pacer.probe?.epoch !== epoch) return pacer;
+  return { ...pacer, probe: undefined, ack: { tookMs: now - pacer.probe.sinceMs, atMs: now } };
 }
 
-/** Checkpoints up to `epoch` have left staging. */
 export function paceSent(pacer: PacerState, epoch: EpochId): PacerState {
-  return { ...pacer, unsent: pacer.unsent.filter((one) => one.epoch > epoch) };
+  return { ...pacer, sent: Math.max(pacer.sent, epoch) };
 }

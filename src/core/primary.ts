@@ -11,97 +11,18 @@
 import {
   type Pace,
   type PacerSettings,
-  type PacerState,
   pace,
+  paceAcked,
   paceCapture,
-  paceCaptured,
   paceSent,
   startPacing,
 } from "./pacer.ts";
+import type { PrimaryEffect, PrimaryEvent, PrimaryState, ProtectedState } from "./primary-protocol.ts";
 import { IllegalTransition, InvariantBroken, type Step } from "./transition.ts";
 import type { EpochId, Generation, Milliseconds } from "./words.ts";
 
 /** QEMU's own timer asks for checkpoints; when it has been silent this long, it is reminded. */
 const REMIND_AFTER_MS = 500;
-
-export type PrimaryState =
-  /** The VM runs and nothing is held. */
-  | { readonly phase: "unprotected"; readonly generation: Generation }
-  | { readonly phase: "connecting"; readonly generation: Generation }
-  /** First pass. The VM runs and nothing is held: the backup cannot take over yet. */
-  | { readonly phase: "syncing"; readonly generation: Generation }
-  | ProtectedState
-  /** The backup was told that protection ends. Until it has answered, it might still take over. */
-  | { readonly phase: "leaving"; readonly generation: Generation; readonly acked: EpochId }
-  /** The backup is lost. Output stays held until the arbiter has spoken. */
-  | { readonly phase: "arbitrating"; readonly generation: Generation; readonly acked: EpochId }
-  /** Output is free; QEMU is brought back to where protection can start again. */
-  | { readonly phase: "ending"; readonly generation: Generation }
-  /** Another host owns the VM. This one must never run again. */
-  | { readonly phase: "superseded"; readonly generation: Generation };
-
-export interface ProtectedState {
-  readonly phase: "protected";
-  readonly generation: Generation;
-  /** The epoch that runs, or whose checkpoint is being captured. */
-  readonly running: EpochId;
-  /** The newest acknowledged checkpoint; -1 before checkpoint 0 is. */
-  readonly acked: EpochId;
-  /** `capturing-to-hold`: the VM will stay paused after this checkpoint; `held`: it does. */
-  readonly capture: "idle" | "requested" | "capturing" | "capturing-to-hold" | "held";
-  readonly capturedMs: Milliseconds;
-  readonly pacer: PacerState;
-  /** The first checkpoint from this one on keeps the VM paused, to be looked at. */
-  readonly holdAt: EpochId | undefined;
-  /** Leave once the capture under way is done. */
-  readonly leaveBecause: string | undefined;
-}
-
-export type PrimaryEvent =
-  | { readonly type: "protect-asked" }
-  | { readonly type: "stop-asked" }
-  /** The backup has agreed to protect the VM. */
-  | { readonly type: "link-up" }
-  | { readonly type: "link-lost"; readonly reason: string }
-  /** Checkpoint 0 is in staging and the VM is paused. */
-  | { readonly type: "first-pass-done" }
-  | { readonly type: "requested" }
-  | { readonly type: "captured"; readonly epoch: EpochId; readonly bytes: number }
-  /** All of the checkpoint has left staging. */
-  | { readonly type: "sent"; readonly epoch: EpochId }
-  | { readonly type: "acked"; readonly epoch: EpochId }
-  | { readonly type: "goodbye-ok" }
-  | { readonly type: "takeover"; readonly generation: Generation }
-  | { readonly type: "verdict"; readonly granted: boolean; readonly generation: Generation }
-  /** QEMU or the capture thread gave up. The VM runs. */
-  | { readonly type: "capture-failed"; readonly reason: string }
-  | { readonly type: "capture-ended" }
-  /** `atEpoch`: not before that checkpoint. */
-  | { readonly type: "hold-asked"; readonly atEpoch: EpochId }
-  | { readonly type: "proceed-asked" }
-  | { readonly type: "tick" };
-
-export type PrimaryEffect =
-  | { readonly type: "connect" }
-  | { readonly type: "start-capture" }
-  /** First hold all output from now on, then let the VM run as epoch 1. */
-  | { readonly type: "begin-epochs" }
-  /** Pause, drain into staging, cut, run on. Only when QEMU has requested it. */
-  | { readonly type: "capture"; readonly epoch: EpochId; readonly hold: boolean }
-  | { readonly type: "proceed" }
-  /** Only after `upTo` was acknowledged (I1). */
-  | { readonly type: "release"; readonly upTo: EpochId }
-  /** Only when the backup can no longer take over (I3). */
-  | { readonly type: "release-all" }
-  | { readonly type: "end-capture" }
-  | { readonly type: "send-goodbye" }
-  | { readonly type: "close-link" }
-  | { readonly type: "ask-arbiter"; readonly generation: Generation }
-  | { readonly type: "kill-vm"; readonly reason: string }
-  | { readonly type: "remind-hypervisor" }
-  /** Send a tick at this time; a later `wake` replaces an earlier one. */
-  | { readonly type: "wake"; readonly atMs: Milliseconds }
-  | { readonly type: "report"; readonly level: "info" | "warn" | "error"; readonly text: string };
 
 type PrimaryStep = Step<PrimaryState, PrimaryEffect>;
 
@@ -213,7 +134,8 @@ function fromSyncing(
     case "link-lost":
       return giveUp(warn(`first pass broken off: ${event.reason}. The VM runs on, unprotected`));
     case "capture-failed":
-      return giveUp(warn(`capture failed: ${event.reason}. The VM runs on, unprotected`));
+    case "output-failed":
+      return giveUp(warn(`${failure(event)}. The VM runs on, unprotected`));
     case "stop-asked":
       return giveUp(info("first pass broken off, as asked"));
     case "sent":
@@ -247,18 +169,21 @@ function fromProtected(
     case "hold-asked":
       return stay({ ...state, holdAt: event.atEpoch });
     case "proceed-asked":
-      if (state.capture !== "held") return stay({ ...state, holdAt: undefined });
-      return {
-        state: { ...state, capture: "idle", capturedMs: now },
-        effects: [{ type: "proceed" }],
-      };
+      return proceedAsked(state, now);
     case "stop-asked":
       return leave(state, "protection was stopped, as asked");
+    case "output-failed":
+      return leave(state, failure(event));
     case "capture-failed":
-      return leave({ ...state, capture: "idle" }, `capture failed: ${event.reason}`);
+      return leave({ ...state, capture: "idle" }, failure(event));
     case "link-lost":
       return {
-        state: { phase: "arbitrating", generation: state.generation, acked: state.acked },
+        state: {
+          phase: "arbitrating",
+          generation: state.generation,
+          acked: state.acked,
+          proceedWhenCaptured: waitsToProceed(state),
+        },
         effects: [
           warn(`the backup is lost: ${event.reason}`),
           ...(state.capture === "held" ? [{ type: "proceed" } as const] : []),
@@ -282,17 +207,13 @@ function maybeCapture(state: ProtectedState, now: Milliseconds, settings: PacerS
       ...state,
       capture: hold ? "capturing-to-hold" : "capturing",
       holdAt: hold ? undefined : state.holdAt,
-      pacer: paceCapture(state.pacer, settings, now),
+      pacer: paceCapture(state.pacer, settings, state, now),
     },
     effects: [{ type: "capture", epoch: state.running, hold }],
   };
 }
 
-function captured(
-  state: ProtectedState,
-  { epoch, bytes }: { epoch: EpochId; bytes: number },
-  now: Milliseconds,
-): PrimaryStep {
+function captured(state: ProtectedState, { epoch }: { epoch: EpochId }, now: Milliseconds): PrimaryStep {
   if (!capturing(state) || epoch !== state.running)
     throw new InvariantBroken("I2", `checkpoint ${epoch} was captured while epoch ${state.running} ran`);
   const next: ProtectedState = {
@@ -300,9 +221,22 @@ function captured(
     running: epoch + 1,
     capture: state.capture === "capturing-to-hold" ? "held" : "idle",
     capturedMs: now,
-    pacer: paceCaptured(state.pacer, epoch, bytes),
   };
-  return next.leaveBecause === undefined ? stay(next) : leave(next, next.leaveBecause);
+  const proceed: PrimaryEffect[] = state.capture === "capturing-to-proceed" ? [{ type: "proceed" }] : [];
+  const then = next.leaveBecause === undefined ? stay(next) : leave(next, next.leaveBecause);
+  return { state: then.state, effects: [...proceed, ...then.effects] };
+}
+
+/** The VM need not be held any more, wherever that stands. */
+function proceedAsked(state: ProtectedState, now: Milliseconds): PrimaryStep {
+  switch (state.capture) {
+    case "held":
+      return { state: { ...state, capture: "idle", capturedMs: now }, effects: [{ type: "proceed" }] };
+    case "capturing-to-hold":
+      return stay({ ...state, capture: "capturing-to-proceed" });
+    default:
+      return stay({ ...state, holdAt: undefined });
+  }
 }
 
 function acked(
@@ -316,12 +250,18 @@ function acked(
       "I1",
       `ack ${epoch} while ${state.acked} was the last one acknowledged and epoch ${state.running} runs`,
     );
-  const more = maybeCapture({ ...state, acked: epoch }, now, settings);
+  const pacer = paceAcked(state.pacer, epoch, now);
+  const more = maybeCapture({ ...state, acked: epoch, pacer }, now, settings);
   return { state: more.state, effects: [{ type: "release", upTo: epoch }, ...more.effects] };
 }
 
-function capturing({ capture }: ProtectedState): boolean {
-  return capture === "capturing" || capture === "capturing-to-hold";
+function capturing({ capture }: Pick<ProtectedState, "capture">): boolean {
+  return capture === "capturing" || waitsToProceed({ capture });
+}
+
+/** The capture thread will wait for a `proceed` after the checkpoint that it takes now. */
+function waitsToProceed({ capture }: Pick<ProtectedState, "capture">): boolean {
+  return capture === "capturing-to-hold" || capture === "capturing-to-proceed";
 }
 
 /** Protection is to end. A capture under way is finished first: QEMU must not be left inside the pause. */
@@ -355,7 +295,7 @@ function fromLeaving(state: PrimaryState & { phase: "leaving" }, event: PrimaryE
       return ackedLate(state, event.epoch);
     case "link-lost":
       return {
-        state: { phase: "arbitrating", generation, acked: state.acked },
+        state: { phase: "arbitrating", generation, acked: state.acked, proceedWhenCaptured: false },
         effects: [
           warn(`the backup was lost before it stood down: ${event.reason}`),
           { type: "close-link" },
@@ -367,6 +307,7 @@ function fromLeaving(state: PrimaryState & { phase: "leaving" }, event: PrimaryE
     case "tick":
     case "stop-asked":
     case "capture-failed":
+    case "output-failed":
     case "hold-asked":
     case "proceed-asked":
       return stay(state);
@@ -393,14 +334,19 @@ function fromArbitrating(state: PrimaryState & { phase: "arbitrating" }, event: 
           warn("the VM runs on here, without a backup"),
         ],
       };
-    case "requested":
     case "captured":
+      return {
+        state: { ...state, proceedWhenCaptured: false },
+        effects: state.proceedWhenCaptured ? [{ type: "proceed" }] : [],
+      };
+    case "requested":
     case "sent":
     case "acked":
     case "tick":
     case "link-lost":
     case "stop-asked":
     case "capture-failed":
+    case "output-failed":
     case "goodbye-ok":
     case "hold-asked":
     case "proceed-asked":
@@ -427,6 +373,10 @@ function superseded(state: PrimaryState, generation: Generation, why: string): P
     state: { phase: "superseded", generation },
     effects: [{ type: "kill-vm", reason: `${why} (generation ${generation})` }],
   };
+}
+
+function failure(event: PrimaryEvent & { type: "capture-failed" | "output-failed" }): string {
+  return `${event.type === "capture-failed" ? "capture" : "holding output"} failed: ${event.reason}`;
 }
 
 function stay(state: PrimaryState): PrimaryStep {

@@ -67,6 +67,8 @@ export class BackupGuardian {
   private whole: WholeCheckpoint | undefined;
   private failover: FailoverTimes | undefined;
   private quitting = false;
+  /** The checkpoint from which the VM went on here. */
+  private tookOverAt = 0;
 
   private constructor(
     config: BackupConfig,
@@ -159,7 +161,7 @@ export class BackupGuardian {
 
   private quit(): void {
     this.quitting = true;
-    this.connection?.destroy("the backup guardian was told to quit");
+    this.closeLink();
     this.qemu.kill();
   }
 
@@ -167,15 +169,22 @@ export class BackupGuardian {
 
   private async standbyGone(how: string): Promise<void> {
     if (!this.quitting) this.log.error(`the standby is gone: ${how}`);
+    // Without a standby this host must not ask for the VM: the primary is to hear at once that it is alone.
+    this.quitting = true;
+    this.closeLink();
     this.listener?.close();
     this.control?.close();
-    this.connection?.destroy("the standby is gone");
+    this.committer.forget();
     this.images.discard();
     await this.taps.restore();
     this.finish(this.quitting ? 0 : 1);
   }
 
   private greet(caller: Caller): void {
+    if (this.state.phase === "running" || this.state.phase === "recovering") {
+      caller.tellTakeover(this.tookOverAt);
+      return;
+    }
     const reason = this.whyNot(caller);
     if (reason !== undefined) {
       caller.refuse(reason);
@@ -205,6 +214,7 @@ export class BackupGuardian {
   }
 
   private primaryLost(reason: string): void {
+    if (this.quitting) return;
     this.failover ??= { detectedAtMs: monotonicMs() };
     this.feed({ type: "primary-lost", reason });
     if (this.state.phase === "waiting") this.failover = undefined;
@@ -212,7 +222,7 @@ export class BackupGuardian {
 
   /** Throws ProtocolError on what does not belong here; the connection then closes. */
   private take(message: ReplicationMessage): void {
-    if (this.state.phase !== "filling" && this.state.phase !== "armed") return;
+    if (this.quitting || (this.state.phase !== "filling" && this.state.phase !== "armed")) return;
     switch (message.type) {
       case "layout":
         this.begin(message);
@@ -316,8 +326,8 @@ export class BackupGuardian {
       case "takeover": {
         const { connection } = this;
         this.connection = undefined;
-        const epoch = "acked" in this.state ? this.state.acked : 0;
-        connection?.finish(encodeTakeover(this.ids(), epoch), "this host has taken over");
+        this.tookOverAt = "acked" in this.state ? this.state.acked : 0;
+        connection?.finish(encodeTakeover(this.ids(), this.tookOverAt), "this host has taken over");
         return;
       }
       case "run-standby":

@@ -4,7 +4,6 @@
  */
 import { rmSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
-import { createInterface } from "node:readline";
 
 /** The caller's mistake, or a state in which the order cannot be carried out. `code` is for programs. */
 export class OrderRefused extends Error {
@@ -70,9 +69,16 @@ export class ControlSocket {
       this.watchers.delete(socket);
       for (const one of undo) one();
     });
-    const lines = createInterface({ input: socket });
-    lines.on("error", () => {});
-    lines.on("line", (line) => void this.answer(socket, line, caller));
+    let rest = "";
+    socket.setEncoding("utf8").on("data", (text: string) => {
+      const lines = (rest + text).split("\n");
+      rest = lines.pop()!;
+      for (const line of lines) void this.answer(socket, line, caller);
+      if (rest.length <= LONGEST_LINE) return;
+      reply(socket, { error: { code: "too-long", message: `a line may have ${LONGEST_LINE} characters` } });
+      socket.destroySoon();
+      rest = "";
+    });
   }
 
   private async answer(socket: Socket, line: string, caller: Caller): Promise<void> {

@@ -8,19 +8,14 @@ import { type Layout, PROTOCOL_VERSION, type ReplicationMessage } from "../codec
 import { type FrameIds, vmIdBytes } from "../codec/replication-header.ts";
 import type { Arbiter } from "../core/arbiter.ts";
 import type { PacerSettings } from "../core/pacer.ts";
-import {
-  type PrimaryEffect,
-  type PrimaryEvent,
-  type PrimaryState,
-  startPrimary,
-  stepPrimary,
-} from "../core/primary.ts";
+import { startPrimary, stepPrimary } from "../core/primary.ts";
+import type { PrimaryEffect, PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
 import { InvariantBroken } from "../core/transition.ts";
 import type { CaptureReport } from "../hypervisor/qemu/capture-orders.ts";
 import { type Fingerprint, ramBlockName } from "../hypervisor/qemu/command-line.ts";
 import { livePreflight } from "../hypervisor/qemu/live-preflight.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
-import { connect } from "../link/connect.ts";
+import { connect, LinkError } from "../link/connect.ts";
 import type { Connection } from "../link/connection.ts";
 import type { GuardianConfig } from "./config.ts";
 import { type Caller, ControlSocket, OrderRefused } from "./control.ts";
@@ -61,6 +56,12 @@ export class PrimaryGuardian {
   private vmRuns = true;
   private requestWaits = false;
   private guestShutDown = false;
+  private tearingDown = false;
+  /** Counts tries to make the link: one that was given up must not be used when it succeeds after all. */
+  private attempt = 0;
+  private lastWarning: string | undefined;
+  private leftLink: (value?: unknown) => void = () => {};
+  private holder: Caller | undefined;
   private readonly phaseWaiters = new Set<() => void>();
 
   private constructor(config: PrimaryConfig, log: Log, arbiter: Arbiter, ground: Ground, qemu: QemuProcess) {
@@ -76,7 +77,6 @@ export class PrimaryGuardian {
     this.settings = {
       intervalMs: config.timing.intervalMs,
       maxInFlight: config.limits.maxInFlight,
-      stagingBytes: config.limits.stagingMiB * MIB,
     };
     this.statistics = new PrimaryStatistics();
     this.tickTimer = setInterval(() => this.feed({ type: "tick" }), 25);
@@ -147,28 +147,37 @@ export class PrimaryGuardian {
     );
   }
 
-  /** Keeps the VM paused at its next checkpoint from `atEpoch` on, until `proceed`. Resolves when that one is acknowledged. */
+  /**
+   * Keeps the VM paused at its next checkpoint from `atEpoch` on, until the same caller says `proceed` or leaves (I5).
+   * Resolves when that checkpoint is acknowledged.
+   */
   private async hold(atEpoch: unknown, caller: Caller): Promise<{ epoch: number }> {
     if (this.state.phase !== "protected")
       throw new OrderRefused("wrong-state", `the VM is ${this.state.phase}`);
     if (typeof atEpoch !== "number" || !Number.isSafeInteger(atEpoch))
       throw new OrderRefused("bad-request", '"atEpoch" must be a whole number');
-    // A caller who goes away must not leave the VM paused (I5).
+    if (this.holder !== undefined) throw new OrderRefused("already-held", "another hold has not ended yet");
+    this.holder = caller;
     caller.onLeft(() => {
-      if (this.state.phase === "protected") this.feed({ type: "proceed-asked" });
+      if (this.holder === caller) this.proceed();
     });
     this.feed({ type: "hold-asked", atEpoch });
-    await this.phaseBecomes(
-      (state) => state.phase === "protected" && state.capture === "held" && state.acked === state.running - 1,
-      (state) => state.phase !== "protected",
-    );
+    try {
+      await this.phaseBecomes(
+        (state) =>
+          state.phase === "protected" && state.capture === "held" && state.acked === state.running - 1,
+        (state) => state.phase !== "protected" || this.holder !== caller,
+      );
+    } catch (error) {
+      if (this.holder === caller) this.holder = undefined;
+      throw error;
+    }
     return { epoch: (this.state as { acked: number }).acked };
   }
 
   private proceed(): void {
-    if (this.state.phase !== "protected")
-      throw new OrderRefused("wrong-state", `the VM is ${this.state.phase}`);
-    this.feed({ type: "proceed-asked" });
+    this.holder = undefined;
+    if (this.state.phase === "protected") this.feed({ type: "proceed-asked" });
   }
 
   private async quit(): Promise<void> {
@@ -211,8 +220,6 @@ export class PrimaryGuardian {
     this.control?.close();
     this.finish(this.guestShutDown || this.state.phase === "superseded" ? 0 : 1);
   }
-  private leftLink: (value?: unknown) => void = () => {};
-  private lastWarning: string | undefined;
 
   private feed(event: PrimaryEvent): void {
     const before = this.state;
@@ -253,13 +260,14 @@ export class PrimaryGuardian {
           return;
         }
         this.statistics.captured(report.pages);
-        this.feed({ type: "captured", epoch: report.epoch, bytes: report.bytes });
+        this.feed({ type: "captured", epoch: report.epoch });
         return;
       case "requested":
         this.requested();
         return;
       case "ended":
-        if (!this.tearingDown) void this.captureFailed(report.error ?? "QEMU closed the stream");
+        if (!this.tearingDown)
+          void this.partFailed("capture-failed", report.error ?? "QEMU closed the stream");
         return;
     }
   }
@@ -268,13 +276,13 @@ export class PrimaryGuardian {
    * Capture or output hold has failed. If that is because QEMU died, the backup must take over, so it must not be told goodbye: only
    * a QEMU that still answers makes this an end of protection (I5) rather than of the VM (I4).
    */
-  private async captureFailed(reason: string): Promise<void> {
+  private async partFailed(type: "capture-failed" | "output-failed", reason: string): Promise<void> {
     try {
       await this.qemu.qmp.execute("query-status");
     } catch {
       return; // vmGone follows
     }
-    this.feed({ type: "capture-failed", reason });
+    this.feed({ type, reason });
   }
 
   /** QEMU aborts when a checkpoint stops a VM that is not running, so a request waits for that. */
@@ -302,8 +310,6 @@ export class PrimaryGuardian {
 
   // Effects
 
-  private tearingDown = false;
-
   private carryOut(effect: PrimaryEffect): void {
     switch (effect.type) {
       case "connect":
@@ -313,7 +319,9 @@ export class PrimaryGuardian {
         this.startCapture();
         return;
       case "begin-epochs":
-        this.protection!.beginEpochs().catch((error: Error) => this.captureFailed(error.message));
+        this.protection!.beginEpochs().catch((error: Error) =>
+          this.partFailed("capture-failed", error.message),
+        );
         return;
       case "capture":
         this.protection!.captureCheckpoint(effect.hold);
@@ -369,6 +377,7 @@ export class PrimaryGuardian {
   private async connectToBackup(): Promise<void> {
     const { host, port } = this.config.replication.peer;
     const { timing, vm } = this.config;
+    const attempt = ++this.attempt;
     const lost = (reason: string) => {
       this.shipping?.abandon();
       this.leftLink();
@@ -397,10 +406,17 @@ export class PrimaryGuardian {
         detectionMs: timing.detectionMs,
         urgent: () => this.state.phase !== "syncing",
       });
+      if (attempt !== this.attempt) {
+        connection.destroy("protection was given up while the link was made");
+        return;
+      }
       this.connection = connection;
       this.feed({ type: "link-up" });
     } catch (error) {
-      this.feed({ type: "link-lost", reason: (error as Error).message });
+      if (attempt !== this.attempt) return;
+      if (error instanceof LinkError && error.generation !== undefined)
+        this.feed({ type: "takeover", generation: error.generation });
+      else this.feed({ type: "link-lost", reason: (error as Error).message });
     }
   }
 
@@ -410,10 +426,10 @@ export class PrimaryGuardian {
       qemu: this.qemu,
       netdevs: config.vm.nics.map((_, index) => `net${index}`),
       runDirectory: config.runDirectory,
-      stagingBytes: this.settings.stagingBytes,
+      stagingBytes: config.limits.stagingMiB * MIB,
       heldBytes: config.limits.heldMiB * MIB,
       onReport: (report) => this.fromCapture(report, protection),
-      onFailed: (reason) => void this.captureFailed(reason),
+      onFailed: (reason) => void this.partFailed("output-failed", reason),
     });
     this.tearingDown = false;
     this.requestWaits = false;
@@ -422,7 +438,7 @@ export class PrimaryGuardian {
       this.feed({ type: "sent", epoch }),
     );
     this.statistics.reset(0);
-    protection.start().catch((error: Error) => this.captureFailed(error.message));
+    protection.start().catch((error: Error) => this.partFailed("capture-failed", error.message));
   }
 
   private async endCapture(): Promise<void> {
@@ -439,6 +455,7 @@ export class PrimaryGuardian {
 
   private closeLink(): void {
     const { connection } = this;
+    this.attempt++;
     this.connection = undefined;
     this.shipping?.abandon();
     connection?.destroy("the primary has ended the session");

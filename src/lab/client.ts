@@ -51,6 +51,7 @@ export interface ClientSummary {
   readonly gaps: readonly ClientGap[];
   /** Request to answer. Zeros when there was no answer. */
   readonly latencyMs: {
+    readonly min: number;
     readonly p50: number;
     readonly p95: number;
     readonly p99: number;
@@ -232,6 +233,7 @@ class CounterClient {
       longestGapMs: milliseconds(endedNs - beganNs),
       gaps: this.#gaps.map((gap) => ({ beganNs: String(gap.beganNs), endedNs: String(gap.endedNs) })),
       latencyMs: {
+        min: this.#acked === 0 ? 0 : this.#latency.min / 1e6,
         p50: percentile(50),
         p95: percentile(95),
         p99: percentile(99),

@@ -3,7 +3,7 @@
  * The demo, the tests and the measurements all use this.
  */
 import { randomUUID } from "node:crypto";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -26,6 +26,16 @@ import { differingPages } from "./ram-check.ts";
 const BOOT_TIMEOUT_MS = 60_000;
 const REPLICATION_PORT = 7000;
 const cacheDirectory = join(import.meta.dirname, "../../.cache");
+
+/** Whether a process is there and not merely waiting to be reaped. */
+export function processRuns(pid: number): boolean {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
+    return !["Z", "X"].includes(stat.slice(stat.lastIndexOf(")") + 2)[0]!);
+  } catch {
+    return false;
+  }
+}
 
 /** The guest's addresses, one pair per LAN. */
 export const guestAddresses = [
@@ -63,6 +73,8 @@ export class Lab {
   private readonly options: LabOptions;
   private readonly vm: Record<string, unknown>;
   private readonly clients = new Set<ClientProcess>();
+  /** They must be killed by hand. */
+  private readonly unboundQemus = new Set<number>();
   private guardianA: GuardianProcess | undefined;
   private guardianB: GuardianProcess | undefined;
 
@@ -126,12 +138,19 @@ export class Lab {
       imageDirectory: join(this.directory, "image"),
       replication: { listen: `${labAddresses.replication.b}:${REPLICATION_PORT}` },
     });
+    if (this.options.bindLifetimes === false) this.unboundQemus.add(await this.qemuPid("b"));
     return this.guardianB;
+  }
+
+  async qemuPid(host: "a" | "b"): Promise<number> {
+    const guardian = host === "a" ? this.primary : this.backup;
+    return (await guardian.control.order<{ qemuPid: number }>("status")).qemuPid;
   }
 
   async startPrimary(): Promise<GuardianProcess> {
     const peer = this.options.replicationPeer ?? `${labAddresses.replication.b}:${REPLICATION_PORT}`;
     this.guardianA = await this.guardian("a", { role: "primary", replication: { peer } });
+    if (this.options.bindLifetimes === false) this.unboundQemus.add(await this.qemuPid("a"));
     return this.guardianA;
   }
 
@@ -193,7 +212,7 @@ export class Lab {
 
   /** Lets host A fail. Returns when (monotonicMs). */
   async kill(kind: Kill): Promise<number> {
-    const { qemuPid } = await this.primary.control.order<{ qemuPid: number }>("status");
+    const qemuPid = await this.qemuPid("a");
     if (kind === "power") await this.network.cutHost("a");
     const atMs = monotonicMs();
     if (kind === "power" || kind === "qemu") process.kill(qemuPid, "SIGKILL");
@@ -206,6 +225,7 @@ export class Lab {
   async destroy(): Promise<void> {
     for (const client of this.clients) client.kill();
     for (const guardian of [this.guardianA, this.guardianB]) await guardian?.kill();
+    for (const pid of this.unboundQemus) if (processRuns(pid)) process.kill(pid, "SIGKILL");
     await this.network.destroy();
     await rm(this.directory, { recursive: true, force: true });
   }

@@ -30,17 +30,25 @@ export interface BackupLink {
 
 export type LinkErrorCode = "unreachable" | "timeout" | "refused" | "taken-over" | "closed" | "cannot-listen";
 
+interface LinkErrorOptions extends ErrorOptions {
+  readonly refuse?: Refuse;
+  readonly generation?: number;
+}
+
 /** The link could not be made. The sentence says who, where and what to do. */
 export class LinkError extends Error {
   override readonly name = "LinkError";
   readonly code: LinkErrorCode;
   /** What the backup said, with code "refused". */
   readonly refuse: Refuse | undefined;
+  /** With code "taken-over": the generation as which the other side runs the VM. */
+  readonly generation: number | undefined;
 
-  constructor(code: LinkErrorCode, message: string, options?: ErrorOptions & { readonly refuse?: Refuse }) {
+  constructor(code: LinkErrorCode, message: string, options?: LinkErrorOptions) {
     super(message, options);
     this.code = code;
     this.refuse = options?.refuse;
+    this.generation = options?.generation;
   }
 }
 
@@ -98,7 +106,9 @@ function notWelcome(peer: string, message: ReplicationMessage): LinkError {
   }
   if (message.type === "takeover") {
     const says = `it runs the VM as generation ${message.generation}`;
-    return new LinkError("taken-over", `${peer} has taken over: ${says}; this copy must stay stopped`);
+    return new LinkError("taken-over", `${peer} has taken over: ${says}; this copy must stay stopped`, {
+      generation: message.generation,
+    });
   }
   return new LinkError("closed", `${peer} answered HELLO with ${message.type}, expected welcome or refuse`);
 }

@@ -38,6 +38,7 @@ export class FilterChain {
   private readonly waiting = new Set<(report: HoldReport) => void>();
   private readonly undo: (() => Promise<unknown>)[] = [];
   private removing = false;
+  private broken = false;
 
   private constructor(options: FilterChainOptions) {
     this.options = options;
@@ -97,15 +98,18 @@ export class FilterChain {
     const { running } = await qmp.execute<{ running: boolean }>("query-status");
     if (running) await qmp.execute("stop");
     try {
-      const drained = Promise.all(
-        netdevs.map((_, nic) => this.expect((report) => report.kind === "drained" && report.nic === nic)),
-      );
+      const drained = this.broken
+        ? Promise.resolve([])
+        : Promise.all(
+            netdevs.map((_, nic) => this.expect((report) => report.kind === "drained" && report.nic === nic)),
+          );
       for (const netdev of netdevs) {
         await qmp.execute("object-del", { id: `remus-sink-${netdev}` });
         await qmp.execute("object-del", { id: `remus-capture-${netdev}` });
         await qmp.execute("chardev-remove", { id: `remus-capture-${netdev}` });
       }
-      await drained;
+      // Without its thread nothing is left to drain.
+      if (!this.broken) await drained;
       for (const netdev of netdevs) await this.removeInject(netdev);
       this.undo.length = 0;
     } finally {
@@ -171,7 +175,7 @@ export class FilterChain {
     const { qmp } = this.options;
     const id = `remus-inject-${netdev}`;
     const deadline = Date.now() + STEP_TIMEOUT_MS;
-    for (;;) {
+    while (!this.broken) {
       const chardevs = await qmp.execute<{ label: string; filename: string }[]>("query-chardev");
       if (chardevs.find(({ label }) => label === id)?.filename.startsWith("disconnected") === true) break;
       if (Date.now() > deadline) throw new Error(`QEMU did not read the last frames of ${netdev} in time`);
@@ -194,7 +198,9 @@ export class FilterChain {
 
   private receive(report: HoldReport): void {
     for (const look of this.waiting) look(report);
-    if (report.kind === "failed" && !this.removing) this.options.onFailed(report.error);
+    if (report.kind !== "failed") return;
+    this.broken = true;
+    if (!this.removing) this.options.onFailed(report.error);
   }
 
   private expect(wanted: (report: HoldReport) => boolean): Promise<void> {

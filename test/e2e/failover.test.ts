@@ -1,7 +1,7 @@
 /** I4: after the loss of a host, of QEMU or of a guardian, the VM runs on, and nothing that a client saw is taken back. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { guestAddresses } from "../../src/lab/lab.ts";
+import { guestAddresses, processRuns } from "../../src/lab/lab.ts";
 import {
   assertRamEqual,
   assertUnharmed,
@@ -16,11 +16,15 @@ for (const kill of ["power", "qemu", "guardian"] as const)
     const { lab, client } = await protectedLab(t, { load: "busy" });
     await assertRamEqual(lab, 3);
     await client.answers(20, PATIENCE_MS);
+    const qemuPid = await lab.qemuPid("a");
     await lab.kill(kill);
     await client.answers(50, PATIENCE_MS);
     assert.equal(await phaseOf(lab.backup), "running");
     await assertUnharmed(client);
-    await eventually("QEMU and guardian on A are both gone", () => !lab.primary.alive);
+    await eventually(
+      "QEMU and guardian on A are both gone",
+      () => !lab.primary.alive && !processRuns(qemuPid),
+    );
   });
 
 test("2 vCPUs, q35, 512 MiB, two NICs, clients over IPv4 and IPv6 on different NICs", async (t) => {

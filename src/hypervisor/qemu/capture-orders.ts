@@ -46,7 +46,6 @@ export type CaptureReport =
       readonly epoch: number;
       readonly device: Uint8Array;
       readonly pages: number;
-      readonly bytes: number;
     }
   /** QEMU wants a checkpoint; the VM runs. */
   | { readonly kind: "requested" }

@@ -7,7 +7,7 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { COLO, coloMessage, coloName } from "../../codec/colo.ts";
 import { deviceStateLength, LONGEST_RECORD_BYTES, MigrationScanner } from "../../codec/migration-stream.ts";
-import { PAGE_BYTES, PAGE_RAW, PAGE_ZERO } from "../../codec/replication.ts";
+import { PAGE_RAW, PAGE_ZERO } from "../../codec/replication.ts";
 import { EpochCell } from "../../memory/epoch-cell.ts";
 import { CHUNK_BYTES, Staging } from "../../memory/staging.ts";
 import { readable, receive, sendAll } from "../../os/socket.ts";
@@ -58,7 +58,6 @@ function nextOrder(): number {
 class Intake {
   epoch = 0;
   pages = 0;
-  bytes = 0;
   readonly scanner = new MigrationScanner(this);
   private chunkIndex = -1;
   private chunk: Uint8Array = new Uint8Array(0);
@@ -89,7 +88,6 @@ class Intake {
   beginCheckpoint(epoch: number): void {
     this.epoch = epoch;
     this.pages = 0;
-    this.bytes = 0;
     this.scanner.beginCheckpoint();
   }
 
@@ -178,8 +176,6 @@ class Intake {
       if (this.epoch === 0 && this.pages === 0)
         report({ kind: "layout", header: this.scanner.header, blocks: this.scanner.blocks });
       this.pages += this.entries;
-      for (let entry = 0; entry < this.entries; entry++)
-        if (batch.encodings[entry] === PAGE_RAW) this.bytes += PAGE_BYTES;
       const columns = [batch.blockIds, batch.encodings, batch.pageNumbers, batch.positions];
       report(
         { kind: "pages", epoch: this.epoch, batch },
@@ -215,9 +211,7 @@ function expectMessage(intake: Intake, expected: number): void {
 
 function reportCaptured(intake: Intake, epoch: number, device: Uint8Array): void {
   intake.reportPages();
-  report({ kind: "captured", epoch, device, pages: intake.pages, bytes: intake.bytes + device.length }, [
-    device.buffer as ArrayBuffer,
-  ]);
+  report({ kind: "captured", epoch, device, pages: intake.pages }, [device.buffer as ArrayBuffer]);
 }
 
 function firstPass(intake: Intake): void {

@@ -1,0 +1,101 @@
+/** The words of the primary's state machine: its states, what can happen to it, and what it orders. */
+import type { PacerState } from "./pacer.ts";
+import type { EpochId, Generation, Milliseconds } from "./words.ts";
+
+export type PrimaryState =
+  /** The VM runs and nothing is held. */
+  | { readonly phase: "unprotected"; readonly generation: Generation }
+  | { readonly phase: "connecting"; readonly generation: Generation }
+  /** First pass. The VM runs and nothing is held: the backup cannot take over yet. */
+  | { readonly phase: "syncing"; readonly generation: Generation }
+  | ProtectedState
+  /** The backup was told that protection ends. Until it has answered, it might still take over. */
+  | { readonly phase: "leaving"; readonly generation: Generation; readonly acked: EpochId }
+  /** The backup is lost. Output stays held until the arbiter has spoken. */
+  | {
+      readonly phase: "arbitrating";
+      readonly generation: Generation;
+      readonly acked: EpochId;
+      /** The checkpoint under way was to keep the VM paused; it must not stay so. */
+      readonly proceedWhenCaptured: boolean;
+    }
+  /** Output is free; QEMU is brought back to where protection can start again. */
+  | { readonly phase: "ending"; readonly generation: Generation }
+  /** Another host owns the VM. This one must never run again. */
+  | { readonly phase: "superseded"; readonly generation: Generation };
+
+/**
+ * `capturing-to-hold`: the VM will stay paused after this checkpoint; `capturing-to-proceed`: it would, but nobody waits for that any
+ * more; `held`: it is paused.
+ */
+export type CaptureState =
+  | "idle"
+  | "requested"
+  | "capturing"
+  | "capturing-to-hold"
+  | "capturing-to-proceed"
+  | "held";
+
+export interface ProtectedState {
+  readonly phase: "protected";
+  readonly generation: Generation;
+  /** The epoch that runs, or whose checkpoint is being captured. */
+  readonly running: EpochId;
+  /** The newest acknowledged checkpoint; -1 before checkpoint 0 is. */
+  readonly acked: EpochId;
+  readonly capture: CaptureState;
+  readonly capturedMs: Milliseconds;
+  readonly pacer: PacerState;
+  /** The first checkpoint from this one on keeps the VM paused, to be looked at. */
+  readonly holdAt: EpochId | undefined;
+  /** Leave once the capture under way is done. */
+  readonly leaveBecause: string | undefined;
+}
+
+export type PrimaryEvent =
+  | { readonly type: "protect-asked" }
+  | { readonly type: "stop-asked" }
+  /** The backup has agreed to protect the VM. */
+  | { readonly type: "link-up" }
+  | { readonly type: "link-lost"; readonly reason: string }
+  /** Checkpoint 0 is in staging and the VM is paused. */
+  | { readonly type: "first-pass-done" }
+  | { readonly type: "requested" }
+  | { readonly type: "captured"; readonly epoch: EpochId }
+  /** All of the checkpoint has left staging. */
+  | { readonly type: "sent"; readonly epoch: EpochId }
+  | { readonly type: "acked"; readonly epoch: EpochId }
+  | { readonly type: "goodbye-ok" }
+  | { readonly type: "takeover"; readonly generation: Generation }
+  | { readonly type: "verdict"; readonly granted: boolean; readonly generation: Generation }
+  /** QEMU or the capture thread gave up: no `captured` will come any more. The VM runs. */
+  | { readonly type: "capture-failed"; readonly reason: string }
+  /** What holds the output gave up. It is held, or lost; capture goes on. */
+  | { readonly type: "output-failed"; readonly reason: string }
+  | { readonly type: "capture-ended" }
+  /** `atEpoch`: not before that checkpoint. */
+  | { readonly type: "hold-asked"; readonly atEpoch: EpochId }
+  | { readonly type: "proceed-asked" }
+  | { readonly type: "tick" };
+
+export type PrimaryEffect =
+  | { readonly type: "connect" }
+  | { readonly type: "start-capture" }
+  /** First hold all output from now on, then let the VM run as epoch 1. */
+  | { readonly type: "begin-epochs" }
+  /** Pause, drain into staging, cut, run on. Only when QEMU has requested it. */
+  | { readonly type: "capture"; readonly epoch: EpochId; readonly hold: boolean }
+  | { readonly type: "proceed" }
+  /** Only after `upTo` was acknowledged (I1). */
+  | { readonly type: "release"; readonly upTo: EpochId }
+  /** Only when the backup can no longer take over (I3). */
+  | { readonly type: "release-all" }
+  | { readonly type: "end-capture" }
+  | { readonly type: "send-goodbye" }
+  | { readonly type: "close-link" }
+  | { readonly type: "ask-arbiter"; readonly generation: Generation }
+  | { readonly type: "kill-vm"; readonly reason: string }
+  | { readonly type: "remind-hypervisor" }
+  /** Send a tick at this time; a later `wake` replaces an earlier one. */
+  | { readonly type: "wake"; readonly atMs: Milliseconds }
+  | { readonly type: "report"; readonly level: "info" | "warn" | "error"; readonly text: string };

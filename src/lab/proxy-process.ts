@@ -1,0 +1,43 @@
+/** A fault proxy in a namespace of the lab, steered by lines (fault-proxy.ts). */
+import { type ChildProcess, spawn } from "node:child_process";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+
+const proxyFile = join(import.meta.dirname, "fault-proxy.ts");
+
+export class ProxyProcess {
+  private readonly child: ChildProcess;
+  private readonly answers: ((line: string) => void)[] = [];
+
+  private constructor(child: ChildProcess) {
+    this.child = child;
+    createInterface({ input: child.stdout! }).on("line", (line) => this.answers.shift()?.(line));
+  }
+
+  /** Starts a proxy behind `prefix` that listens on `from` and leads to `to` (ADDRESS:PORT). Resolves when it listens. */
+  static async start(prefix: readonly string[], from: string, to: string): Promise<ProxyProcess> {
+    const [program, ...args] = [...prefix, process.execPath, proxyFile, "--listen", from, "--to", to];
+    const proxy = new ProxyProcess(spawn(program!, args, { stdio: ["pipe", "pipe", "inherit"] }));
+    await proxy.answer();
+    return proxy;
+  }
+
+  /** Gives a command; resolves when it is carried out. */
+  async tell(command: string): Promise<void> {
+    const answer = this.answer();
+    this.child.stdin!.write(`${command}\n`);
+    const said = await answer;
+    if (said !== "ok") throw new Error(`proxy: ${said}`);
+  }
+
+  kill(): void {
+    this.child.kill("SIGKILL");
+  }
+
+  private answer(): Promise<string> {
+    const { promise, resolve, reject } = Promise.withResolvers<string>();
+    this.answers.push(resolve);
+    this.child.once("exit", () => reject(new Error("the proxy has ended")));
+    return promise;
+  }
+}
