@@ -89,8 +89,10 @@ export function paceCapture(
 }
 
 export function paceAcked(pacer: PacerState, epoch: EpochId, now: Milliseconds): PacerState {
-  if (pacer.probe?.epoch !== epoch) return pacer;
-  return { ...pacer, probe: undefined, ack: { tookMs: now - pacer.probe.sinceMs, atMs: now } };
+  // What is acknowledged was sent, whatever has been heard of that.
+  const sent = Math.max(pacer.sent, epoch);
+  if (pacer.probe?.epoch !== epoch) return { ...pacer, sent };
+  return { ...pacer, sent, probe: undefined, ack: { tookMs: now - pacer.probe.sinceMs, atMs: now } };
 }
 
 export function paceSent(pacer: PacerState, epoch: EpochId): PacerState {

@@ -134,7 +134,8 @@ export class BackupGuardian {
       detectionMs: timing.detectionMs,
       urgent: () => this.state.phase !== "filling",
       onSuspicion: (suspected) => {
-        if (this.state.phase === "armed") void (suspected ? this.taps.open() : this.taps.park());
+        if (suspected && this.state.phase === "armed") void this.taps.open();
+        if (!suspected && ["waiting", "filling", "armed"].includes(this.state.phase)) void this.taps.park();
       },
     });
     this.log.info(

@@ -84,7 +84,9 @@ const vm = z
     vcpus: whole(1, 255),
     memoryMiB: whole(64, 16 << 20),
     nics: z
-      .array(z.strictObject({ mac, tap: tapName }))
+      .array(
+        z.strictObject({ mac, tap: tapName, virtio: z.enum(["standard", "legacy"]).default("standard") }),
+      )
       .max(8, "must have at most 8 cards")
       .default([]),
     boot,

@@ -7,6 +7,11 @@
 export interface NicSpec {
   readonly mac: string;
   readonly tap: string;
+  /**
+   * `standard`, the default: what QEMU makes of virtio-net-pci. `legacy`: virtio 0.9 alone, whose state QEMU saves in a third of the time: a modern device
+   * saves 46 KiB for 1024 queues that are not there, about 0.7 ms in every pause.
+   */
+  readonly virtio?: "standard" | "legacy";
 }
 
 /** How the guest starts: a kernel of its own, or firmware alone (nothing to boot; used to test capture over KVM). */

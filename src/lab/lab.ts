@@ -50,6 +50,8 @@ export interface LabOptions {
   readonly vcpus?: number;
   readonly machine?: string;
   readonly nics?: 1 | 2;
+  /** Default legacy: a shorter pause (vm-spec.ts). */
+  readonly virtio?: "standard" | "legacy";
   readonly load?: GuestLoad;
   readonly intervalMs?: number;
   readonly detectionMs?: number;
@@ -109,7 +111,7 @@ export class Lab {
         cpu: guestCpu,
         vcpus: options.vcpus ?? 1,
         memoryMiB: options.memoryMiB ?? 256,
-        nics: nics.map(({ mac }, lan) => ({ mac, tap: `tap${lan}` })),
+        nics: nics.map(({ mac }, lan) => ({ mac, tap: `tap${lan}`, virtio: options.virtio ?? "legacy" })),
         boot: {
           kind: "kernel",
           ...image,

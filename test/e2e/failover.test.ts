@@ -33,6 +33,7 @@ test("2 vCPUs, q35, 512 MiB, two NICs, clients over IPv4 and IPv6 on different N
     machine: "q35",
     memoryMiB: 512,
     nics: 2,
+    virtio: "standard",
     load: "busy",
   });
   const second = lab.client(guestAddresses[1].ipv6, "second");

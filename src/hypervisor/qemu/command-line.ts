@@ -69,9 +69,10 @@ function serial(log: string | undefined): string[] {
  */
 function network(spec: VmSpec, nic: VmSpec["nics"][number], index: number): string[] {
   const rom = spec.boot.kind === "kernel" ? ",romfile=" : "";
+  const virtio = nic.virtio === "legacy" ? ",disable-legacy=off,disable-modern=on" : "";
   return [
     ...["-netdev", `tap,id=net${index},ifname=${value(nic.tap)},script=no,downscript=no,vhost=off`],
-    ...["-device", `virtio-net-pci,id=nic${index},netdev=net${index},mac=${nic.mac}${rom}`],
+    ...["-device", `virtio-net-pci,id=nic${index},netdev=net${index},mac=${nic.mac}${rom}${virtio}`],
   ];
 }
 
@@ -93,7 +94,10 @@ export type Fingerprint = Readonly<Record<string, string | number>>;
  * from the backup's files.
  */
 export function fingerprint(spec: VmSpec, accelerator: Accelerator, qemuVersion: string): Fingerprint {
-  const nics = spec.nics.map(({ mac }, index) => [`nics[${index}].mac`, mac.toLowerCase()] as const);
+  const nics = spec.nics.flatMap(({ mac, virtio }, index) => [
+    [`nics[${index}].mac`, mac.toLowerCase()] as const,
+    [`nics[${index}].virtio`, virtio ?? "standard"] as const,
+  ]);
   return {
     qemuVersion,
     accelerator,
@@ -101,7 +105,7 @@ export function fingerprint(spec: VmSpec, accelerator: Accelerator, qemuVersion:
     cpu: spec.cpu,
     vcpus: spec.vcpus,
     ramKiB: ramKiB(spec.memoryMiB, accelerator),
-    nics: nics.length,
+    nics: spec.nics.length,
     ...Object.fromEntries(nics),
     ...bootFingerprint(spec),
     extraArgs: JSON.stringify(spec.extraArgs),
