@@ -54,7 +54,8 @@ export function pace(
 ): Pace {
   if (now < pacer.dueMs) return { kind: "at", atMs: pacer.dueMs };
   // A second checkpoint behind one that still waits to be sent would only wait too, and clients for both.
-  if (pacer.sent < epochs.running - 1) return { kind: "blocked", by: "link" };
+  // An ack proves that its checkpoint was sent.
+  if (Math.max(pacer.sent, epochs.acked) < epochs.running - 1) return { kind: "blocked", by: "link" };
   if (epochs.running - 1 - epochs.acked >= inFlightAllowed(pacer, settings, now))
     return { kind: "blocked", by: "acks" };
   return { kind: "now" };
@@ -62,13 +63,14 @@ export function pace(
 
 /**
  * How many checkpoints may be on their way: as many as the way there and back takes epochs, and one more. More would only stand in line
- * in the network's buffers, and the guest's output with them. Once in a while nothing may, to learn how long the way is now.
+ * in the network's buffers, and the guest's output with them. At first, and once in a while, nothing may be before it, to learn how
+ * long the way is now.
  */
 function inFlightAllowed(pacer: PacerState, settings: PacerSettings, now: Milliseconds): number {
-  if (pacer.ack === undefined) return Math.min(2, settings.maxInFlight);
-  if (now - pacer.ack.atMs > PROBE_EVERY_MS) return 1;
-  const epochsOnTheWay = Math.ceil(pacer.ack.tookMs / Math.max(pacer.epochMs, settings.intervalMs));
-  return Math.min(epochsOnTheWay + 1, settings.maxInFlight);
+  if (pacer.ack === undefined || now - pacer.ack.atMs > PROBE_EVERY_MS) return 1;
+  // Rounded, not up: where sending is what takes the time, an ack takes a little longer than an epoch, and one more would stand in line.
+  const epochsOnTheWay = Math.round(pacer.ack.tookMs / Math.max(pacer.epochMs, settings.intervalMs));
+  return Math.min(Math.max(epochsOnTheWay, 1) + 1, settings.maxInFlight);
 }
 
 /** A capture starts. Late ones do not shift the grid, so that the rate holds; after a long wait the grid starts anew. */

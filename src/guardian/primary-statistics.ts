@@ -45,4 +45,13 @@ export class PrimaryStatistics {
       bytesOnWire: bytesOnWire - this.wireBefore,
     };
   }
+
+  /** Every sample that is kept, to be put together with those of other runs. */
+  samples(): Record<string, unknown> {
+    return {
+      pauseMs: { samples: this.pauseMs.all() },
+      dirtyPages: { samples: this.dirtyPages.all() },
+      checkpointsPerSecond: this.summary(0).checkpointsPerSecond,
+    };
+  }
 }

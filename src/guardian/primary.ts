@@ -92,6 +92,7 @@ export class PrimaryGuardian {
       status: () => guardian.status(),
       protect: () => guardian.protect(),
       stop: () => guardian.stop(),
+      samples: () => guardian.statistics.samples(),
       "reset-statistics": () => guardian.statistics.reset(guardian.shipping?.bytesOnWire ?? 0),
       hold: ({ atEpoch }, caller) => guardian.hold(atEpoch ?? 0, caller),
       proceed: () => guardian.proceed(),

@@ -24,6 +24,11 @@ export class Samples {
     this.added = 0;
   }
 
+  /** What is kept, in no order. */
+  all(): number[] {
+    return [...this.ring.slice(0, Math.min(this.added, MOST_SAMPLES))];
+  }
+
   /** Nearest-rank percentiles of what is kept; zeros when there is nothing. */
   summary(): Summary {
     const sorted = this.ring.slice(0, Math.min(this.added, MOST_SAMPLES)).sort();

@@ -72,8 +72,10 @@ export class Lab {
   readonly network: LabNetwork;
   /** In memory: it holds the RAM files. */
   readonly directory: string;
+  readonly cacheDirectory = cacheDirectory;
+  /** The VM's spec, as in a guardian's configuration. */
+  readonly vm: Record<string, unknown>;
   private readonly options: LabOptions;
-  private readonly vm: Record<string, unknown>;
   private readonly clients = new Set<ClientProcess>();
   /** They must be killed by hand. */
   private readonly unboundQemus = new Set<number>();
@@ -165,14 +167,14 @@ export class Lab {
   /** Waits until Redis answers inside the guest. */
   async guestReady(): Promise<void> {
     const deadline = Date.now() + BOOT_TIMEOUT_MS;
-    const log = join(this.directory, "a", "serial.log");
+    const log = this.serialLog;
     for (;;) {
       const text = existsSync(log) ? await readFile(log, "utf8") : "";
       const problem = text.split("\n").find((line) => line.startsWith(guestProblemPrefix));
       if (problem !== undefined) throw new Error(problem);
       if (text.includes(guestReadyLine)) return;
-      if (!this.primary.alive)
-        throw new Error(`the primary ended while the guest booted; see ${this.primary.logFile}`);
+      if (this.guardianA?.alive === false)
+        throw new Error(`the primary ended while the guest booted; see ${this.guardianA.logFile}`);
       if (Date.now() > deadline)
         throw new Error(`the guest did not boot within ${BOOT_TIMEOUT_MS} ms: ${text.slice(-500)}`);
       await new Promise((again) => setTimeout(again, 20));
@@ -232,6 +234,11 @@ export class Lab {
     await rm(this.directory, { recursive: true, force: true });
   }
 
+  /** What the guest writes to its serial port, on host A. */
+  get serialLog(): string {
+    return join(this.directory, "serial.log");
+  }
+
   private get ramFile(): string {
     return join(this.directory, "a", "ram");
   }
@@ -250,7 +257,7 @@ export class Lab {
       },
       arbiter: "assume-no-partition",
       lab: {
-        ...(host === "a" ? { ramFile: this.ramFile, serialLog: join(directory, "serial.log") } : {}),
+        ...(host === "a" ? { ramFile: this.ramFile, serialLog: this.serialLog } : {}),
         ...(bindLifetimes === undefined ? {} : { bindLifetimes }),
       },
     };

@@ -49,8 +49,8 @@ test("a good file is read, and what is left out has its default", () => {
     vcpus: 2,
     memoryMiB: 256,
     nics: [
-      { mac: "52:54:00:00:00:01", tap: "tap0" },
-      { mac: "52:54:00:00:00:02", tap: "tap1" },
+      { mac: "52:54:00:00:00:01", tap: "tap0", virtio: "standard" },
+      { mac: "52:54:00:00:00:02", tap: "tap1", virtio: "standard" },
     ],
     boot: { kind: "kernel", kernel: "/k", initrd: "/i", append: "" },
     extraArgs: [],
