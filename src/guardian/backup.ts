@@ -27,7 +27,7 @@ import { BackupImages, LayoutError } from "../memory/backup-images.ts";
 import { CheckpointBuffer, type WholeCheckpoint } from "../memory/checkpoint-buffer.ts";
 import { StandbyTaps } from "../net/standby-taps.ts";
 import { Committer } from "./committer.ts";
-import type { GuardianConfig } from "./config.ts";
+import type { BackupConfig } from "./config.ts";
 import { ControlSocket } from "./control.ts";
 import type { Log } from "./log.ts";
 import { monotonicMs } from "./monotonic.ts";
@@ -35,8 +35,6 @@ import { Stalls } from "./stalls.ts";
 import { type Ground, heed, machineOf, prepareGround, startQemu } from "./vm-process.ts";
 
 const MIB = 1 << 20;
-
-export type BackupConfig = GuardianConfig & { readonly role: "backup" };
 
 /** When things happened at failover: milliseconds of CLOCK_MONOTONIC, which all processes of a machine share. */
 interface FailoverTimes {

@@ -171,6 +171,8 @@ const schema = z.discriminatedUnion(
 
 /** A union over `role`: a primary has `replication.peer`, a backup `replication.listen`, each `{host, port}`. */
 export type GuardianConfig = z.output<typeof schema>;
+export type PrimaryConfig = GuardianConfig & { readonly role: "primary" };
+export type BackupConfig = GuardianConfig & { readonly role: "backup" };
 
 /** A configuration file that cannot be used. The message has one line per mistake. */
 export class ConfigError extends Error {

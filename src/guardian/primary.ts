@@ -4,22 +4,20 @@
  */
 import { hostname } from "node:os";
 import { join } from "node:path";
-import { type Layout, PROTOCOL_VERSION, type ReplicationMessage } from "../codec/replication.ts";
-import { type FrameIds, vmIdBytes } from "../codec/replication-header.ts";
 import type { Arbiter } from "../core/arbiter.ts";
 import type { PacerSettings } from "../core/pacer.ts";
 import { startPrimary, stepPrimary } from "../core/primary.ts";
 import type { PrimaryEffect, PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
 import { InvariantBroken } from "../core/transition.ts";
 import type { CaptureReport } from "../hypervisor/qemu/capture-orders.ts";
-import { type Fingerprint, ramBlockName } from "../hypervisor/qemu/command-line.ts";
+import { ramBlockName } from "../hypervisor/qemu/command-line.ts";
 import { livePreflight } from "../hypervisor/qemu/live-preflight.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
-import { connect, LinkError } from "../link/connect.ts";
-import type { Connection } from "../link/connection.ts";
-import type { GuardianConfig } from "./config.ts";
-import { type Caller, ControlSocket, OrderRefused } from "./control.ts";
+import type { PrimaryConfig } from "./config.ts";
+import { ControlSocket } from "./control.ts";
 import type { Log } from "./log.ts";
+import { PrimaryLink } from "./primary-link.ts";
+import { PrimaryOrders } from "./primary-orders.ts";
 import { PrimaryStatistics } from "./primary-statistics.ts";
 import { Protection } from "./protection.ts";
 import { Shipping } from "./shipping.ts";
@@ -29,8 +27,6 @@ import { type Ground, heed, machineOf, prepareGround, startQemu } from "./vm-pro
 const MIB = 1 << 20;
 /** The backup has this long to let us go when the guest has shut itself down. */
 const LAST_GOODBYE_MS = 2_000;
-
-export type PrimaryConfig = GuardianConfig & { readonly role: "primary" };
 
 export class PrimaryGuardian {
   /** Settles when the VM is gone, with the exit status of the guardian. */
@@ -42,14 +38,13 @@ export class PrimaryGuardian {
   private readonly arbiter: Arbiter;
   private readonly ground: Ground;
   private readonly qemu: QemuProcess;
-  /** Hashes the boot files, so it is made once. */
-  private readonly machine: Fingerprint;
+  private readonly link: PrimaryLink;
+  private readonly orders: PrimaryOrders;
   private readonly settings: PacerSettings;
   private readonly statistics: PrimaryStatistics;
   private control: ControlSocket | undefined;
   private state: PrimaryState = startPrimary(1);
   private protection: Protection | undefined;
-  private connection: Connection | undefined;
   private shipping: Shipping | undefined;
   private wakeTimer: NodeJS.Timeout | undefined;
   private readonly tickTimer: NodeJS.Timeout;
@@ -57,12 +52,6 @@ export class PrimaryGuardian {
   private requestWaits = false;
   private guestShutDown = false;
   private tearingDown = false;
-  /** Counts tries to make the link: one that was given up must not be used when it succeeds after all. */
-  private attempt = 0;
-  private lastWarning: string | undefined;
-  private leftLink: (value?: unknown) => void = () => {};
-  private holder: Caller | undefined;
-  private readonly phaseWaiters = new Set<() => void>();
 
   private constructor(config: PrimaryConfig, log: Log, arbiter: Arbiter, ground: Ground, qemu: QemuProcess) {
     const { promise, resolve } = Promise.withResolvers<number>();
@@ -73,7 +62,15 @@ export class PrimaryGuardian {
     this.arbiter = arbiter;
     this.ground = ground;
     this.qemu = qemu;
-    this.machine = machineOf(config, ground, qemu);
+    this.link = new PrimaryLink({
+      config,
+      machine: machineOf(config, ground, qemu),
+      generation: () => this.state.generation,
+      feed: (event) => this.feed(event),
+      onLost: () => this.shipping?.abandon(),
+      urgent: () => this.state.phase !== "syncing",
+    });
+    this.orders = this.takeOrders();
     this.settings = {
       intervalMs: config.timing.intervalMs,
       maxInFlight: config.limits.maxInFlight,
@@ -88,21 +85,20 @@ export class PrimaryGuardian {
     const ground = await prepareGround(config, log);
     const qemu = await startQemu(config, ground, { role: "primary", ramFile: config.lab.ramFile });
     const guardian = new PrimaryGuardian(config, log, arbiter, ground, qemu);
+    const { orders, statistics } = guardian;
     guardian.control = await ControlSocket.open(join(config.runDirectory, "control.sock"), {
       status: () => guardian.status(),
-      protect: () => guardian.protect(),
-      stop: () => guardian.stop(),
-      samples: () => guardian.statistics.samples(),
-      "reset-statistics": () => guardian.statistics.reset(guardian.shipping?.bytesOnWire ?? 0),
-      hold: ({ atEpoch }, caller) => guardian.hold(atEpoch ?? 0, caller),
-      proceed: () => guardian.proceed(),
-      quit: () => guardian.quit(),
+      protect: () => orders.protect(),
+      stop: () => orders.stop(),
+      samples: () => statistics.samples(),
+      "reset-statistics": () => statistics.reset(guardian.shipping?.bytesOnWire ?? 0),
+      hold: ({ atEpoch }, caller) => orders.hold(atEpoch ?? 0, caller),
+      proceed: () => orders.proceed(),
+      quit: () => orders.quit(),
     });
     log.info(`VM ${config.vm.name} runs (QEMU ${qemu.qmp.version}, ${ground.accelerator}), unprotected`);
     return guardian;
   }
-
-  // Orders
 
   private status(): Record<string, unknown> {
     const { protection, state } = this;
@@ -122,68 +118,16 @@ export class PrimaryGuardian {
     };
   }
 
-  /** Resolves once checkpoint 0 is acknowledged: from then on the VM survives this host. */
-  private async protect(): Promise<void> {
-    if (this.state.phase !== "unprotected")
-      throw new OrderRefused(
-        "wrong-state",
-        `the VM is ${this.state.phase}; protection can start when it is unprotected`,
-      );
-    heed(await livePreflight(this.qemu.qmp, this.qemu.pid), this.log);
-    this.lastWarning = undefined;
-    this.feed({ type: "protect-asked" });
-    await this.phaseBecomes(
-      (state) => state.phase === "protected" && state.acked >= 0,
-      (state) => ["unprotected", "ending", "superseded"].includes(state.phase),
-    );
-  }
-
-  private async stop(): Promise<void> {
-    if (this.state.phase === "superseded")
-      throw new OrderRefused("wrong-state", "the VM belongs to the backup now");
-    this.feed({ type: "stop-asked" });
-    await this.phaseBecomes(
-      (state) => state.phase === "unprotected",
-      (state) => state.phase === "superseded",
-    );
-  }
-
-  /**
-   * Keeps the VM paused at its next checkpoint from `atEpoch` on, until the same caller says `proceed` or leaves (I5).
-   * Resolves when that checkpoint is acknowledged.
-   */
-  private async hold(atEpoch: unknown, caller: Caller): Promise<{ epoch: number }> {
-    if (this.state.phase !== "protected")
-      throw new OrderRefused("wrong-state", `the VM is ${this.state.phase}`);
-    if (typeof atEpoch !== "number" || !Number.isSafeInteger(atEpoch))
-      throw new OrderRefused("bad-request", '"atEpoch" must be a whole number');
-    if (this.holder !== undefined) throw new OrderRefused("already-held", "another hold has not ended yet");
-    this.holder = caller;
-    caller.onLeft(() => {
-      if (this.holder === caller) this.proceed();
+  private takeOrders(): PrimaryOrders {
+    const guardian = this;
+    return new PrimaryOrders({
+      get state() {
+        return guardian.state;
+      },
+      feed: (event) => this.feed(event),
+      preflight: async () => heed(await livePreflight(this.qemu.qmp, this.qemu.pid), this.log),
+      kill: () => this.qemu.kill(),
     });
-    this.feed({ type: "hold-asked", atEpoch });
-    try {
-      await this.phaseBecomes(
-        (state) =>
-          state.phase === "protected" && state.capture === "held" && state.acked === state.running - 1,
-        (state) => state.phase !== "protected" || this.holder !== caller,
-      );
-    } catch (error) {
-      if (this.holder === caller) this.holder = undefined;
-      throw error;
-    }
-    return { epoch: (this.state as { acked: number }).acked };
-  }
-
-  private proceed(): void {
-    this.holder = undefined;
-    if (this.state.phase === "protected") this.feed({ type: "proceed-asked" });
-  }
-
-  private async quit(): Promise<void> {
-    if (this.state.phase !== "unprotected" && this.state.phase !== "superseded") await this.stop();
-    this.qemu.kill();
   }
 
   // Events
@@ -206,18 +150,17 @@ export class PrimaryGuardian {
   }
 
   private async vmGone(how: string): Promise<void> {
-    clearInterval(this.tickTimer);
-    if (this.guestShutDown && this.connection !== undefined) {
+    if (this.guestShutDown && this.state.phase === "protected") {
       // The guest has shut itself down: the backup must not bring it back.
-      this.log.info("the guest has shut down");
-      this.shipping?.goodbye();
-      await new Promise((resolve) => {
-        this.leftLink = resolve;
-        setTimeout(resolve, LAST_GOODBYE_MS);
-      });
+      this.log.info("the guest has shut down; telling the backup");
+      this.feed({ type: "capture-failed", reason: "the guest has shut down" });
+      const over = () => ["unprotected", "superseded", "arbitrating"].includes(this.state.phase);
+      for (const end = performance.now() + LAST_GOODBYE_MS; !over() && performance.now() < end; )
+        await new Promise((again) => setTimeout(again, 10));
     } else if (this.state.phase !== "superseded") {
       this.log.error(`the VM is gone: ${how}`);
     }
+    clearInterval(this.tickTimer);
     this.control?.close();
     this.finish(this.guestShutDown || this.state.phase === "superseded" ? 0 : 1);
   }
@@ -235,7 +178,7 @@ export class PrimaryGuardian {
     }
     for (const effect of effects) this.carryOut(effect);
     if (before.phase !== this.state.phase) this.publish();
-    for (const waiter of this.phaseWaiters) waiter();
+    this.orders.stepped();
   }
 
   /** The protocol has a bug. Nothing is released any more; what a crash of this host would do is the safe way out. */
@@ -249,7 +192,7 @@ export class PrimaryGuardian {
     if (protection !== this.protection) return;
     switch (report.kind) {
       case "layout":
-        this.shipping?.layout({ hypervisor: "qemu", header: report.header, blocks: report.blocks } as Layout);
+        this.shipping?.layout({ hypervisor: "qemu", header: report.header, blocks: report.blocks });
         return;
       case "pages":
         this.shipping!.pages(report.epoch, report.batch.chunk, report.batch);
@@ -292,29 +235,12 @@ export class PrimaryGuardian {
     if (this.vmRuns) this.feed({ type: "requested" });
   }
 
-  private fromBackup(message: ReplicationMessage): void {
-    switch (message.type) {
-      case "ack":
-        this.feed({ type: "acked", epoch: message.epoch });
-        return;
-      case "goodbye-ok":
-        this.leftLink();
-        this.feed({ type: "goodbye-ok" });
-        return;
-      case "takeover":
-        this.feed({ type: "takeover", generation: message.generation });
-        return;
-      default:
-        return;
-    }
-  }
-
   // Effects
 
   private carryOut(effect: PrimaryEffect): void {
     switch (effect.type) {
       case "connect":
-        void this.connectToBackup();
+        void this.link.connect();
         return;
       case "start-capture":
         this.startCapture();
@@ -344,7 +270,8 @@ export class PrimaryGuardian {
         this.shipping?.goodbye();
         return;
       case "close-link":
-        this.closeLink();
+        this.link.close();
+        this.shipping?.abandon();
         return;
       case "ask-arbiter":
         void this.askArbiter(effect.generation);
@@ -375,52 +302,6 @@ export class PrimaryGuardian {
     if (upTo > acked) throw new InvariantBroken("I1", `release of ${upTo} with ${acked} acknowledged`);
   }
 
-  private async connectToBackup(): Promise<void> {
-    const { host, port } = this.config.replication.peer;
-    const { timing, vm } = this.config;
-    const attempt = ++this.attempt;
-    const lost = (reason: string) => {
-      this.shipping?.abandon();
-      this.leftLink();
-      this.feed({ type: "link-lost", reason });
-    };
-    try {
-      const { connection } = await connect({
-        address: host,
-        port,
-        ids: this.ids(),
-        hello: {
-          protocol: PROTOCOL_VERSION,
-          host: hostname(),
-          machine: this.machine,
-          ramBytes: vm.memoryMiB * MIB,
-          intervalMs: timing.intervalMs,
-        },
-        handlers: {
-          onMessage: (message) => this.fromBackup(message),
-          onClosed: ({ message }) => {
-            if (this.connection === connection) lost(message);
-          },
-          onSilent: (silentMs) => lost(`nothing was heard from it for ${Math.round(silentMs)} ms`),
-        },
-        heartbeatMs: timing.heartbeatMs,
-        detectionMs: timing.detectionMs,
-        urgent: () => this.state.phase !== "syncing",
-      });
-      if (attempt !== this.attempt) {
-        connection.destroy("protection was given up while the link was made");
-        return;
-      }
-      this.connection = connection;
-      this.feed({ type: "link-up" });
-    } catch (error) {
-      if (attempt !== this.attempt) return;
-      if (error instanceof LinkError && error.generation !== undefined)
-        this.feed({ type: "takeover", generation: error.generation });
-      else this.feed({ type: "link-lost", reason: (error as Error).message });
-    }
-  }
-
   private startCapture(): void {
     const { config } = this;
     const protection = new Protection({
@@ -435,7 +316,7 @@ export class PrimaryGuardian {
     this.tearingDown = false;
     this.requestWaits = false;
     this.protection = protection;
-    this.shipping = new Shipping(this.connection!, this.ids(), protection.staging, (epoch) =>
+    this.shipping = new Shipping(this.link.connection!, this.link.ids, protection.staging, (epoch) =>
       this.feed({ type: "sent", epoch }),
     );
     this.statistics.reset(0);
@@ -454,14 +335,6 @@ export class PrimaryGuardian {
     this.feed({ type: "capture-ended" });
   }
 
-  private closeLink(): void {
-    const { connection } = this;
-    this.attempt++;
-    this.connection = undefined;
-    this.shipping?.abandon();
-    connection?.destroy("the primary has ended the session");
-  }
-
   private async askArbiter(generation: number): Promise<void> {
     const verdict = await this.arbiter.ask(this.config.vm.uuid, generation, hostname());
     this.feed({ type: "verdict", ...verdict });
@@ -469,32 +342,11 @@ export class PrimaryGuardian {
 
   private report(level: "info" | "warn" | "error", text: string): void {
     this.log[level](text);
-    if (level !== "info") this.lastWarning = text;
+    if (level !== "info") this.orders.warned(text);
     this.control?.publish({ kind: "report", level, text });
   }
 
   private publish(): void {
     this.control?.publish({ kind: "phase", phase: this.state.phase, generation: this.state.generation });
-  }
-
-  private ids(): FrameIds {
-    return { vmId: vmIdBytes(this.config.vm.uuid), generation: this.state.generation };
-  }
-
-  private phaseBecomes(
-    wanted: (state: PrimaryState) => boolean,
-    failed: (state: PrimaryState) => boolean,
-  ): Promise<void> {
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const look = () => {
-      if (wanted(this.state)) resolve();
-      else if (failed(this.state))
-        reject(new OrderRefused("failed", this.lastWarning ?? `the VM is ${this.state.phase}`));
-      else return;
-      this.phaseWaiters.delete(look);
-    };
-    this.phaseWaiters.add(look);
-    look();
-    return promise;
   }
 }

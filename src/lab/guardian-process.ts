@@ -55,7 +55,11 @@ export class GuardianProcess {
       child.once("error", (error) => resolve(error.message));
       child.once("exit", (code, signal) => resolve(signal ?? code ?? 0));
     });
-    const connected = connectWhenThere(join(directory, "control.sock"), onEvent);
+    let over = false;
+    void exited.then(() => {
+      over = true;
+    });
+    const connected = connectWhenThere(join(directory, "control.sock"), onEvent, () => over);
     const first = await Promise.race([connected, exited]);
     if (!(first instanceof ControlClient)) {
       connected.catch(() => {});
@@ -85,13 +89,14 @@ export class GuardianProcess {
 async function connectWhenThere(
   path: string,
   onEvent: (event: GuardianEvent) => void,
+  over: () => boolean,
 ): Promise<ControlClient> {
   const deadline = Date.now() + START_TIMEOUT_MS;
   for (;;) {
     try {
       return await ControlClient.connect(path, onEvent);
     } catch (error) {
-      if (Date.now() > deadline) throw error;
+      if (over() || Date.now() > deadline) throw error;
       await new Promise((again) => setTimeout(again, 10));
     }
   }

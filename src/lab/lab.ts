@@ -21,7 +21,7 @@ import {
   redisPort,
 } from "./guest-image.ts";
 import { createNetwork, destroyStale, type LabNetwork, labAddresses } from "./namespaces.ts";
-import { differingPages } from "./ram-check.ts";
+import { RamComparison } from "./ram-check.ts";
 
 const BOOT_TIMEOUT_MS = 60_000;
 const REPLICATION_PORT = 7000;
@@ -79,6 +79,7 @@ export class Lab {
   private readonly clients = new Set<ClientProcess>();
   /** They must be killed by hand. */
   private readonly unboundQemus = new Set<number>();
+  private compared: { readonly backup: GuardianProcess | undefined; readonly ram: RamComparison } | undefined;
   private guardianA: GuardianProcess | undefined;
   private guardianB: GuardianProcess | undefined;
 
@@ -136,9 +137,11 @@ export class Lab {
     return this.guardianB!;
   }
 
-  async startBackup(): Promise<GuardianProcess> {
+  /** @param vm fields of the VM's spec that are to be others than at the primary */
+  async startBackup(vm: Record<string, unknown> = {}): Promise<GuardianProcess> {
     this.guardianB = await this.guardian("b", {
       role: "backup",
+      vm: { ...this.vm, ...vm },
       imageDirectory: join(this.directory, "image"),
       replication: { listen: `${labAddresses.replication.b}:${REPLICATION_PORT}` },
     });
@@ -151,9 +154,14 @@ export class Lab {
     return (await guardian.control.order<{ qemuPid: number }>("status")).qemuPid;
   }
 
-  async startPrimary(): Promise<GuardianProcess> {
+  /** @param vm fields of the VM's spec that are to be others than the lab's */
+  async startPrimary(vm: Record<string, unknown> = {}): Promise<GuardianProcess> {
     const peer = this.options.replicationPeer ?? `${labAddresses.replication.b}:${REPLICATION_PORT}`;
-    this.guardianA = await this.guardian("a", { role: "primary", replication: { peer } });
+    this.guardianA = await this.guardian("a", {
+      role: "primary",
+      vm: { ...this.vm, ...vm },
+      replication: { peer },
+    });
     if (this.options.bindLifetimes === false) this.unboundQemus.add(await this.qemuPid("a"));
     return this.guardianA;
   }
@@ -205,13 +213,23 @@ export class Lab {
       for (;;) {
         const status = await this.backup.control.order<{ committed?: number; ramImage: string }>("status");
         if (status.committed === epoch)
-          return { epoch, differing: differingPages(this.ramFile, status.ramImage) };
+          return { epoch, differing: this.comparison(status.ramImage).differingPages() };
         if (status.committed === undefined || status.committed > epoch)
           throw new Error(`the backup is at ${status.committed}, the held VM at ${epoch}`);
       }
     } finally {
       await this.primary.control.order("proceed").catch(() => {});
     }
+  }
+
+  /** The backup's image is another file when the backup is a new one. */
+  private comparison(ramImage: string): RamComparison {
+    const { guardianB } = this;
+    if (this.compared?.backup !== guardianB) {
+      this.compared?.ram.close();
+      this.compared = { backup: guardianB, ram: new RamComparison(this.ramFile, ramImage) };
+    }
+    return this.compared!.ram;
   }
 
   /** Lets host A fail. Returns when (monotonicMs). */
@@ -230,6 +248,8 @@ export class Lab {
     for (const client of this.clients) client.kill();
     for (const guardian of [this.guardianA, this.guardianB]) await guardian?.kill();
     for (const pid of this.unboundQemus) if (processRuns(pid)) process.kill(pid, "SIGKILL");
+    this.compared?.ram.close();
+    this.compared = undefined;
     await this.network.destroy();
     await rm(this.directory, { recursive: true, force: true });
   }
@@ -248,7 +268,6 @@ export class Lab {
     const { intervalMs, detectionMs, bindLifetimes, onEvent } = this.options;
     const config = {
       ...role,
-      vm: this.vm,
       runDirectory: directory,
       cacheDirectory,
       timing: {

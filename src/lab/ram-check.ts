@@ -4,31 +4,38 @@ import { Mapping } from "../os/mapping.ts";
 const PAGE_BYTES = 4096;
 const STEP_BYTES = 4 << 20;
 
-/** Numbers of the pages in which the two files differ; both must hold still. @throws if their sizes differ. */
-export function differingPages(pathA: string, pathB: string): number[] {
-  const a = Mapping.file(pathA, "read");
-  try {
-    const b = Mapping.file(pathB, "read");
-    try {
-      if (a.bytes.length !== b.bytes.length)
-        throw new Error(`${pathA} has ${a.bytes.length} bytes, ${pathB} ${b.bytes.length}`);
-      return compare(a, b);
-    } finally {
-      b.close();
-    }
-  } finally {
-    a.close();
-  }
-}
+/** Two RAM files, mapped once: to map them anew for each look would cost a page fault a page, with the VM paused. */
+export class RamComparison {
+  private readonly a: Mapping;
+  private readonly b: Mapping;
 
-function compare(a: Mapping, b: Mapping): number[] {
-  const pages: number[] = [];
-  const length = a.bytes.length;
-  for (let from = 0; from < length; from += STEP_BYTES) {
-    const step = Math.min(STEP_BYTES, length - from);
-    if (a.equals(b, from, step)) continue;
-    for (let offset = from; offset < from + step; offset += PAGE_BYTES)
-      if (!a.equals(b, offset, Math.min(PAGE_BYTES, length - offset))) pages.push(offset / PAGE_BYTES);
+  /** @throws if their sizes differ */
+  constructor(pathA: string, pathB: string) {
+    this.a = Mapping.file(pathA, "read");
+    this.b = Mapping.file(pathB, "read");
+    const [lengthA, lengthB] = [this.a.bytes.length, this.b.bytes.length];
+    if (lengthA !== lengthB) {
+      this.close();
+      throw new Error(`${pathA} has ${lengthA} bytes, ${pathB} ${lengthB}`);
+    }
   }
-  return pages;
+
+  /** Numbers of the pages in which the two differ; both must hold still. */
+  differingPages(): number[] {
+    const { a, b } = this;
+    const pages: number[] = [];
+    const length = a.bytes.length;
+    for (let from = 0; from < length; from += STEP_BYTES) {
+      const step = Math.min(STEP_BYTES, length - from);
+      if (a.equals(b, from, step)) continue;
+      for (let offset = from; offset < from + step; offset += PAGE_BYTES)
+        if (!a.equals(b, offset, Math.min(PAGE_BYTES, length - offset))) pages.push(offset / PAGE_BYTES);
+    }
+    return pages;
+  }
+
+  close(): void {
+    this.a.close();
+    this.b.close();
+  }
 }

@@ -1,7 +1,9 @@
 /** I5: protection starts, stops and starts again on a running VM; losing it never takes the VM down. */
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { test } from "node:test";
 import { OrderFailed } from "../../src/guardian/control-client.ts";
+import { guestAddresses } from "../../src/lab/lab.ts";
 import {
   assertRamEqual,
   assertUnharmed,
@@ -63,4 +65,21 @@ test("no backup there: one clear sentence, the VM untouched", async (t) => {
   });
   await client.answers(20, PATIENCE_MS);
   await assertUnharmed(client);
+});
+
+test("the guest shuts itself down: the backup does not bring it back", async (t) => {
+  const { lab, client } = await protectedLab(t, {});
+  client.kill();
+  // Redis is process 1's only child that counts: when it ends, the guest powers itself off.
+  const [program, ...prefix] = lab.network.exec("client");
+  execFile(
+    program!,
+    [...prefix, "sh", "-c", `printf 'SHUTDOWN NOSAVE\\r\\n' | busybox nc ${guestAddresses[0].ipv4} 6379`],
+    () => {},
+  );
+  assert.equal(await lab.primary.exited, 0, "the guardian ends in order");
+  await eventually(
+    "the backup stands by for the next",
+    async () => (await phaseOf(lab.backup)) === "waiting",
+  );
 });

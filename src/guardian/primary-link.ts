@@ -1,0 +1,105 @@
+/** The primary's side of the link: one connection to the backup at a time, made when core asks for it, and told apart from its predecessors. */
+import { hostname } from "node:os";
+import { PROTOCOL_VERSION, type ReplicationMessage } from "../codec/replication.ts";
+import { type FrameIds, vmIdBytes } from "../codec/replication-header.ts";
+import type { PrimaryEvent } from "../core/primary-protocol.ts";
+import type { Generation } from "../core/words.ts";
+import type { Fingerprint } from "../hypervisor/qemu/command-line.ts";
+import { connect, LinkError } from "../link/connect.ts";
+import type { Connection } from "../link/connection.ts";
+import type { PrimaryConfig } from "./config.ts";
+
+export interface PrimaryLinkOptions {
+  readonly config: PrimaryConfig;
+  readonly machine: Fingerprint;
+  readonly generation: () => Generation;
+  readonly feed: (event: PrimaryEvent) => void;
+  /** The backup is out of reach: what was on its way to it need not be kept. Called before the event. */
+  readonly onLost: () => void;
+  /** Whether losing the backup now would change who runs the VM. */
+  readonly urgent: () => boolean;
+}
+
+export class PrimaryLink {
+  connection: Connection | undefined;
+  private readonly options: PrimaryLinkOptions;
+  /** Counts tries: one that was given up must not be used when it succeeds after all. */
+  private attempt = 0;
+
+  constructor(options: PrimaryLinkOptions) {
+    this.options = options;
+  }
+
+  /** What every frame of ours carries now. */
+  get ids(): FrameIds {
+    return { vmId: vmIdBytes(this.options.config.vm.uuid), generation: this.options.generation() };
+  }
+
+  /** Feeds `link-up`, `link-lost` or `takeover`. */
+  async connect(): Promise<void> {
+    const { feed } = this.options;
+    const attempt = ++this.attempt;
+    try {
+      const connection = await this.open();
+      if (attempt !== this.attempt) {
+        connection.destroy("protection was given up while the link was made");
+        return;
+      }
+      this.connection = connection;
+      feed({ type: "link-up" });
+    } catch (error) {
+      if (attempt !== this.attempt) return;
+      if (error instanceof LinkError && error.generation !== undefined)
+        feed({ type: "takeover", generation: error.generation });
+      else feed({ type: "link-lost", reason: (error as Error).message });
+    }
+  }
+
+  close(): void {
+    const { connection } = this;
+    this.attempt++;
+    this.connection = undefined;
+    connection?.destroy("the primary has ended the session");
+  }
+
+  private async open(): Promise<Connection> {
+    const { config, machine, urgent } = this.options;
+    const { timing, vm } = config;
+    const { host, port } = config.replication.peer;
+    const { connection } = await connect({
+      address: host,
+      port,
+      ids: this.ids,
+      hello: {
+        protocol: PROTOCOL_VERSION,
+        host: hostname(),
+        machine,
+        ramBytes: vm.memoryMiB * 2 ** 20,
+        intervalMs: timing.intervalMs,
+      },
+      handlers: {
+        onMessage: (message) => this.take(message),
+        onClosed: ({ message }) => {
+          if (this.connection === connection) this.lost(message);
+        },
+        onSilent: (silentMs) => this.lost(`nothing was heard from it for ${Math.round(silentMs)} ms`),
+      },
+      heartbeatMs: timing.heartbeatMs,
+      detectionMs: timing.detectionMs,
+      urgent,
+    });
+    return connection;
+  }
+
+  private lost(reason: string): void {
+    this.options.onLost();
+    this.options.feed({ type: "link-lost", reason });
+  }
+
+  private take(message: ReplicationMessage): void {
+    const { feed } = this.options;
+    if (message.type === "ack") feed({ type: "acked", epoch: message.epoch });
+    else if (message.type === "goodbye-ok") feed({ type: "goodbye-ok" });
+    else if (message.type === "takeover") feed({ type: "takeover", generation: message.generation });
+  }
+}

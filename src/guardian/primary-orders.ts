@@ -1,0 +1,120 @@
+/** The orders that a primary guardian takes (docs/specs/control.md): each asks core for something and waits until it is so, or will not be. */
+import type { PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
+import { type Caller, OrderRefused } from "./control.ts";
+
+/** What orders need of the guardian. */
+export interface Ordered {
+  readonly state: PrimaryState;
+  feed(event: PrimaryEvent): void;
+  /** Looks at the running QEMU; throws what stands in the way of protection. */
+  preflight(): Promise<void>;
+  kill(): void;
+}
+
+export class PrimaryOrders {
+  private readonly guardian: Ordered;
+  private readonly waiting = new Set<() => void>();
+  private lastWarning: string | undefined;
+  private holder: Caller | undefined;
+
+  constructor(guardian: Ordered) {
+    this.guardian = guardian;
+  }
+
+  /** To be called after every step of core. */
+  stepped(): void {
+    for (const look of this.waiting) look();
+  }
+
+  /** Something went wrong; an order that fails now fails because of it. */
+  warned(text: string): void {
+    this.lastWarning = text;
+  }
+
+  /** Resolves once checkpoint 0 is acknowledged: from then on the VM survives this host. */
+  async protect(): Promise<void> {
+    this.expectPhase("unprotected");
+    await this.guardian.preflight();
+    this.expectPhase("unprotected");
+    this.lastWarning = undefined;
+    this.guardian.feed({ type: "protect-asked" });
+    await this.becomes(
+      (state) => state.phase === "protected" && state.acked >= 0,
+      (state) => ["unprotected", "ending", "superseded"].includes(state.phase),
+    );
+  }
+
+  async stop(): Promise<void> {
+    if (this.guardian.state.phase === "superseded")
+      throw new OrderRefused("wrong-state", "the VM belongs to the backup now");
+    this.guardian.feed({ type: "stop-asked" });
+    await this.becomes(
+      (state) => state.phase === "unprotected",
+      (state) => state.phase === "superseded",
+    );
+  }
+
+  /**
+   * Keeps the VM paused at its next checkpoint from `atEpoch` on, until the same caller says `proceed` or leaves (I5).
+   * Resolves when that checkpoint is acknowledged.
+   */
+  async hold(atEpoch: unknown, caller: Caller): Promise<{ epoch: number }> {
+    this.expectPhase("protected");
+    if (typeof atEpoch !== "number" || !Number.isSafeInteger(atEpoch))
+      throw new OrderRefused("bad-request", '"atEpoch" must be a whole number');
+    if (this.holder !== undefined) throw new OrderRefused("already-held", "another hold has not ended yet");
+    this.holder = caller;
+    caller.onLeft(() => {
+      if (this.holder === caller) this.proceed();
+    });
+    this.guardian.feed({ type: "hold-asked", atEpoch });
+    try {
+      const state = await this.becomes(
+        (state) =>
+          state.phase === "protected" && state.capture === "held" && state.acked === state.running - 1,
+        (state) => state.phase !== "protected" || this.holder !== caller,
+      );
+      return { epoch: state.phase === "protected" ? state.acked : Number.NaN };
+    } catch (error) {
+      if (this.holder === caller) this.holder = undefined;
+      throw error;
+    }
+  }
+
+  proceed(): void {
+    this.holder = undefined;
+    if (this.guardian.state.phase === "protected") this.guardian.feed({ type: "proceed-asked" });
+    this.stepped();
+  }
+
+  /** Ends protection, if there is any, and then the VM. */
+  async quit(): Promise<void> {
+    const { phase } = this.guardian.state;
+    if (phase !== "unprotected" && phase !== "superseded") await this.stop();
+    this.guardian.kill();
+  }
+
+  private expectPhase(phase: PrimaryState["phase"]): void {
+    const now = this.guardian.state.phase;
+    if (now !== phase)
+      throw new OrderRefused("wrong-state", `the VM is ${now}; this needs it to be ${phase}`);
+  }
+
+  private becomes(
+    wanted: (state: PrimaryState) => boolean,
+    failed: (state: PrimaryState) => boolean,
+  ): Promise<PrimaryState> {
+    const { promise, resolve, reject } = Promise.withResolvers<PrimaryState>();
+    const look = () => {
+      const { state } = this.guardian;
+      if (wanted(state)) resolve(state);
+      else if (failed(state))
+        reject(new OrderRefused("failed", this.lastWarning ?? `the VM is ${state.phase}`));
+      else return;
+      this.waiting.delete(look);
+    };
+    this.waiting.add(look);
+    look();
+    return promise;
+  }
+}
