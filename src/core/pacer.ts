@@ -54,8 +54,7 @@ export function pace(
 ): Pace {
   if (now < pacer.dueMs) return { kind: "at", atMs: pacer.dueMs };
   // A second checkpoint behind one that still waits to be sent would only wait too, and clients for both.
-  // An ack proves that its checkpoint was sent.
-  if (Math.max(pacer.sent, epochs.acked) < epochs.running - 1) return { kind: "blocked", by: "link" };
+  if (pacer.sent < epochs.running - 1) return { kind: "blocked", by: "link" };
   if (epochs.running - 1 - epochs.acked >= inFlightAllowed(pacer, settings, now))
     return { kind: "blocked", by: "acks" };
   return { kind: "now" };

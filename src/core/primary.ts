@@ -228,14 +228,15 @@ function captured(state: ProtectedState, { epoch }: { epoch: EpochId }, now: Mil
 }
 
 /** The VM need not be held any more, wherever that stands. */
-function proceedAsked(state: ProtectedState, now: Milliseconds): PrimaryStep {
+function proceedAsked(asked: ProtectedState, now: Milliseconds): PrimaryStep {
+  const state: ProtectedState = { ...asked, holdAt: undefined };
   switch (state.capture) {
     case "held":
       return { state: { ...state, capture: "idle", capturedMs: now }, effects: [{ type: "proceed" }] };
     case "capturing-to-hold":
       return stay({ ...state, capture: "capturing-to-proceed" });
     default:
-      return stay({ ...state, holdAt: undefined });
+      return stay(state);
   }
 }
 

@@ -106,6 +106,22 @@ test("a bad request is refused with a code, and the connection goes on", async (
   assert.deepEqual(all.at(-1), { id: 9, result: { fine: true } });
 });
 
+test("I6: a line that does not end is refused before it fills memory, and its caller is sent away", async (t) => {
+  const carriedOut: string[] = [];
+  const { path } = await open(t, { status: () => void carriedOut.push("status") });
+  const { socket, answers } = await raw(t, path);
+  const closed = once(socket, "close", { signal: deadline() });
+  const endless = setInterval(() => socket.writableLength === 0 && socket.write("x".repeat(1 << 16)), 1);
+  t.after(() => clearInterval(endless));
+  const [answer] = (await answers(1)) as { error: { code: string } }[];
+  assert.equal(answer!.error.code, "too-long");
+  await closed;
+  const client = await ControlClient.connect(path);
+  t.after(() => client.close());
+  await client.order("status");
+  assert.deepEqual(carriedOut, ["status"]);
+});
+
 test("an order that does not exist is refused with those that do; what every object has is no order", async (t) => {
   const { path } = await open(t, { status: () => ({}), stop: () => {} });
   const client = await ControlClient.connect(path);

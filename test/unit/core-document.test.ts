@@ -5,12 +5,9 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { type BackupEvent, type BackupState, stepBackup } from "../../src/core/backup.ts";
-import {
-  type PrimaryEvent,
-  type PrimaryState,
-  type ProtectedState,
-  stepPrimary,
-} from "../../src/core/primary.ts";
+import { startPacing } from "../../src/core/pacer.ts";
+import { stepPrimary } from "../../src/core/primary.ts";
+import type { PrimaryEvent, PrimaryState, ProtectedState } from "../../src/core/primary-protocol.ts";
 import { IllegalTransition, InvariantBroken } from "../../src/core/transition.ts";
 import { SETTINGS } from "./core-scenario.ts";
 
@@ -83,7 +80,7 @@ const running: ProtectedState = {
   acked: 3,
   capture: "idle",
   capturedMs: 0,
-  pacer: { dueMs: 25, sent: 4 },
+  pacer: { ...startPacing(0, SETTINGS), sent: 4 },
   holdAt: undefined,
   leaveBecause: undefined,
 };
@@ -91,13 +88,16 @@ const PRIMARY: readonly PrimaryState[] = [
   { phase: "unprotected", generation: 1 },
   { phase: "connecting", generation: 1 },
   { phase: "syncing", generation: 1 },
-  ...(["idle", "requested", "capturing", "capturing-to-hold", "held"] as const).map((capture) => ({
-    ...running,
-    capture,
-  })),
+  ...(["idle", "requested", "capturing", "capturing-to-hold", "capturing-to-proceed", "held"] as const).map(
+    (capture) => ({
+      ...running,
+      capture,
+    }),
+  ),
   { ...running, capture: "capturing", leaveBecause: reason },
   { phase: "leaving", generation: 1, acked: 3 },
-  { phase: "arbitrating", generation: 1, acked: 3 },
+  { phase: "arbitrating", generation: 1, acked: 3, proceedWhenCaptured: false },
+  { phase: "arbitrating", generation: 1, acked: 3, proceedWhenCaptured: true },
   { phase: "ending", generation: 1 },
   { phase: "superseded", generation: 2 },
 ];
@@ -116,6 +116,7 @@ const PRIMARY_EVENTS: Record<string, PrimaryEvent[]> = {
   "verdict granted": [{ type: "verdict", granted: true, generation: 2 }],
   "verdict denied": [{ type: "verdict", granted: false, generation: 2 }],
   "capture-failed": [{ type: "capture-failed", reason }],
+  "output-failed": [{ type: "output-failed", reason }],
   "capture-ended": [{ type: "capture-ended" }],
   "hold-asked": [{ type: "hold-asked", atEpoch: 0 }],
   "proceed-asked": [{ type: "proceed-asked" }],

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { PrimaryState } from "../../src/core/primary.ts";
+import type { PrimaryState } from "../../src/core/primary-protocol.ts";
 import { IllegalTransition, InvariantBroken } from "../../src/core/transition.ts";
 import { playPrimary, SETTINGS } from "./core-scenario.ts";
 
@@ -19,14 +19,22 @@ const ONE_IN_FLIGHT = `${PROTECTED}
        captured 1   →
        sent 1       →
 `;
+/** The way to the backup is known to be short, so two checkpoints may be on it; epoch 2 runs. At 30 ms. */
+const WAY_KNOWN = `${ONE_IN_FLIGHT}
+  @30  acked 1      → release 1
+`;
 
 test("I1: an epoch's output is released when its checkpoint is acknowledged, epoch by epoch, though epochs overlap", () => {
-  playPrimary(`${ONE_IN_FLIGHT}
-    @26  requested   → wake 50
+  playPrimary(`${WAY_KNOWN}
+    @31  requested   → wake 50
     @50  tick        → capture 2
     @51  captured 2  →
-    @52  acked 1     → release 1
-    @53  acked 2     → release 2
+         sent 2      →
+    @52  requested   → wake 75
+    @75  tick        → capture 3
+    @76  captured 3  →
+    @77  acked 2     → release 2
+    @78  acked 3     → release 3
   `);
 });
 
@@ -164,6 +172,8 @@ test("I5: a first pass that breaks off, for whatever reason, leaves the VM runni
   playPrimary(`${syncing} link-lost      → close-link, end-capture, warn  | ending
                           capture-failed →                                | ending
                           capture-ended  →                                | unprotected`);
+  playPrimary(`${syncing} output-failed  → close-link, end-capture, warn  | ending
+                          capture-ended  →                                | unprotected`);
   playPrimary(`${syncing} capture-failed → close-link, end-capture, warn  | ending
                           link-lost      →                                | ending
                           capture-ended  →                                | unprotected`);
@@ -189,6 +199,40 @@ test("I5: a capture that fails half-way ends the protection at the last whole ch
   playPrimary(`${PROTECTED}
     @1   requested    → wake 25
     @25  tick         → capture 1
+    capture-failed    → send-goodbye                         | leaving
+    goodbye-ok        → release-all, end-capture, close-link | ending
+  `);
+});
+
+test("I5: output hold that fails during a capture lets the capture end first; nothing is sent into its middle", () => {
+  playPrimary(`${PROTECTED}
+    @1   requested    → wake 25
+    @25  tick         → capture 1
+    output-failed     →                                      | protected
+    captured 1        → send-goodbye                         | leaving
+    output-failed     →                                      | leaving
+    goodbye-ok        → release-all, end-capture, close-link | ending
+    output-failed     →                                      | ending
+  `);
+});
+
+test("I5: output hold that fails between captures, or while the VM is held, ends the protection at once", () => {
+  playPrimary(`${PROTECTED} output-failed → send-goodbye | leaving`);
+  playPrimary(`${PROTECTED}
+    hold-asked        →
+    @1   requested    → wake 25
+    @25  tick         → capture 1 hold
+    captured 1        →
+    output-failed     → proceed, send-goodbye                | leaving
+  `);
+});
+
+test("I5: capture that fails while the VM is held is not told to proceed: nobody is there to hear it", () => {
+  playPrimary(`${PROTECTED}
+    hold-asked        →
+    @1   requested    → wake 25
+    @25  tick         → capture 1 hold
+    captured 1        →
     capture-failed    → send-goodbye                         | leaving
     goodbye-ok        → release-all, end-capture, close-link | ending
   `);
@@ -235,6 +279,59 @@ test("hold: taken back before the checkpoint, the VM is not paused", () => {
   `);
 });
 
+test("I5, hold: taken back during its checkpoint, the VM runs on when that is captured", () => {
+  const takenBack = `${PROTECTED}
+    hold-asked         →
+    @1   requested     → wake 25
+    @25  tick          → capture 1 hold
+    proceed-asked      →
+  `;
+  playPrimary(`${takenBack}
+    captured 1         → proceed
+    sent 1             →
+    acked 1            → release 1
+    @26  requested     → wake 50
+    @50  tick          → capture 2
+  `);
+  playPrimary(`${takenBack} proceed-asked →\n captured 1 → proceed`);
+  playPrimary(`${takenBack} hold-asked 2  →\n captured 1 → proceed
+    sent 1             →
+    acked 1            → release 1
+    @26  requested     → wake 50
+    @50  tick          → capture 2 hold
+  `);
+  playPrimary(`${takenBack} stop-asked    →\n captured 1 → proceed, send-goodbye | leaving`);
+});
+
+test("I5, hold: proceed ends every hold that was asked for before it", () => {
+  playPrimary(`${PROTECTED}
+    hold-asked         →
+    @1   requested     → wake 25
+    @25  tick          → capture 1 hold
+    hold-asked         →
+    captured 1         →
+    hold-asked         →
+    proceed-asked      → proceed
+    sent 1             →
+    acked 1            → release 1
+    @26  requested     → wake 50
+    @50  tick          → capture 2
+  `);
+});
+
+test("I5, hold: when the backup is lost during its checkpoint, the VM does not stay paused", () => {
+  for (const takenBack of ["", "proceed-asked →"])
+    playPrimary(`${PROTECTED}
+      hold-asked         →
+      @1   requested     → wake 25
+      @25  tick          → capture 1 hold
+      ${takenBack}
+      link-lost          → warn, close-link, ask-arbiter 1   | arbitrating
+      captured 1         → proceed                           | arbitrating
+      verdict granted 2  → release-all, end-capture, warn    | ending
+    `);
+});
+
 test("I5: a held VM runs on when protection stops and when the backup is lost", () => {
   const held = `${PROTECTED}
     hold-asked         →
@@ -251,19 +348,19 @@ test("I5: a held VM runs on when protection stops and when the backup is lost", 
 test("I6, slow link: with maxInFlight checkpoints unacknowledged the epoch goes on, and an ack ends it at once", () => {
   const settings = { ...SETTINGS, maxInFlight: 2 };
   playPrimary(
-    `${PROTECTED}
-    @1    requested   → wake 25
-    @25   tick        → capture 1
-          captured 1  →
-          sent 1      →
+    `${WAY_KNOWN}
           requested   → wake 50
     @50   tick        → capture 2
           captured 2  →
           sent 2      →
           requested   → wake 75
-    @75   tick        →
+    @75   tick        → capture 3
+          captured 3  →
+          sent 3      →
+          requested   → wake 100
+    @100  tick        →
     @400  tick        →
-    @410  acked 1     → release 1, capture 3
+    @410  acked 2     → release 2, capture 4
   `,
     settings,
   );
@@ -285,29 +382,38 @@ test("I6, slow link: checkpoint 0 counts among those unacknowledged", () => {
 });
 
 test("I6, slow link: a checkpoint waits, with the VM running, until the one before has left; then the grid starts anew", () => {
-  playPrimary(`${PROTECTED}
-    @1    requested     → wake 25
-    @25   tick          → capture 1
-          captured 1    →
-    @26   requested     → wake 50
-    @50   tick          →
-    @300  tick          →
-    @310  sent 1        → capture 2
+  playPrimary(`${WAY_KNOWN}
+    @31   requested     → wake 50
+    @50   tick          → capture 2
           captured 2    →
-          acked 1       → release 1
-          sent 2        →
+    @51   requested     → wake 75
+    @75   tick          →
+    @300  tick          →
+    @310  sent 2        → capture 3
+          captured 3    →
+          acked 2       → release 2
+          sent 3        →
     @311  requested     → wake 322.5
   `);
 });
 
-test("I6, slow link: the first epoch is as long as the first pass takes to leave", () => {
+test("I6: as long as the way to the backup is not known, one checkpoint is on it, and its ack ends the epoch", () => {
+  playPrimary(`${ONE_IN_FLIGHT}
+    @26   requested     → wake 50
+    @50   tick          →
+    @300  acked 1       → release 1, capture 2
+  `);
+});
+
+test("I6, slow link: the first epoch is as long as the first pass takes to arrive", () => {
   playPrimary(`
     protect-asked       → connect
     link-up             → start-capture
     first-pass-done     → begin-epochs
     @1    requested     → wake 25
     @400  tick          →
-    @410  sent 0        → capture 1
+    @410  sent 0        →
+    @412  acked 0       → release 0, capture 1
   `);
 });
 

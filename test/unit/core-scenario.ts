@@ -14,13 +14,8 @@ import {
   stepBackup,
 } from "../../src/core/backup.ts";
 import type { PacerSettings } from "../../src/core/pacer.ts";
-import {
-  type PrimaryEffect,
-  type PrimaryEvent,
-  type PrimaryState,
-  startPrimary,
-  stepPrimary,
-} from "../../src/core/primary.ts";
+import { startPrimary, stepPrimary } from "../../src/core/primary.ts";
+import type { PrimaryEffect, PrimaryEvent, PrimaryState } from "../../src/core/primary-protocol.ts";
 
 export const SETTINGS: PacerSettings = { intervalMs: 25, maxInFlight: 4 };
 
@@ -85,6 +80,7 @@ function primaryEvent(words: string[]): PrimaryEvent {
       return { type, epoch: Number(first) };
     case "link-lost":
     case "capture-failed":
+    case "output-failed":
       return { type, reason: "as the scenario says" };
     case "takeover":
       return { type, generation: Number(first) };

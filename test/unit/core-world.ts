@@ -4,7 +4,8 @@
 
 import assert from "node:assert/strict";
 import { type BackupEvent, type BackupState, startBackup, stepBackup } from "../../src/core/backup.ts";
-import { type PrimaryEvent, type PrimaryState, startPrimary, stepPrimary } from "../../src/core/primary.ts";
+import { startPrimary, stepPrimary } from "../../src/core/primary.ts";
+import type { PrimaryEvent, PrimaryState } from "../../src/core/primary-protocol.ts";
 import { HeldOutput } from "../../src/net/held-output.ts";
 
 const SETTINGS = { intervalMs: 5, maxInFlight: 3 };
@@ -45,9 +46,22 @@ export class World {
   private sessionGeneration = 0;
   // The VM and its capture at the primary.
   private vmEpoch = 0;
-  private capture: "none" | "first-pass" | "paused" | "running" | "requested" | "busy" | "held" | "broken" =
-    "none";
+  private capture:
+    | "none"
+    | "first-pass"
+    | "paused"
+    | "running"
+    | "requested"
+    | "busy"
+    | "held"
+    | "broken"
+    | "broken-paused" = "none";
   private wantsHold = false;
+  /** Somebody has asked for a hold and has not taken it back. */
+  private somebodyHolds = false;
+  /** Tries to connect that are under way; all but the newest were given up. */
+  private attempts: number[] = [];
+  private lastAttempt = 0;
   private ending = false;
   private vmKilled = false;
   private held: HeldOutput | undefined;
@@ -108,7 +122,12 @@ export class World {
   }
 
   get vmIsPaused(): boolean {
-    return ["paused", "busy", "held"].includes(this.capture);
+    return ["paused", "busy", "held", "broken-paused"].includes(this.capture);
+  }
+
+  /** The VM may be paused for long only for somebody who looks at it, and while it is protected. */
+  get vmMayBePaused(): boolean {
+    return this.somebodyHolds && this.primary.phase === "protected";
   }
 
   // What may happen
@@ -119,19 +138,20 @@ export class World {
     all.push(["tick", () => this.feedPrimary({ type: "tick" })]);
     if (this.primary.phase === "unprotected" && !this.ending) all.push(["protect", order("protect-asked")]);
     if (this.primary.phase !== "unprotected") all.push(["stop", order("stop-asked")]);
-    if (this.primary.phase === "protected")
-      all.push(["hold", () => this.feedPrimary({ type: "hold-asked", atEpoch: 0 })]);
-    if (capture === "held" && this.primary.phase === "protected")
-      all.push(["proceed", () => this.feedPrimary({ type: "proceed-asked" })]);
-    if (this.primary.phase === "connecting" && this.link === undefined)
-      all.push(["connect", () => this.connect()]);
-    if (!this.vmIsPaused && capture !== "broken") all.push(["emit", () => this.emit()]);
+    if (this.primary.phase === "protected") all.push(["hold", () => this.holdOrProceed("hold-asked")]);
+    // At any time: before the checkpoint, in its midst, and when the VM is held.
+    if (this.somebodyHolds && this.primary.phase === "protected")
+      all.push(["proceed", () => this.holdOrProceed("proceed-asked")]);
+    if (this.attempts.length > 0 && this.link === undefined) all.push(["connect", () => this.connect()]);
+    if (!this.vmIsPaused) all.push(["emit", () => this.emit()]);
     if (this.ending) all.push(["capture-ended", () => this.endCapture()]);
     else if (capture === "first-pass") all.push(["first-pass", () => this.firstPass()]);
     else if (capture === "running") all.push(["request", () => this.request()]);
     else if (capture === "busy") all.push(["captured", () => this.captured()]);
-    if (faults && !this.ending && ["first-pass", "running", "requested", "busy"].includes(capture))
+    if (faults && !this.ending && ["first-pass", "running", "requested", "busy", "held"].includes(capture))
       all.push(["capture-fails", () => this.captureFails()]);
+    if (faults && !this.ending && this.held !== undefined)
+      all.push(["output-fails", () => this.feedPrimary({ type: "output-failed", reason: "a fault" })]);
     if (this.primaryAsks !== undefined) all.push(["verdict-primary", () => this.verdict("primary")]);
   }
 
@@ -243,8 +263,14 @@ export class World {
     this.feedPrimary({ type: "captured", epoch });
   }
 
+  private holdOrProceed(type: "hold-asked" | "proceed-asked"): void {
+    this.somebodyHolds = type === "hold-asked";
+    this.feedPrimary(type === "hold-asked" ? { type, atEpoch: 0 } : { type });
+  }
+
   private captureFails(): void {
-    this.capture = "broken";
+    // QEMU lets a VM run on when the checkpoint had not begun, or ends; a held one waits until capture is taken out.
+    this.capture = this.capture === "held" ? "broken-paused" : "broken";
     this.feedPrimary({ type: "capture-failed", reason: "a fault" });
   }
 
@@ -253,6 +279,7 @@ export class World {
       assert.equal(this.heldEpochs.length, 0, "output was lost when protection ended");
     this.ending = false;
     this.capture = "none";
+    this.somebodyHolds = false;
     this.held = undefined;
     this.freed = false;
     this.feedPrimary({ type: "capture-ended" });
@@ -261,19 +288,21 @@ export class World {
   // The link
 
   private connect(): void {
+    const givenUp = this.attempts.shift() !== this.lastAttempt || this.primary.phase !== "connecting";
     if (
       !this.backupAlive ||
       this.backup.phase !== "waiting" ||
       this.backup.generation > this.primary.generation
     ) {
-      this.feedPrimary({ type: "link-lost", reason: "nobody there" });
+      if (!givenUp) this.feedPrimary({ type: "link-lost", reason: "nobody there" });
       return;
     }
     this.link = {
       toBackup: [{ type: "session" }],
       toPrimary: [],
       cut: false,
-      primaryUses: true,
+      // As the guardian does: a connection that comes after its try was given up is closed at once.
+      primaryUses: !givenUp,
       backupUses: true,
     };
   }
@@ -359,6 +388,9 @@ export class World {
     this.primary = state;
     for (const effect of effects)
       switch (effect.type) {
+        case "connect":
+          this.attempts.push(++this.lastAttempt);
+          break;
         case "start-capture":
           assert.equal(this.capture, "none");
           this.capture = "first-pass";
@@ -398,6 +430,7 @@ export class World {
           this.toBackup({ type: "goodbye" });
           break;
         case "close-link":
+          this.lastAttempt++;
           if (this.link !== undefined) this.link.primaryUses = false;
           break;
         case "ask-arbiter":

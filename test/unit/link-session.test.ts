@@ -234,6 +234,7 @@ test("connect(): each way to fail has its code and says who, where and what to d
   const heir = await backup(t, { generation: () => 8, onPrimary: (caller) => caller.tellTakeover(4) });
   const toldSo = await rejected(connect({ ...OPTIONS, port: heir.listener.port, handlers }));
   assert.equal(toldSo.code, "taken-over");
+  assert.equal(toldSo.generation, 8, "I3: whoever tried to connect must be able to stop its VM");
   assert.match(toldSo.message, /runs the VM as generation 8; this copy must stay stopped/);
   assert.equal((await heir.event(0)).message, "taken over as generation 8");
 
