@@ -208,12 +208,13 @@ export class Lab {
    * Holds the VM at its next checkpoint, or the first from `atEpoch` on, and compares the primary's RAM with the backup's image, byte for byte (I7).
    */
   async ramCheck(atEpoch = 0): Promise<RamCheck> {
+    const { ramImage } = await this.backup.control.order<{ ramImage: string }>("status");
+    const ram = this.comparison(ramImage);
     const { epoch } = await this.primary.control.order<{ epoch: number }>("hold", { atEpoch });
     try {
       for (;;) {
-        const status = await this.backup.control.order<{ committed?: number; ramImage: string }>("status");
-        if (status.committed === epoch)
-          return { epoch, differing: this.comparison(status.ramImage).differingPages() };
+        const status = await this.backup.control.order<{ committed?: number }>("status");
+        if (status.committed === epoch) return { epoch, differing: ram.differingPages() };
         if (status.committed === undefined || status.committed > epoch)
           throw new Error(`the backup is at ${status.committed}, the held VM at ${epoch}`);
       }
@@ -222,7 +223,7 @@ export class Lab {
     }
   }
 
-  /** The backup's image is another file when the backup is a new one. */
+  /** Made before the VM is held. The backup's image is another file when the backup is a new one. */
   private comparison(ramImage: string): RamComparison {
     const { guardianB } = this;
     if (this.compared?.backup !== guardianB) {

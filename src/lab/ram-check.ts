@@ -9,7 +9,7 @@ export class RamComparison {
   private readonly a: Mapping;
   private readonly b: Mapping;
 
-  /** @throws if their sizes differ */
+  /** Reads all of both once. @throws if their sizes differ */
   constructor(pathA: string, pathB: string) {
     this.a = Mapping.file(pathA, "read");
     this.b = Mapping.file(pathB, "read");
@@ -18,6 +18,7 @@ export class RamComparison {
       this.close();
       throw new Error(`${pathA} has ${lengthA} bytes, ${pathB} ${lengthB}`);
     }
+    this.differingPages();
   }
 
   /** Numbers of the pages in which the two differ; both must hold still. */

@@ -40,11 +40,12 @@ export class Staging {
 
   /**
    * Takes a free chunk; blocks this thread while there is none. `stopped` is asked now and then, and ends the wait with -1.
+   * @param most chunks that may be taken at a time, if fewer than there are
    */
-  take(stopped: () => boolean): number {
+  take(stopped: () => boolean, most = this.chunkCount): number {
     for (;;) {
       const seen = Atomics.load(this.words, 0);
-      for (let index = 0; index < this.chunkCount; index++)
+      for (let index = 0; index < Math.min(most, this.chunkCount); index++)
         if (Atomics.compareExchange(this.words, 1 + index, 0, 1) === 0) return index;
       if (stopped()) return -1;
       Atomics.wait(this.words, 0, seen, 50);

@@ -30,6 +30,12 @@ const ENOUGH_ENTRIES = 4096;
 const MOST_ENTRIES = ENOUGH_ENTRIES + Math.ceil((READ_BYTES + LONGEST_RECORD_BYTES) / 9);
 const LONGEST_DEVICE_STATE = 64 << 20;
 
+/**
+ * The first pass ends with the VM paused until all of it is in staging, so what waits there for the link is a pause. With little room,
+ * QEMU learns the link's true speed, too, and stops the VM only when little is left.
+ */
+const FIRST_PASS_CHUNKS = 8;
+
 class Stopped extends Error {}
 class StreamEnded extends Error {
   constructor(where: string) {
@@ -150,7 +156,7 @@ class Intake {
   roll(): void {
     const rest = this.chunk.slice(this.taken, this.filled);
     this.reportPages();
-    const index = staging.take(quitting);
+    const index = staging.take(quitting, this.epoch === 0 ? FIRST_PASS_CHUNKS : staging.chunkCount);
     if (index < 0) throw new Stopped();
     this.chunkIndex = index;
     this.chunk = staging.chunk(index);

@@ -11,8 +11,8 @@ import { closeDescriptor, setSendBuffer, shutdownSocket, socketPair } from "../.
 import { type CaptureReport, type CaptureWorkerData, ORDER, WORD, WORD_COUNT } from "./capture-orders.ts";
 import { type Qmp, QmpError } from "./qmp.ts";
 
-/** So much of a checkpoint QEMU can hand over without waiting for our thread to be scheduled. */
-const SOCKET_BUFFER_BYTES = 16 << 20;
+/** So much of a checkpoint QEMU can hand over without waiting for our thread to be scheduled; an ordinary one is smaller. */
+const SOCKET_BUFFER_BYTES = 4 << 20;
 /** How long QEMU's own steps at the end of COLO may take before we call it hung. */
 const END_TIMEOUT_MS = 10_000;
 
