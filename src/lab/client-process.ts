@@ -1,7 +1,8 @@
 /** The lab's client, run in its own namespace. */
-import { type ChildProcess, spawn } from "node:child_process";
+import type { ChildProcess } from "node:child_process";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import type { Children } from "./children.ts";
 import type { ClientProgress, ClientSummary } from "./client.ts";
 
 const clientFile = join(import.meta.dirname, "client.ts");
@@ -27,8 +28,14 @@ export class ClientProcess {
   }
 
   /** Starts a client that counts `key` at `host` until `finish`. */
-  static start(prefix: readonly string[], host: string, port: number, key: string): ClientProcess {
-    const [program, ...args] = [
+  static start(
+    children: Children,
+    prefix: readonly string[],
+    host: string,
+    port: number,
+    key: string,
+  ): ClientProcess {
+    const words = [
       ...prefix,
       process.execPath,
       clientFile,
@@ -40,7 +47,7 @@ export class ClientProcess {
       "--key",
       key,
     ];
-    return new ClientProcess(spawn(program!, args, { stdio: ["pipe", "pipe", "pipe"] }));
+    return new ClientProcess(children.spawn(words, ["pipe", "pipe", "pipe"]));
   }
 
   /** Resolves once `count` more answers have come. Fails when they do not within `timeoutMs`. */

@@ -1,9 +1,10 @@
 /** A guardian of the lab: its configuration file, its process, and a line to its control socket. */
-import { type ChildProcess, spawn } from "node:child_process";
+import type { ChildProcess } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ControlClient, type GuardianEvent } from "../guardian/control-client.ts";
+import type { Children } from "./children.ts";
 
 const START_TIMEOUT_MS = 30_000;
 const mainFile = join(import.meta.dirname, "../guardian/main.ts");
@@ -41,6 +42,7 @@ export class GuardianProcess {
     directory: string,
     config: Record<string, unknown>,
     prefix: readonly string[],
+    children: Children,
     onEvent: (event: GuardianEvent) => void = () => {},
   ): Promise<GuardianProcess> {
     await mkdir(directory, { recursive: true });
@@ -48,8 +50,7 @@ export class GuardianProcess {
     const logFile = join(directory, "guardian.log");
     await writeFile(configFile, JSON.stringify(config, null, 2));
     const log = openSync(logFile, "a");
-    const [program, ...args] = [...prefix, process.execPath, mainFile, configFile];
-    const child = spawn(program!, args, { stdio: ["ignore", log, log] });
+    const child = children.spawn([...prefix, process.execPath, mainFile, configFile], ["ignore", log, log]);
     closeSync(log);
     const exited = new Promise<number | string>((resolve) => {
       child.once("error", (error) => resolve(error.message));

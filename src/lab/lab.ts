@@ -4,11 +4,12 @@
  */
 import { randomUUID } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { GuardianEvent } from "../guardian/control-client.ts";
 import { monotonicMs } from "../guardian/monotonic.ts";
+import { Children } from "./children.ts";
 import { ClientProcess } from "./client-process.ts";
 import { GuardianProcess } from "./guardian-process.ts";
 import {
@@ -21,11 +22,21 @@ import {
   redisPort,
 } from "./guest-image.ts";
 import { createNetwork, destroyStale, type LabNetwork, labAddresses } from "./namespaces.ts";
+import { ProxyProcess } from "./proxy-process.ts";
 import { RamComparison } from "./ram-check.ts";
 
 const BOOT_TIMEOUT_MS = 60_000;
 const REPLICATION_PORT = 7000;
 const cacheDirectory = join(import.meta.dirname, "../../.cache");
+
+/** Removes what labs have left whose process was killed. */
+async function removeStaleDirectories(parent: string): Promise<void> {
+  for (const name of await readdir(parent)) {
+    const pid = /^remus-lab-(\d+)-/.exec(name)?.[1];
+    if (pid !== undefined && !processRuns(Number(pid)))
+      await rm(join(parent, name), { recursive: true, force: true });
+  }
+}
 
 /** Whether a process is there and not merely waiting to be reaped. */
 export function processRuns(pid: number): boolean {
@@ -76,7 +87,7 @@ export class Lab {
   /** The VM's spec, as in a guardian's configuration. */
   readonly vm: Record<string, unknown>;
   private readonly options: LabOptions;
-  private readonly clients = new Set<ClientProcess>();
+  private readonly children = new Children();
   /** They must be killed by hand. */
   private readonly unboundQemus = new Set<number>();
   private compared: { readonly backup: GuardianProcess | undefined; readonly ram: RamComparison } | undefined;
@@ -98,6 +109,8 @@ export class Lab {
   /** Makes network and guest image; nothing runs yet. */
   static async create(options: LabOptions = {}): Promise<Lab> {
     await destroyStale();
+    const memory = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
+    await removeStaleDirectories(memory);
     const image = await buildGuestImage();
     const lans = options.nics ?? 1;
     const network = await createNetwork({ lans });
@@ -121,8 +134,7 @@ export class Lab {
           append: guestAppend({ nics, load: options.load ?? "idle" }),
         },
       };
-      const memory = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
-      return new Lab(network, await mkdtemp(join(memory, "remus-lab-")), options, vm);
+      return new Lab(network, await mkdtemp(join(memory, `remus-lab-${process.pid}-`)), options, vm);
     } catch (error) {
       await network.destroy();
       throw error;
@@ -199,9 +211,12 @@ export class Lab {
   }
 
   client(host: string = guestAddresses[0].ipv4, key = "counter"): ClientProcess {
-    const client = ClientProcess.start(this.network.exec("client"), host, redisPort, key);
-    this.clients.add(client);
-    return client;
+    return ClientProcess.start(this.children, this.network.exec("client"), host, redisPort, key);
+  }
+
+  /** A fault proxy on host A, from `from` to `to` (ADDRESS:PORT). */
+  proxy(from: string, to: string): Promise<ProxyProcess> {
+    return ProxyProcess.start(this.children, this.network.exec("a"), from, to);
   }
 
   /**
@@ -246,8 +261,7 @@ export class Lab {
 
   /** Ends every process and removes every file and namespace of this lab. */
   async destroy(): Promise<void> {
-    for (const client of this.clients) client.kill();
-    for (const guardian of [this.guardianA, this.guardianB]) await guardian?.kill();
+    await this.children.end();
     for (const pid of this.unboundQemus) if (processRuns(pid)) process.kill(pid, "SIGKILL");
     this.compared?.ram.close();
     this.compared = undefined;
@@ -281,7 +295,7 @@ export class Lab {
         ...(bindLifetimes === undefined ? {} : { bindLifetimes }),
       },
     };
-    return GuardianProcess.start(directory, config, this.network.exec(host), (event) =>
+    return GuardianProcess.start(directory, config, this.network.exec(host), this.children, (event) =>
       onEvent?.(host, event),
     );
   }

@@ -1,7 +1,8 @@
 /** A fault proxy in a namespace of the lab, steered by lines (fault-proxy.ts). */
-import { type ChildProcess, spawn } from "node:child_process";
+import type { ChildProcess } from "node:child_process";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import type { Children } from "./children.ts";
 
 const proxyFile = join(import.meta.dirname, "fault-proxy.ts");
 
@@ -15,9 +16,14 @@ export class ProxyProcess {
   }
 
   /** Starts a proxy behind `prefix` that listens on `from` and leads to `to` (ADDRESS:PORT). Resolves when it listens. */
-  static async start(prefix: readonly string[], from: string, to: string): Promise<ProxyProcess> {
-    const [program, ...args] = [...prefix, process.execPath, proxyFile, "--listen", from, "--to", to];
-    const proxy = new ProxyProcess(spawn(program!, args, { stdio: ["pipe", "pipe", "inherit"] }));
+  static async start(
+    children: Children,
+    prefix: readonly string[],
+    from: string,
+    to: string,
+  ): Promise<ProxyProcess> {
+    const words = [...prefix, process.execPath, proxyFile, "--listen", from, "--to", to];
+    const proxy = new ProxyProcess(children.spawn(words, ["pipe", "pipe", "inherit"]));
     await proxy.answer();
     return proxy;
   }
@@ -28,10 +34,6 @@ export class ProxyProcess {
     this.child.stdin!.write(`${command}\n`);
     const said = await answer;
     if (said !== "ok") throw new Error(`proxy: ${said}`);
-  }
-
-  kill(): void {
-    this.child.kill("SIGKILL");
   }
 
   private answer(): Promise<string> {

@@ -5,7 +5,7 @@ import { type TestContext, test } from "node:test";
 import { promisify } from "node:util";
 import type { ClientProcess } from "../../src/lab/client-process.ts";
 import { guestAddresses, type Lab, type LabOptions, processRuns } from "../../src/lab/lab.ts";
-import { ProxyProcess } from "../../src/lab/proxy-process.ts";
+import type { ProxyProcess } from "../../src/lab/proxy-process.ts";
 import { assertUnharmed, eventually, makeLab, PATIENCE_MS, phaseOf } from "./lab-session.ts";
 
 const run = promisify(execFile);
@@ -18,8 +18,7 @@ async function proxiedLab(
   options: LabOptions,
 ): Promise<{ lab: Lab; client: ClientProcess; proxy: ProxyProcess }> {
   const lab = await makeLab(t, { ...options, replicationPeer: PROXY });
-  const proxy = await ProxyProcess.start(lab.network.exec("a"), PROXY, BACKUP);
-  t.after(() => proxy.kill());
+  const proxy = await lab.proxy(PROXY, BACKUP);
   await lab.start();
   const client = lab.client();
   await client.answers(20, PATIENCE_MS);
