@@ -136,8 +136,8 @@ class ProtectedRun {
     const atMs = await lab.kill(options.kill);
     screen.note(`host A failed: ${options.kill}`);
     screen.aliveA = options.kill === "link";
-    await client.answers(ANSWERS_AFTER_KILL, AFTER_KILL_TIMEOUT_MS);
-    const backup = await lab.backup.control.order<BackupStatus>("status");
+    const enough = client.answers(ANSWERS_AFTER_KILL, AFTER_KILL_TIMEOUT_MS);
+    const backup = await this.watchBackup(enough, status);
     const summary = await client.finish();
     return this.report(status, backup, summary, { atMs, atSeconds: killAfterMs / 1000 });
   }
@@ -159,7 +159,7 @@ class ProtectedRun {
 
   /** Shows what happens until `deadlineMs`. Returns the last status before it. */
   private async until(deadlineMs: number): Promise<PrimaryStatus> {
-    const { lab, screen, client } = this;
+    const { lab } = this;
     const ask = async (): Promise<PrimaryStatus> => {
       const now = await lab.primary.control.order<PrimaryStatus>("status").catch(() => undefined);
       if (now?.phase !== "protected")
@@ -168,27 +168,47 @@ class ProtectedRun {
     };
     let status = await ask();
     while (performance.now() < deadlineMs) {
-      const backup = await lab.backup.control.order<BackupStatus>("status");
-      screen.show({
-        phase: status.phase,
-        backupPhase: backup.phase,
-        epoch: status.acked ?? 0,
-        pauseMs: status.pauseMs.last,
-        pauseMedianMs: status.pauseMs.p50,
-        checkpointsPerSecond: status.checkpointsPerSecond,
-        dirtyPages: status.dirtyPages.last,
-        heldBytes: status.heldBytes,
-        clientRate: client.progress?.rate ?? 0,
-        clientAcked: client.progress?.acked ?? 0,
-        ramChecks: this.ramChecks,
-        ramMismatches: this.ramMismatches,
-      });
+      await this.show(status);
       await new Promise((next) =>
         setTimeout(next, Math.min(200, Math.max(0, deadlineMs - performance.now()))),
       );
       status = await ask();
     }
     return status;
+  }
+
+  /** Shows the backup and the client until `enough`. Returns the backup's last status. */
+  private async watchBackup(enough: Promise<void>, last: PrimaryStatus): Promise<BackupStatus> {
+    let waiting = true;
+    const done = enough.finally(() => {
+      waiting = false;
+    });
+    done.catch(() => {});
+    while (waiting) {
+      await this.show(last);
+      await Promise.race([done, new Promise((next) => setTimeout(next, 200))]);
+    }
+    return await this.show(last);
+  }
+
+  private async show(status: PrimaryStatus): Promise<BackupStatus> {
+    const { lab, screen, client } = this;
+    const backup = await lab.backup.control.order<BackupStatus>("status");
+    screen.show({
+      phase: status.phase,
+      backupPhase: backup.phase,
+      epoch: status.acked ?? 0,
+      pauseMs: status.pauseMs.last,
+      pauseMedianMs: status.pauseMs.p50,
+      checkpointsPerSecond: status.checkpointsPerSecond,
+      dirtyPages: status.dirtyPages.last,
+      heldBytes: screen.aliveA ? status.heldBytes : 0,
+      clientRate: client.progress?.rate ?? 0,
+      clientAcked: client.progress?.acked ?? 0,
+      ramChecks: this.ramChecks,
+      ramMismatches: this.ramMismatches,
+    });
+    return backup;
   }
 
   private report(
