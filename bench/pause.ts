@@ -15,7 +15,6 @@ import { QemuCapture } from "../src/hypervisor/qemu/capture.ts";
 import { qemuCommand } from "../src/hypervisor/qemu/command-line.ts";
 import { QemuProcess } from "../src/hypervisor/qemu/process.ts";
 import { buildTcgAids } from "../src/hypervisor/qemu/tcg-aids.ts";
-import type { VmSpec } from "../src/hypervisor/vm-spec.ts";
 import { Lab } from "../src/lab/lab.ts";
 import { EpochCell } from "../src/memory/epoch-cell.ts";
 import { Staging } from "../src/memory/staging.ts";
@@ -43,7 +42,7 @@ const pause = (ms: number) => new Promise((next) => setTimeout(next, ms));
 async function ownQemu(lab: Lab, host: "a" | "b", more: readonly string[]): Promise<QemuProcess> {
   const runDirectory = join(lab.directory, `bench-${host}`);
   await mkdir(runDirectory, { recursive: true });
-  const command = qemuCommand(lab.vm as unknown as VmSpec, {
+  const command = qemuCommand(lab.vm, {
     role: "primary",
     accelerator: "tcg",
     qmpSockets: QemuProcess.monitorPaths(runDirectory),

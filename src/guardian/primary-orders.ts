@@ -23,6 +23,7 @@ export class PrimaryOrders {
 
   /** To be called after every step of core. */
   stepped(): void {
+    if (this.guardian.state.phase !== "protected") this.holder = undefined;
     for (const look of this.waiting) look();
   }
 

@@ -9,6 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { GuardianEvent } from "../guardian/control-client.ts";
 import { monotonicMs } from "../guardian/monotonic.ts";
+import type { VmSpec } from "../hypervisor/vm-spec.ts";
 import { Children } from "./children.ts";
 import { ClientProcess } from "./client-process.ts";
 import { GuardianProcess } from "./guardian-process.ts";
@@ -85,7 +86,7 @@ export class Lab {
   readonly directory: string;
   readonly cacheDirectory = cacheDirectory;
   /** The VM's spec, as in a guardian's configuration. */
-  readonly vm: Record<string, unknown>;
+  readonly vm: VmSpec;
   private readonly options: LabOptions;
   private readonly children = new Children();
   /** They must be killed by hand. */
@@ -94,12 +95,7 @@ export class Lab {
   private guardianA: GuardianProcess | undefined;
   private guardianB: GuardianProcess | undefined;
 
-  private constructor(
-    network: LabNetwork,
-    directory: string,
-    options: LabOptions,
-    vm: Record<string, unknown>,
-  ) {
+  private constructor(network: LabNetwork, directory: string, options: LabOptions, vm: VmSpec) {
     this.network = network;
     this.directory = directory;
     this.options = options;
@@ -120,7 +116,7 @@ export class Lab {
         ipv4: `${guestAddresses[lan]!.ipv4}/24`,
         ipv6: `${guestAddresses[lan]!.ipv6}/64`,
       }));
-      const vm = {
+      const vm: VmSpec = {
         name: "lab",
         uuid: randomUUID(),
         machine: options.machine ?? "pc",
@@ -133,6 +129,7 @@ export class Lab {
           ...image,
           append: guestAppend({ nics, load: options.load ?? "idle" }),
         },
+        extraArgs: [],
       };
       return new Lab(network, await mkdtemp(join(memory, `remus-lab-${process.pid}-`)), options, vm);
     } catch (error) {
