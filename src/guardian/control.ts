@@ -76,8 +76,9 @@ export class ControlSocket {
       for (const line of lines) void this.answer(socket, line, caller);
       if (rest.length <= LONGEST_LINE) return;
       reply(socket, { error: { code: "too-long", message: `a line may have ${LONGEST_LINE} characters` } });
+      // Nothing more is taken from this caller.
+      socket.removeAllListeners("data").resume();
       socket.destroySoon();
-      rest = "";
     });
   }
 
