@@ -18,6 +18,10 @@ async function main(path: string | undefined): Promise<number> {
     const config = await readConfig(path);
     const log = openLog(config.vm.name, config.role);
     raisePriority(log);
+    // A failed side task must not take the VM down with the guardian.
+    process.on("unhandledRejection", (reason) =>
+      log.error(`internal error, please report it: ${String(reason)}`),
+    );
     const arbiter = new AssumeNoPartition((text) => log.warn(text));
     const guardian =
       config.role === "primary"

@@ -181,11 +181,13 @@ export class PrimaryGuardian {
     this.orders.stepped();
   }
 
-  /** The protocol has a bug. Nothing is released any more; what a crash of this host would do is the safe way out. */
+  /**
+   * We have a bug. While the backup can take over, the safe way out is what a crash of this host would do: nothing is released any more, and
+   * the VM goes on there. Otherwise the event is dropped, for a VM that nobody else holds must not die of us (I5).
+   */
   private broken(error: Error): void {
-    this.log.error(`${error.name}: ${error.message}`);
-    if (error instanceof InvariantBroken) this.qemu.kill();
-    else throw error;
+    this.log.error(`internal error, please report it: ${error.stack}`);
+    if (["protected", "leaving", "arbitrating"].includes(this.state.phase)) this.qemu.kill();
   }
 
   private fromCapture(report: CaptureReport, protection: Protection): void {

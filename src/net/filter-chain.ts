@@ -103,6 +103,8 @@ export class FilterChain {
         : Promise.all(
             netdevs.map((_, nic) => this.expect((report) => report.kind === "drained" && report.nic === nic)),
           );
+      // Should a step before it fail, that failure is the one to be told.
+      drained.catch(() => {});
       for (const netdev of netdevs) {
         await qmp.execute("object-del", { id: `remus-sink-${netdev}` });
         await qmp.execute("object-del", { id: `remus-capture-${netdev}` });
@@ -116,12 +118,6 @@ export class FilterChain {
       if (running) await qmp.execute("cont");
       await this.worker.terminate();
     }
-  }
-
-  /** Ends the holding thread without touching QEMU: what is held is lost. */
-  async abandon(): Promise<void> {
-    this.removing = true;
-    await this.worker.terminate();
   }
 
   get heldBytes(): number {
