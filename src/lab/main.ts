@@ -53,12 +53,17 @@ async function demo(options: DemoOptions): Promise<number> {
   return succeeded(report) ? 0 : 1;
 }
 
+function headline(report: DemoReport): string {
+  if (!succeeded(report)) return "Something went wrong; see the figures.";
+  return report.kill.kind === "link" ? "The client went on; both hosts live." : "The VM outlived its host.";
+}
+
 function summaryOf(report: DemoReport): string {
   const { client, failover, pauseMs, dirtyPages, kill } = report;
   const ms = (value: number) => (Number.isFinite(value) ? `${value.toFixed(0)} ms` : "not known");
   const lines = [
     "",
-    succeeded(report) ? "The VM outlived its host." : "Something went wrong; see the figures.",
+    headline(report),
     `  killed        ${kill.kind}, ${kill.atSeconds.toFixed(1)} s after protection began (seed ${kill.seed})`,
     `  failover      noticed after ${ms(failover.detectMs)}, guest ran ${ms(failover.resumeMs)} later; client's outage ${ms(failover.outageMs)}`,
     `  client        ${client.connections} connection, ${client.resets} resets, ${client.acked} answers, ${client.lost} lost, ${client.wentBack} went back, longest gap ${ms(client.longestGapMs)}`,
