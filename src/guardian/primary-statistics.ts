@@ -35,11 +35,9 @@ export class PrimaryStatistics {
   }
 
   summary(bytesOnWire: number): Record<string, unknown> {
-    const seconds = (performance.now() - this.sinceMs) / 1000;
     return {
       checkpoints: this.checkpoints,
-      checkpointsPerSecond: seconds > 0 ? this.checkpoints / seconds : 0,
-      seconds,
+      ...this.rate(),
       pauseMs: { last: this.pauseMs.last, ...this.pauseMs.summary() },
       dirtyPages: { last: this.dirtyPages.last, ...this.dirtyPages.summary() },
       bytesOnWire: bytesOnWire - this.wireBefore,
@@ -51,7 +49,12 @@ export class PrimaryStatistics {
     return {
       pauseMs: { samples: this.pauseMs.all() },
       dirtyPages: { samples: this.dirtyPages.all() },
-      checkpointsPerSecond: this.summary(0).checkpointsPerSecond,
+      checkpointsPerSecond: this.rate().checkpointsPerSecond,
     };
+  }
+
+  private rate(): { checkpointsPerSecond: number; seconds: number } {
+    const seconds = (performance.now() - this.sinceMs) / 1000;
+    return { checkpointsPerSecond: seconds > 0 ? this.checkpoints / seconds : 0, seconds };
   }
 }

@@ -51,7 +51,6 @@ export class PrimaryGuardian {
   private vmRuns = true;
   private requestWaits = false;
   private guestShutDown = false;
-  private tearingDown = false;
 
   private constructor(config: PrimaryConfig, log: Log, arbiter: Arbiter, ground: Ground, qemu: QemuProcess) {
     const { promise, resolve } = Promise.withResolvers<number>();
@@ -212,7 +211,8 @@ export class PrimaryGuardian {
         this.requested();
         return;
       case "ended":
-        if (!this.tearingDown)
+        // In "ending" it is we who end it.
+        if (this.state.phase !== "ending")
           void this.partFailed("capture-failed", report.error ?? "QEMU closed the stream");
         return;
     }
@@ -315,7 +315,6 @@ export class PrimaryGuardian {
       onReport: (report) => this.fromCapture(report, protection),
       onFailed: (reason) => void this.partFailed("output-failed", reason),
     });
-    this.tearingDown = false;
     this.requestWaits = false;
     this.protection = protection;
     this.shipping = new Shipping(this.link.connection!, this.link.ids, protection.staging, (epoch) =>
@@ -326,7 +325,6 @@ export class PrimaryGuardian {
   }
 
   private async endCapture(): Promise<void> {
-    this.tearingDown = true;
     this.shipping?.abandon();
     try {
       await this.protection?.tearDown();

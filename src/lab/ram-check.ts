@@ -1,7 +1,7 @@
 /** Invariant I7, looked at from outside: two RAM files, byte for byte. */
+import { PAGE_BYTES } from "../codec/replication.ts";
 import { Mapping } from "../os/mapping.ts";
 
-const PAGE_BYTES = 4096;
 const STEP_BYTES = 4 << 20;
 
 /** Two RAM files, mapped once: to map them anew for each look would cost a page fault a page, with the VM paused. */

@@ -42,7 +42,7 @@ export async function runStandby(qmp: Qmp, from: ComposedFrom): Promise<void> {
   }
 }
 
-/** Has the standby's event capability on and its monitor warm, long before failover. */
+/** Has QEMU tell of its migration's states, so that a failed load is heard of. Long before failover, to save the round trip. */
 export async function prepareStandby(qmp: Qmp): Promise<void> {
   await qmp.execute("migrate-set-capabilities", { capabilities: [{ capability: "events", state: true }] });
 }
