@@ -5,6 +5,7 @@ const allowed = {
   os: [],
   hypervisor: ["codec", "core", "memory", "os"],
   memory: ["codec", "core", "os"],
+  disk: ["codec", "core", "memory", "os"],
   net: ["codec", "core", "memory", "os", "hypervisor"],
   link: ["codec", "core"],
   witness: ["core"],

@@ -14,6 +14,23 @@ export interface NicSpec {
   readonly virtio?: "standard" | "legacy";
 }
 
+/** One disk of the guest. Both hosts have an image of the same format and size; where it lies may differ. */
+export interface DiskSpec {
+  /** A file or a block device. */
+  readonly image: string;
+  readonly format: "raw" | "qcow2";
+  readonly bus: "virtio-blk" | "virtio-scsi";
+  /** As for a card. Of virtio-scsi disks, which share one controller, the first one's counts. */
+  readonly virtio?: "standard" | "legacy";
+  /** `replicated`: each host has an image of its own, kept equal. `shared`: both see the same one, and nothing is copied. */
+  readonly storage: "replicated" | "shared";
+  /**
+   * `strict`: a flush of the guest's reaches the stable storage of the host it runs on; so does everything at each checkpoint, inside
+   * the pause. `replicated`: while the VM is protected, a flush is safe once two hosts hold it in memory; nothing waits for a disk.
+   */
+  readonly durability: "strict" | "replicated";
+}
+
 /** How the guest starts: a kernel of its own, or firmware alone (nothing to boot; used to test capture over KVM). */
 export type BootSpec =
   | { readonly kind: "kernel"; readonly kernel: string; readonly initrd: string; readonly append: string }
@@ -30,6 +47,7 @@ export interface VmSpec {
   readonly vcpus: number;
   readonly memoryMiB: number;
   readonly nics: readonly NicSpec[];
+  readonly disks: readonly DiskSpec[];
   readonly boot: BootSpec;
   /** Further QEMU arguments, the same on both hosts. */
   readonly extraArgs: readonly string[];
