@@ -4,6 +4,7 @@
 import { crc32 } from "node:zlib";
 import {
   type CheckpointSummary,
+  type DiskSummary,
   hex,
   type Layout,
   MAX_PAGES_PER_MESSAGE,
@@ -16,29 +17,63 @@ import { encodeCheckpointEnd, encodeDeviceState, type Frame } from "./replicatio
 import type { FrameIds } from "./replication-header.ts";
 import { encodePages, type PageFrameBuffers } from "./replication-pages.ts";
 
+/** crc32 over checksums (u32, big-endian), in the order given. */
+class Crcs {
+  value = 0;
+  readonly #word = new DataView(new ArrayBuffer(4));
+
+  add(crc: number): void {
+    this.#word.setUint32(0, crc);
+    this.value = crc32(this.#word, this.value);
+  }
+}
+
 /**
- * Counts and digests one checkpoint: crc32 over the payload checksums (u32, big-endian) of its PAGES and
- * DEVICE_STATE messages, in order. Equal on both sides means: nothing lost, doubled or out of order.
+ * Counts and digests the DISK messages of one epoch. It is kept apart from the digest of the pages since DISK messages of the running epoch
+ * go out between the PAGES of the checkpoint before.
+ */
+export class DiskDigest {
+  #entries = 0;
+  readonly #digest = new Crcs();
+
+  get summary(): DiskSummary {
+    return { entries: this.#entries, digest: this.#digest.value };
+  }
+
+  add(payloadCrc: number, entries: number): void {
+    this.#entries += entries;
+    this.#digest.add(payloadCrc);
+  }
+}
+
+/**
+ * Counts and digests one checkpoint: over the payload checksums of its PAGES and DEVICE_STATE messages, in order, and over those of its
+ * DISK messages, in order. Equal on both sides means: nothing lost, doubled or out of order.
  */
 export class CheckpointDigest {
   readonly epoch: number;
   #pageEntries = 0;
   #deviceStateBytes = 0;
   #deviceStateTotal = 0;
-  #digest = 0;
-  readonly #word = new DataView(new ArrayBuffer(4));
+  readonly #digest = new Crcs();
+  readonly #disk = new DiskDigest();
 
   constructor(epoch: number) {
     this.epoch = epoch;
   }
 
-  get summary(): CheckpointSummary {
-    return { pageEntries: this.#pageEntries, deviceStateBytes: this.#deviceStateBytes, digest: this.#digest };
+  /** Of pages and device state alone. */
+  get summary(): Omit<CheckpointSummary, "diskEntries" | "diskDigest"> {
+    return {
+      pageEntries: this.#pageEntries,
+      deviceStateBytes: this.#deviceStateBytes,
+      digest: this.#digest.value,
+    };
   }
 
   addPages(payloadCrc: number, entries: number): void {
     this.#pageEntries += entries;
-    this.#add(payloadCrc);
+    this.#digest.add(payloadCrc);
   }
 
   /** Pieces must follow one another without gap or overlap. @throws ProtocolError */
@@ -61,14 +96,16 @@ export class CheckpointDigest {
     }
     this.#deviceStateTotal = piece.total;
     this.#deviceStateBytes += piece.length;
-    this.#add(payloadCrc);
+    this.#digest.add(payloadCrc);
   }
 
   /** Adds a message as received. @throws ProtocolError if it is of another epoch or does not follow */
-  addMessage(message: MessageOf<"pages"> | MessageOf<"device-state">): void {
+  addMessage(message: MessageOf<"pages"> | MessageOf<"device-state"> | MessageOf<"disk">): void {
     this.#checkEpoch(message.type, message.epoch);
     if (message.type === "pages") {
       this.addPages(message.payloadCrc, message.pages.count);
+    } else if (message.type === "disk") {
+      this.#disk.add(message.payloadCrc, message.entries.length);
     } else {
       const { total, offset, bytes } = message.piece;
       this.addDeviceState(message.payloadCrc, { total, offset, length: bytes.byteLength });
@@ -78,18 +115,19 @@ export class CheckpointDigest {
   /** The checkpoint is whole, or this throws. @throws ProtocolError naming what is missing */
   check(end: MessageOf<"checkpoint-end">): void {
     this.#checkEpoch(end.type, end.epoch);
-    const { pageEntries, deviceStateBytes, digest } = end.summary;
+    const { pageEntries, deviceStateBytes, digest, diskEntries, diskDigest } = end.summary;
+    const disk = this.#disk.summary;
     if (pageEntries !== this.#pageEntries)
       throw wrongEnd("page entries", pageEntries, `${this.#pageEntries} as received`);
     if (this.#deviceStateBytes !== this.#deviceStateTotal || deviceStateBytes !== this.#deviceStateBytes) {
       throw wrongEnd("device state length", deviceStateBytes, `${this.#deviceStateBytes} as received`);
     }
-    if (digest !== this.#digest) throw wrongEnd("digest", hex(digest), `${hex(this.#digest)} as received`);
-  }
-
-  #add(payloadCrc: number): void {
-    this.#word.setUint32(0, payloadCrc);
-    this.#digest = crc32(this.#word, this.#digest);
+    if (digest !== this.#digest.value)
+      throw wrongEnd("digest", hex(digest), `${hex(this.#digest.value)} as received`);
+    if (diskEntries !== disk.entries)
+      throw wrongEnd("disk entries", diskEntries, `${disk.entries} as received`);
+    if (diskDigest !== disk.digest)
+      throw wrongEnd("disk digest", hex(diskDigest), `${hex(disk.digest)} as received`);
   }
 
   #checkEpoch(type: string, epoch: number): void {
@@ -101,6 +139,8 @@ export class CheckpointDigest {
 function wrongEnd(field: string, value: unknown, expected: string): ProtocolError {
   return new ProtocolError("bad-checkpoint", `checkpoint-end ${field}`, value, expected);
 }
+
+const NO_DISK: DiskSummary = { entries: 0, digest: 0 };
 
 /**
  * The frames of one checkpoint at the primary, in the order in which they must be sent: pages and device state
@@ -138,8 +178,11 @@ export class CheckpointEncoder {
     }
   }
 
-  end(): Frame {
-    return encodeCheckpointEnd(this.#ids, this.#digest.epoch, this.#digest.summary);
+  /** @param disk the DISK messages of this epoch, all of which were sent before */
+  end(disk: DiskSummary = NO_DISK): Frame {
+    const { summary, epoch } = this.#digest;
+    const whole = { ...summary, diskEntries: disk.entries, diskDigest: disk.digest };
+    return encodeCheckpointEnd(this.#ids, epoch, whole);
   }
 }
 

@@ -1,4 +1,4 @@
-// Every message but PAGES (replication-pages.ts) as bytes to send.
+// Messages as bytes to send; those with contents of the guest are in replication-pages.ts and replication-disk.ts.
 
 import { crc32 } from "node:zlib";
 import {
@@ -87,6 +87,7 @@ export function* encodeDeviceState(ids: FrameIds, epoch: number, state: Uint8Arr
 
 export function encodeCheckpointEnd(ids: FrameIds, epoch: number, summary: CheckpointSummary): Frame {
   const payload = [u32(summary.pageEntries), u32(summary.deviceStateBytes), u32(summary.digest)];
+  payload.push(u32(summary.diskEntries), u32(summary.diskDigest));
   return frame("checkpoint-end", ids, epoch, [Buffer.concat(payload)]);
 }
 
@@ -113,6 +114,29 @@ export function encodeTakeover(ids: FrameIds, epoch: number): Frame {
 
 export function encodeAbort(ids: FrameIds, epoch: number): Frame {
   return frame("abort", ids, epoch, []);
+}
+
+/** `totalBytes` of payloads of DISK messages of epoch 0 are in the images. */
+export function encodeDiskApplied(ids: FrameIds, totalBytes: number): Frame {
+  return frame("disk-applied", ids, 0, [u64(totalBytes)]);
+}
+
+export function encodeDiskDurable(ids: FrameIds, epoch: number): Frame {
+  return frame("disk-durable", ids, epoch, []);
+}
+
+export function encodeHandover(ids: FrameIds, epoch: number): Frame {
+  return frame("handover", ids, epoch, []);
+}
+
+/** @param message one sentence for the operator */
+export function encodeHandoverRefused(ids: FrameIds, message: string): Frame {
+  return frame("handover-refused", ids, 0, [Buffer.from(JSON.stringify({ message }))]);
+}
+
+/** @param message one sentence for the operator */
+export function encodeUnable(ids: FrameIds, message: string): Frame {
+  return frame("unable", ids, 0, [Buffer.from(JSON.stringify({ message }))]);
 }
 
 function shortText(what: string, text: string): Uint8Array {

@@ -28,7 +28,7 @@ export interface Header {
   readonly payloadCrc: number;
 }
 
-const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
+export const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 const U32 = 2 ** 32;
 
 /** The 16 bytes of a UUID. Throws RangeError if the text is none. */

@@ -11,6 +11,7 @@ import {
 } from "./replication.ts";
 import { PageBounds } from "./replication-checkpoint.ts";
 import { decodeMessage } from "./replication-decode.ts";
+import { DiskBounds } from "./replication-disk.ts";
 import { type Header, readHeader, vmIdText } from "./replication-header.ts";
 
 export interface ParserOptions {
@@ -27,7 +28,8 @@ export interface ParserOptions {
 /**
  * A push parser. Checks the header (and with it the payload's length against the type's cap) on its 48th byte,
  * before anything is allocated; then the payload's checksum; then its contents; and the order, as far as it is
- * a matter of format: a backup hears HELLO first and LAYOUT before PAGES, and no page lies outside its block.
+ * a matter of format: a backup hears HELLO first and LAYOUT before PAGES, and no page lies outside its block, no change of a disk outside
+ * that disk as HELLO gave it.
  * After an error it is dead: every further push throws the same error.
  */
 export class ReplicationParser {
@@ -40,6 +42,7 @@ export class ReplicationParser {
   #vmId: Uint8Array | undefined;
   #greeted: boolean;
   #bounds: PageBounds | undefined;
+  #diskBounds: DiskBounds | undefined;
   #error: unknown;
   #stopped = false;
 
@@ -138,10 +141,15 @@ export class ReplicationParser {
     if (message.type === "hello") {
       this.#vmId = header.vmId;
       this.#greeted = true;
+      this.#diskBounds = new DiskBounds(message.hello.disks);
     } else if (message.type === "layout") {
       this.#bounds = new PageBounds(message.layout);
     } else if (message.type === "pages") {
       this.#bounds?.check(message.pages);
+    } else if (message.type === "disk") {
+      this.#diskBounds?.check(message.entries);
+    } else if (message.type === "hash-ask") {
+      this.#diskBounds?.checkRange(message.range);
     }
     this.#options.onMessage(message);
   }

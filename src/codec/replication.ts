@@ -6,7 +6,7 @@ export const MAGIC = 0x524d5553;
 /** Version of the framing (byte 4). HELLO names the version of the conversation beside it. */
 export const FRAMING_VERSION = 1;
 /** Version of the conversation: which messages there are and who sends them when. */
-export const PROTOCOL_VERSION = 1;
+export const PROTOCOL_VERSION = 2;
 export const HEADER_BYTES = 48;
 export const PAGE_BYTES = 4096;
 
@@ -29,6 +29,29 @@ export const MAX_BLOCK_BYTES = 2 ** 32 * PAGE_BYTES;
 export const PAGE_RAW = 0;
 export const PAGE_ZERO = 1;
 
+/** Entries and bytes of writes in one DISK message: as with pages, the backup takes one MiB in while the next is on its way. */
+export const MAX_DISK_ENTRIES = 1024;
+export const DISK_ENTRY_BYTES = 16;
+export const MAX_DISK_DATA_BYTES = 1 * MIB;
+export const DISK_PAYLOAD_MAX = 4 + MAX_DISK_ENTRIES * DISK_ENTRY_BYTES + MAX_DISK_DATA_BYTES;
+
+export const DISK_WRITE = 0;
+export const DISK_ZERO = 1;
+export const DISK_DISCARD = 2;
+
+/** Replicated disks of one VM. */
+export const MAX_DISKS = 8;
+/** Extents that the backup may name as suspect, of one disk. */
+export const MAX_SUSPECTS = 4096;
+
+/** Blocks whose hashes are compared: a power of two. */
+export const MIN_HASH_BLOCK_BYTES = 512;
+export const MAX_HASH_BLOCK_BYTES = 1 * MIB;
+export const MAX_HASHES_PER_MESSAGE = 4096;
+export const HASH_BYTES = 16;
+/** u16 disk, u16 0, u32 block size, u64 offset, u32 count. */
+export const HASH_RANGE_BYTES = 20;
+
 export type Role = "primary" | "backup";
 
 interface MessageRule {
@@ -46,18 +69,32 @@ interface MessageRule {
 /** Every message there is. */
 export const MESSAGES = {
   hello: { code: 1, to: "backup", min: 2, max: 64 * KIB, epoch: false },
-  welcome: { code: 2, to: "primary", min: 2, max: 64 * KIB, epoch: false },
+  welcome: { code: 2, to: "primary", min: 2, max: MIB, epoch: false },
   refuse: { code: 3, to: "primary", min: 2, max: 64 * KIB, epoch: false },
   layout: { code: 4, to: "backup", min: 8, max: MIB, epoch: false },
   pages: { code: 5, to: "backup", min: 4 + PAGE_ENTRY_BYTES, max: PAGES_PAYLOAD_MAX, epoch: true },
   "device-state": { code: 6, to: "backup", min: 9, max: 8 + DEVICE_STATE_PIECE_MAX, epoch: true },
-  "checkpoint-end": { code: 7, to: "backup", min: 12, max: 12, epoch: true },
+  "checkpoint-end": { code: 7, to: "backup", min: 20, max: 20, epoch: true },
   ack: { code: 8, to: "primary", min: 0, max: 0, epoch: true },
   heartbeat: { code: 9, to: "both", min: 8, max: 8, epoch: false },
   goodbye: { code: 10, to: "backup", min: 0, max: 0, epoch: false },
   "goodbye-ok": { code: 11, to: "primary", min: 0, max: 0, epoch: false },
   takeover: { code: 12, to: "primary", min: 0, max: 0, epoch: true },
   abort: { code: 13, to: "backup", min: 0, max: 0, epoch: true },
+  disk: { code: 14, to: "backup", min: 4 + DISK_ENTRY_BYTES, max: DISK_PAYLOAD_MAX, epoch: true },
+  "disk-applied": { code: 15, to: "primary", min: 8, max: 8, epoch: false },
+  "disk-durable": { code: 16, to: "primary", min: 0, max: 0, epoch: true },
+  "hash-ask": { code: 17, to: "backup", min: HASH_RANGE_BYTES, max: HASH_RANGE_BYTES, epoch: false },
+  hashes: {
+    code: 18,
+    to: "primary",
+    min: HASH_RANGE_BYTES + HASH_BYTES,
+    max: HASH_RANGE_BYTES + MAX_HASHES_PER_MESSAGE * HASH_BYTES,
+    epoch: false,
+  },
+  handover: { code: 19, to: "backup", min: 0, max: 0, epoch: true },
+  "handover-refused": { code: 20, to: "primary", min: 2, max: 64 * KIB, epoch: false },
+  unable: { code: 21, to: "primary", min: 2, max: 64 * KIB, epoch: false },
 } as const satisfies Record<string, MessageRule>;
 
 export type MessageType = keyof typeof MESSAGES;
@@ -69,12 +106,39 @@ export interface Hello {
   readonly machine: Readonly<Record<string, string | number>>;
   readonly ramBytes: number;
   readonly intervalMs: number;
+  /** Names this protection: a UUID, made anew for each. "" from a primary of another protocol. */
+  readonly session: string;
+  /** The replicated disks. Nothing outside of them is ever written. */
+  readonly disks: readonly DiskSize[];
+}
+
+export interface DiskSize {
+  /** Index in the configuration's disks, the same on both hosts. */
+  readonly id: number;
+  readonly bytes: number;
 }
 
 export interface Welcome {
   readonly host: string;
   /** The generation of which the backup knows. */
   readonly generation: number;
+  /** What the backup's images are, one of each disk of HELLO. */
+  readonly disks: readonly DiskImage[];
+}
+
+/**
+ * What the backup knows of its image of a disk. `blank`: all zeroes; `unknown`: anything; `replica`: the disk as it was in `session`,
+ * with all of it up to `durableEpoch`; `owner`: the VM ran on it here, since `session` if one is named.
+ */
+export type DiskImageState = "blank" | "unknown" | "replica" | "owner";
+
+export interface DiskImage {
+  readonly id: number;
+  readonly state: DiskImageState;
+  readonly session?: string;
+  readonly durableEpoch?: number;
+  /** Where the image may differ from what state, session and epoch say: offset and length in bytes. */
+  readonly suspects?: readonly (readonly [offset: number, length: number])[];
 }
 
 export interface Refuse {
@@ -121,11 +185,41 @@ export interface DeviceStatePiece {
   readonly bytes: Uint8Array;
 }
 
+/** One change of a disk, in bytes. Later entries overwrite earlier ones. */
+export interface DiskEntry {
+  readonly disk: number;
+  /** DISK_WRITE, DISK_ZERO (reads as zeroes from now on) or DISK_DISCARD (contents do not matter any more). */
+  readonly kind: DiskEntryKind;
+  readonly offset: number;
+  /** From 1 to 2^32 - 1. */
+  readonly length: number;
+  /** What a write writes, `length` bytes; may lie over shared memory. Not there for other kinds. */
+  readonly data?: Uint8Array;
+}
+
+export type DiskEntryKind = typeof DISK_WRITE | typeof DISK_ZERO | typeof DISK_DISCARD;
+
+/** `count` blocks of `blockBytes` from `offset` on; the last may be cut short by the end of the disk. */
+export interface HashRange {
+  readonly disk: number;
+  readonly blockBytes: number;
+  readonly offset: number;
+  readonly count: number;
+}
+
+/** How many entries the DISK messages of an epoch have, and their digest. */
+export interface DiskSummary {
+  readonly entries: number;
+  readonly digest: number;
+}
+
 /** What the checkpoint consists of, so that the backup can tell whether it has all of it. */
 export interface CheckpointSummary {
   readonly pageEntries: number;
   readonly deviceStateBytes: number;
   readonly digest: number;
+  readonly diskEntries: number;
+  readonly diskDigest: number;
 }
 
 interface FromHeader {
@@ -151,6 +245,16 @@ export type ReplicationMessage = FromHeader &
     | { readonly type: "takeover" }
     | { readonly type: "abort" }
     | { readonly type: "heartbeat"; readonly sequence: number }
+    /** `payloadBytes` is what flow control counts and what keeping the entries costs: their data lies in the payload. */
+    | { readonly type: "disk"; readonly entries: readonly DiskEntry[]; readonly payloadBytes: number }
+    | { readonly type: "disk-applied"; readonly totalBytes: number }
+    | { readonly type: "disk-durable" }
+    | { readonly type: "hash-ask"; readonly range: HashRange }
+    /** 16 bytes a block, in order. */
+    | { readonly type: "hashes"; readonly range: HashRange; readonly hashes: Uint8Array }
+    | { readonly type: "handover" }
+    | { readonly type: "handover-refused"; readonly message: string }
+    | { readonly type: "unable"; readonly message: string }
   );
 
 export type MessageOf<T extends MessageType> = Extract<ReplicationMessage, { readonly type: T }>;
@@ -169,6 +273,7 @@ export type ProtocolErrorCode =
   | "bad-epoch"
   | "bad-payload"
   | "bad-page"
+  | "bad-disk"
   | "bad-checkpoint";
 
 /** The peer broke the protocol, or something on the way broke its bytes. The connection cannot go on. */

@@ -2,6 +2,7 @@
 
 import { createServer, type Server, type Socket } from "node:net";
 import {
+  type DiskImage,
   type Hello,
   type MessageOf,
   PROTOCOL_VERSION,
@@ -44,8 +45,8 @@ export interface Caller {
   readonly peer: string;
   readonly hello: Hello;
   readonly generation: number;
-  /** Lets it in. If it has gone meanwhile, the handlers hear of it in a microtask. */
-  welcome(handlers: LinkHandlers): Connection;
+  /** Lets it in, and says what this host has of its disks. If it has gone meanwhile, the handlers hear of it in a microtask. */
+  welcome(handlers: LinkHandlers, disks?: readonly DiskImage[]): Connection;
   /** Turns it away: no protection here. Its VM may run on. */
   refuse(refuse: Refuse): void;
   /** Turns it away for good: this side runs the VM, as its present generation, from checkpoint `epoch` (I3). */
@@ -175,8 +176,8 @@ export class Listener {
       peer: connection.peer,
       hello,
       generation,
-      welcome: (handlers) => {
-        const welcome = { host: this.#options.host, generation: this.#options.generation() };
+      welcome: (handlers, disks = []) => {
+        const welcome = { host: this.#options.host, generation: this.#options.generation(), disks };
         const now = { vmId: ids.vmId, generation: welcome.generation };
         connection.handOver({
           onMessage: handlers.onMessage,

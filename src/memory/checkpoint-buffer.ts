@@ -1,5 +1,5 @@
 /** The backup's staging: what has come of the checkpoint that is on its way. It becomes a whole checkpoint, or nothing. */
-import { type MessageOf, type PageList, ProtocolError } from "../codec/replication.ts";
+import { type DiskEntry, type MessageOf, type PageList, ProtocolError } from "../codec/replication.ts";
 import { CheckpointDigest } from "../codec/replication-checkpoint.ts";
 import type { EpochId } from "../core/words.ts";
 
@@ -9,6 +9,8 @@ export interface WholeCheckpoint {
   /** Empty for checkpoint 0: its pages went into the images as they came. */
   readonly pages: readonly PageList[];
   readonly device: Uint8Array;
+  /** In order. Empty for checkpoint 0, likewise. */
+  readonly disk: readonly DiskEntry[];
   readonly bytes: number;
 }
 
@@ -17,6 +19,7 @@ export class CheckpointBuffer {
   private readonly digest: CheckpointDigest;
   private readonly limitBytes: number;
   private readonly pages: PageList[] = [];
+  private readonly disk: DiskEntry[] = [];
   private device: Uint8Array = new Uint8Array(0);
   private bytes = 0;
 
@@ -39,6 +42,18 @@ export class CheckpointBuffer {
     this.pages.push(message.pages);
   }
 
+  /** Counts changes of disks that go into the images as they come (epoch 0). @throws ProtocolError */
+  countDisk(message: MessageOf<"disk">): void {
+    this.digest.addMessage(message);
+  }
+
+  /** Counts and keeps changes of disks. @throws ProtocolError */
+  keepDisk(message: MessageOf<"disk">): void {
+    this.digest.addMessage(message);
+    this.grow(message.payloadBytes);
+    for (const entry of message.entries) this.disk.push(entry);
+  }
+
   /** @throws ProtocolError */
   addDeviceState(message: MessageOf<"device-state">): void {
     this.digest.addMessage(message);
@@ -53,7 +68,8 @@ export class CheckpointBuffer {
   /** The checkpoint, if all of it is here. @throws ProtocolError naming what is missing */
   finish(end: MessageOf<"checkpoint-end">): WholeCheckpoint {
     this.digest.check(end);
-    return { epoch: this.epoch, pages: this.pages, device: this.device, bytes: this.bytes };
+    const { epoch, pages, device, disk, bytes } = this;
+    return { epoch, pages, device, disk, bytes };
   }
 
   private grow(bytes: number): void {

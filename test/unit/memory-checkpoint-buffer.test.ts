@@ -1,12 +1,15 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { MessageOf, ReplicationMessage } from "../../src/codec/replication.ts";
-import { ProtocolError } from "../../src/codec/replication.ts";
-import { CheckpointEncoder } from "../../src/codec/replication-checkpoint.ts";
+import { DISK_WRITE, DISK_ZERO, ProtocolError } from "../../src/codec/replication.ts";
+import { CheckpointEncoder, DiskDigest } from "../../src/codec/replication-checkpoint.ts";
+import { encodeDisk } from "../../src/codec/replication-disk.ts";
 import { PageFrameBuffers } from "../../src/codec/replication-pages.ts";
 import { ReplicationParser } from "../../src/codec/replication-parser.ts";
 import { CheckpointBuffer } from "../../src/memory/checkpoint-buffer.ts";
 import {
+  changesOf,
+  diskEntry,
   HELLO,
   helloSample,
   IDS,
@@ -25,12 +28,22 @@ const LISTS = [
   ],
   [{ raw: true, block: 1, page: 7 }],
 ] as const;
+const CHANGES = [
+  [diskEntry(DISK_WRITE, 0, 4096, 700), diskEntry(DISK_ZERO, 0, 4096, 512)],
+  [diskEntry(DISK_WRITE, 3, 0, 512)],
+] as const;
 
 /** The messages of a checkpoint, as a backup receives them. */
 function messages(epoch: number): ReplicationMessage[] {
   const encoder = new CheckpointEncoder(IDS, epoch, new PageFrameBuffers(0));
   const frames = LISTS.flatMap((pages) => [...encoder.pages(pageList(pages))]);
-  const all = [...frames, ...encoder.deviceState(DEVICE), encoder.end()];
+  const digest = new DiskDigest();
+  const disk = CHANGES.map((entries) => {
+    const frame = encodeDisk(IDS, epoch, entries);
+    digest.add(frame.payloadCrc, entries.length);
+    return frame;
+  });
+  const all = [disk[0]!, ...frames, disk[1]!, ...encoder.deviceState(DEVICE), encoder.end(digest.summary)];
   const received: ReplicationMessage[] = [];
   const parser = new ReplicationParser({
     receiver: "backup",
@@ -45,12 +58,13 @@ function messages(epoch: number): ReplicationMessage[] {
 function assemble(buffer: CheckpointBuffer, all: readonly ReplicationMessage[]) {
   for (const message of all) {
     if (message.type === "pages") buffer.keep(message);
+    else if (message.type === "disk") buffer.keepDisk(message);
     else if (message.type === "device-state") buffer.addDeviceState(message);
   }
   return buffer.finish(all.at(-1) as MessageOf<"checkpoint-end">);
 }
 
-test("I2: with all of its messages a checkpoint is whole: every page, the device state, the epoch", () => {
+test("I2: with all of its messages a checkpoint is whole: every page, the device state, the changes of disks, the epoch", () => {
   const whole = assemble(new CheckpointBuffer(5, 1 << 20), messages(5));
   assert.equal(whole.epoch, 5);
   assert.deepEqual(Buffer.from(whole.device), DEVICE);
@@ -58,13 +72,17 @@ test("I2: with all of its messages a checkpoint is whole: every page, the device
     whole.pages.flatMap(pagesOf),
     LISTS.flatMap((pages) => pagesOf(pageList(pages))),
   );
-  assert.ok(whole.bytes >= 2 * 4096 + DEVICE.length);
+  assert.deepEqual(changesOf(whole.disk), changesOf(CHANGES.flat()));
+  assert.ok(whole.bytes >= 2 * 4096 + DEVICE.length + 700 + 512);
 });
 
 test("I2: with any one message missing, doubled or moved it is no checkpoint", () => {
   const all = messages(5);
   const last = all.length - 1;
-  const wrongs: [string, ReplicationMessage[]][] = [["swapped", [all[1]!, all[0]!, ...all.slice(2)]]];
+  const wrongs: [string, ReplicationMessage[]][] = [
+    ["swapped", [all[0]!, all[2]!, all[1]!, ...all.slice(3)]],
+  ];
+  wrongs.push(["disk swapped", [all[3]!, ...all.slice(1, 3), all[0]!, ...all.slice(4)]]);
   for (let index = 0; index < last; index++) {
     wrongs.push([`without ${index}`, all.filter((_, other) => other !== index)]);
     wrongs.push([`with ${index} twice`, all.flatMap((one, other) => (other === index ? [one, one] : [one]))]);
@@ -78,23 +96,27 @@ test("I2: with any one message missing, doubled or moved it is no checkpoint", (
 test("I2: a message of another checkpoint is refused when it comes", () => {
   const [first, second] = [messages(5), messages(6)];
   const buffer = new CheckpointBuffer(5, 1 << 20);
-  buffer.keep(first[0] as MessageOf<"pages">);
-  assert.throws(() => buffer.keep(second[1] as MessageOf<"pages">), /epoch is 6, expected 5/);
+  buffer.keep(first[1] as MessageOf<"pages">);
+  assert.throws(() => buffer.keep(second[2] as MessageOf<"pages">), /epoch is 6, expected 5/);
+  assert.throws(() => buffer.keepDisk(second[0] as MessageOf<"disk">), /disk epoch is 6, expected 5/);
+  assert.throws(() => buffer.countDisk(second[0] as MessageOf<"disk">), /disk epoch is 6, expected 5/);
 });
 
-test("pages of a first pass are counted and not kept", () => {
+test("pages and changes of disks of a first pass are counted and not kept", () => {
   const buffer = new CheckpointBuffer(0, 1 << 20);
   const all = messages(0);
   for (const message of all) {
     if (message.type === "pages") buffer.count(message);
+    else if (message.type === "disk") buffer.countDisk(message);
     else if (message.type === "device-state") buffer.addDeviceState(message);
   }
   const whole = buffer.finish(all.at(-1) as MessageOf<"checkpoint-end">);
   assert.deepEqual(whole.pages, []);
+  assert.deepEqual(whole.disk, []);
   assert.equal(whole.bytes, DEVICE.length);
 });
 
-test("I6: a checkpoint that needs more memory than there is for it is refused, by pages or by device state", () => {
+test("I6: a checkpoint that needs more memory than there is for it is refused, by pages, device state or disks", () => {
   const all = messages(5);
   const need = assemble(new CheckpointBuffer(5, 1 << 20), all).bytes;
   assert.equal(assemble(new CheckpointBuffer(5, need), all).bytes, need);

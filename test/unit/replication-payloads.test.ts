@@ -185,6 +185,51 @@ test("JSON messages: what is no JSON, no object, or lacks a field is refused, an
   assert.throws(hello({ intervalMs: 0 }), /hello intervalMs is "0", expected a number above 0/);
   assert.throws(hello({ machine: { cpu: { model: 1 } } }), /cpu is neither/);
   assert.throws(hello({ machine: ["a"] }), /hello machine/);
+  assert.throws(hello({ session: "vm1" }), /hello session is .* expected a UUID/);
+  assert.throws(hello({ disks: undefined }), /hello disks is "missing", expected an array of objects/);
+  assert.throws(hello({ disks: [7] }), /hello disks is "\[7\]", expected an array of objects \(0 is none\)/);
+  assert.throws(
+    hello({ disks: Array(9).fill({ id: 0, bytes: 1 }) }),
+    /hello disks length is 9, expected at most 8/,
+  );
+  assert.throws(hello({ disks: [{ id: 0, bytes: -1 }] }), /hello disks\[0\] bytes is "-1"/);
+  assert.throws(hello({ disks: [{ id: 65536, bytes: 1 }] }), /hello disks\[0\] id is "65536"/);
+  assert.throws(
+    hello({
+      disks: [
+        { id: 1, bytes: 1 },
+        { id: 1, bytes: 2 },
+      ],
+    }),
+    /hello disk id is 1, expected each id once/,
+  );
+});
+
+test("WELCOME: what a backup says of its images is checked field by field", () => {
+  const welcome = (disk: object) => () => {
+    const parser = new ReplicationParser({ receiver: "primary", onMessage: () => {} });
+    const payload = Buffer.from(JSON.stringify({ host: "host-b", generation: 7, disks: [disk] }));
+    for (const part of encode.frame("welcome", IDS, 0, [payload]).parts) parser.push(part);
+  };
+  const replica = { id: 0, state: "replica", session: samples.SESSION, durableEpoch: 9 };
+  welcome({ ...replica, later: "a field of a later version" })();
+  welcome({ ...replica, suspects: Array(4096).fill([2 ** 40, 65536]) })();
+  for (const [change, sentence] of [
+    [{ state: "old" }, /disks\[0\] state is .* expected one of blank, unknown, replica, owner/],
+    [{ state: undefined }, /disks\[0\] state is "missing"/],
+    [{ session: "" }, /disks\[0\] session .* expected a UUID/],
+    [{ durableEpoch: -1 }, /disks\[0\] durableEpoch/],
+    [{ durableEpoch: null }, /disks\[0\] durableEpoch is "null"/],
+    [{ suspects: {} }, /suspects .* expected an array of \[offset, length\] pairs/],
+    [{ suspects: Array(4097).fill([0, 1]) }, /suspects length is 4097, expected at most 4096/],
+    [{ suspects: [[0, 1], [1]] }, /pairs \(1 is none\)/],
+    [{ suspects: [[0, 0]] }, /pairs \(0 is none\)/],
+    [{ suspects: [[-1, 1]] }, /pairs \(0 is none\)/],
+    [{ suspects: [[0, 1.5]] }, /pairs \(0 is none\)/],
+    [{ suspects: [[Number.MAX_SAFE_INTEGER, 1]] }, /pairs \(0 is none\)/],
+    [{ suspects: ["ab"] }, /pairs \(0 is none\)/],
+  ] as const)
+    assert.throws(welcome({ ...replica, ...change }), sentence, JSON.stringify(change).slice(0, 100));
 });
 
 test("DEVICE_STATE: a piece that goes beyond its total, or a total above the cap, is refused", () => {

@@ -1,8 +1,26 @@
 // Messages of every type, fixed and arbitrary, for the tests of the codec.
 
 import fc from "fast-check";
-import type { Hello, Layout, PageList, ReplicationMessage, Role } from "../../src/codec/replication.ts";
-import { PAGE_BYTES, PAGE_RAW, PAGE_ZERO } from "../../src/codec/replication.ts";
+import type {
+  DiskEntry,
+  Hello,
+  Layout,
+  PageList,
+  ReplicationMessage,
+  Role,
+  Welcome,
+} from "../../src/codec/replication.ts";
+import {
+  DISK_DISCARD,
+  DISK_WRITE,
+  DISK_ZERO,
+  HEADER_BYTES,
+  PAGE_BYTES,
+  PAGE_RAW,
+  PAGE_ZERO,
+  PROTOCOL_VERSION,
+} from "../../src/codec/replication.ts";
+import { encodeDisk, encodeHashAsk, encodeHashes } from "../../src/codec/replication-disk.ts";
 import * as encode from "../../src/codec/replication-encode.ts";
 import { type FrameIds, vmIdBytes } from "../../src/codec/replication-header.ts";
 import { encodePages, PageFrameBuffers } from "../../src/codec/replication-pages.ts";
@@ -11,12 +29,29 @@ import { ReplicationParser } from "../../src/codec/replication-parser.ts";
 export const VM_ID = "0b9f51c6-2a5e-4f63-9d6c-7f0a11d2c3e4";
 export const IDS: FrameIds = { vmId: vmIdBytes(VM_ID), generation: 7 };
 
+export const SESSION = "7d5f0c2e-94b1-4c53-8f5e-0d6a3b1c2f48";
+const GIB = 2 ** 30;
+
 export const HELLO: Hello = {
-  protocol: 1,
+  protocol: PROTOCOL_VERSION,
   host: "host-a",
   machine: { machine: "pc-i440fx-7.2", vcpus: 2, "net0.mac": "52:54:00:12:34:56" },
   ramBytes: 262152 * 1024,
   intervalMs: 25,
+  session: SESSION,
+  disks: [
+    { id: 0, bytes: 10 * GIB },
+    { id: 3, bytes: 5 * 1024 + 512 },
+  ],
+};
+
+const WELCOME: Welcome = {
+  host: "host-b",
+  generation: 7,
+  disks: [
+    { id: 0, state: "replica", session: SESSION, durableEpoch: 2 ** 40, suspects: [[0, 512]] },
+    { id: 3, state: "blank" },
+  ],
 };
 
 export const LAYOUT: Layout = {
@@ -52,6 +87,21 @@ export function pageList(
   };
 }
 
+/** Entries as data over shared memory, for a disk of HELLO; a write's data is made from its place and length. */
+export function diskEntry(kind: DiskEntry["kind"], disk: number, offset: number, length: number): DiskEntry {
+  if (kind !== DISK_WRITE) return { disk, kind, offset, length };
+  const shared = new Uint8Array(new SharedArrayBuffer(length + 7));
+  for (let i = 0; i < length; i++) shared[i + 7] = (offset + 31 * i) & 0xff;
+  return { disk, kind, offset, length, data: shared.subarray(7) };
+}
+
+/** Entries in a comparable form. */
+export function changesOf(entries: readonly DiskEntry[]): object[] {
+  return entries.map(({ data, ...entry }) =>
+    data === undefined ? entry : { ...entry, data: Buffer.from(data.slice()).toString("hex") },
+  );
+}
+
 /** Entry by entry what a list says, comparable whatever it lies in. */
 export function pagesOf(list: PageList): string[] {
   return Array.from({ length: list.count }, (_, i) => {
@@ -85,9 +135,13 @@ function sample(to: Role, type: string, epoch: number, frame: encode.Frame, rest
   return { to, frame, expected: { type, generation: IDS.generation, epoch, ...rest } };
 }
 
+function disksOf<T extends { id: number }>(one: fc.Arbitrary<T>): fc.Arbitrary<T[]> {
+  return fc.uniqueArray(one, { maxLength: 8, selector: ({ id }) => id });
+}
+
 const hellos = fc.record(
   {
-    protocol: fc.nat(),
+    protocol: fc.constant(PROTOCOL_VERSION),
     host: fc.string({ unit: "binary" }),
     machine: fc.dictionary(
       fc.string(),
@@ -100,6 +154,8 @@ const hellos = fc.record(
     ),
     ramBytes: fc.maxSafeNat(),
     intervalMs: fc.double({ min: 0.001, max: 1e6, noNaN: true }),
+    session: fc.uuid(),
+    disks: disksOf(fc.record({ id: fc.integer({ min: 0, max: 65535 }), bytes: fc.maxSafeNat() }, PLAIN)),
   },
   PLAIN,
 );
@@ -119,6 +175,50 @@ const summaries = fc.record(
     pageEntries: fc.integer({ min: 0, max: 2 ** 32 - 1 }),
     deviceStateBytes: fc.integer({ min: 0, max: 2 ** 32 - 1 }),
     digest: fc.integer({ min: 0, max: 2 ** 32 - 1 }),
+    diskEntries: fc.integer({ min: 0, max: 2 ** 32 - 1 }),
+    diskDigest: fc.integer({ min: 0, max: 2 ** 32 - 1 }),
+  },
+  PLAIN,
+);
+const welcomes = fc.record(
+  {
+    host: fc.string({ unit: "binary" }),
+    generation: fc.maxSafeNat(),
+    disks: disksOf(
+      fc.record(
+        {
+          id: fc.integer({ min: 0, max: 65535 }),
+          state: fc.constantFrom("blank", "unknown", "replica", "owner"),
+          session: fc.uuid(),
+          durableEpoch: fc.maxSafeNat(),
+          suspects: fc.array(
+            fc.tuple(fc.integer({ min: 0, max: 2 ** 52 }), fc.integer({ min: 1, max: 2 ** 51 })),
+            { maxLength: 20 },
+          ),
+        },
+        { ...PLAIN, requiredKeys: ["id", "state"] },
+      ),
+    ),
+  },
+  PLAIN,
+);
+/** Changes within disk 0 of HELLO. */
+const changes = fc
+  .array(
+    fc.tuple(
+      fc.constantFrom(DISK_WRITE, DISK_ZERO, DISK_DISCARD),
+      fc.integer({ min: 0, max: 5 * GIB }),
+      fc.integer({ min: 1, max: 3000 }),
+    ),
+    { minLength: 1, maxLength: 12 },
+  )
+  .map((all) => all.map(([kind, offset, length]) => diskEntry(kind, 0, offset, length)));
+const ranges = fc.record(
+  {
+    disk: fc.constant(0),
+    blockBytes: fc.constantFrom(512, 4096, 65536),
+    offset: fc.integer({ min: 0, max: 9 * GIB }),
+    count: fc.integer({ min: 1, max: 4096 }),
   },
   PLAIN,
 );
@@ -148,9 +248,25 @@ export const samplesInSession: fc.Arbitrary<Sample> = fc.oneof(
   fc.constant(sample("primary", "goodbye-ok", 0, encode.encodeGoodbyeOk(IDS), {})),
   epochs.map((epoch) => sample("primary", "takeover", epoch, encode.encodeTakeover(IDS, epoch), {})),
   epochs.map((epoch) => sample("backup", "abort", epoch, encode.encodeAbort(IDS, epoch), {})),
+  welcomes.map((welcome) => sample("primary", "welcome", 0, encode.encodeWelcome(IDS, welcome), { welcome })),
+  fc.tuple(epochs, changes).map(([epoch, entries]) => diskSample(epoch, entries)),
   fc
-    .record({ host: fc.string({ unit: "binary" }), generation: fc.maxSafeNat() }, PLAIN)
-    .map((welcome) => sample("primary", "welcome", 0, encode.encodeWelcome(IDS, welcome), { welcome })),
+    .maxSafeNat()
+    .map((totalBytes) =>
+      sample("primary", "disk-applied", 0, encode.encodeDiskApplied(IDS, totalBytes), { totalBytes }),
+    ),
+  epochs.map((epoch) => sample("primary", "disk-durable", epoch, encode.encodeDiskDurable(IDS, epoch), {})),
+  epochs.map((epoch) => sample("backup", "handover", epoch, encode.encodeHandover(IDS, epoch), {})),
+  ranges.map((range) => sample("backup", "hash-ask", 0, encodeHashAsk(IDS, range), { range })),
+  ranges.map((range) => hashesSample({ ...range, count: 1 + (range.count % 40) })),
+  fc
+    .string({ unit: "binary" })
+    .map((message) =>
+      sample("primary", "handover-refused", 0, encode.encodeHandoverRefused(IDS, message), { message }),
+    ),
+  fc
+    .string({ unit: "binary" })
+    .map((message) => sample("primary", "unable", 0, encode.encodeUnable(IDS, message), { message })),
   fc
     .record({ code: fc.string(), message: fc.string({ unit: "binary" }) }, PLAIN)
     .map((refuse) => sample("primary", "refuse", 0, encode.encodeRefuse(IDS, refuse), { refuse })),
@@ -169,6 +285,18 @@ export function layoutSample(layout: Layout): Sample {
   return sample("backup", "layout", 0, encode.encodeLayout(IDS, layout), { layout: hexed(layout) });
 }
 
+export function diskSample(epoch: number, entries: readonly DiskEntry[]): Sample {
+  const frame = encodeDisk(IDS, epoch, entries);
+  const payloadBytes = frame.byteLength - HEADER_BYTES;
+  return sample("backup", "disk", epoch, frame, { entries: changesOf(entries), payloadBytes });
+}
+
+function hashesSample(range: Parameters<typeof encodeHashes>[1]): Sample {
+  const hashes = Buffer.alloc(16 * range.count, `hashes at ${range.offset}`);
+  const frame = encodeHashes(IDS, range, hashes);
+  return sample("primary", "hashes", 0, frame, { range, hashes: hashes.toString("hex") });
+}
+
 function hexed(layout: Layout): object {
   return { ...layout, header: Buffer.from(layout.header).toString("hex") };
 }
@@ -181,11 +309,19 @@ export function oneOfEach(to: Role): Sample[] {
     { raw: true, block: 900, page: 31 },
   ]);
   const state = Buffer.from("device state of pc-i440fx");
-  const summary = { pageEntries: 3, deviceStateBytes: state.length, digest: 0xfedcba98 };
+  const summary = {
+    pageEntries: 3,
+    deviceStateBytes: state.length,
+    digest: 0xfedcba98,
+    diskEntries: 3,
+    diskDigest: 0x89abcdef,
+  };
   const pages = encodePages(IDS, 41, list, 0, 3, buffers.take());
   const piece = { total: state.length, offset: 0, bytes: state.toString("hex") };
   const heartbeat = encode.encodeHeartbeat(IDS, 2 ** 40);
-  const welcome = { host: "host-b", generation: 7 };
+  const welcome = WELCOME;
+  const message = "the disk under /var/lib/remus is full";
+  const range = { disk: 3, blockBytes: 4096, offset: 0, count: 2 };
   const refuse = { code: "busy", message: "host-b is the backup of another primary" };
   const all = [
     helloSample(HELLO),
@@ -193,6 +329,14 @@ export function oneOfEach(to: Role): Sample[] {
     sample("backup", "pages", 41, pages, { pages: pagesOf(list) }),
     sample("backup", "device-state", 41, [...encode.encodeDeviceState(IDS, 41, state)][0]!, { piece }),
     sample("backup", "checkpoint-end", 41, encode.encodeCheckpointEnd(IDS, 41, summary), { summary }),
+    diskSample(42, [
+      diskEntry(DISK_WRITE, 0, 4 * GIB + 512, 700),
+      diskEntry(DISK_ZERO, 3, 512, 1024),
+      diskEntry(DISK_WRITE, 3, 5 * 1024, 512),
+      diskEntry(DISK_DISCARD, 0, 5 * GIB, 2 ** 32 - 1),
+    ]),
+    sample("backup", "hash-ask", 0, encodeHashAsk(IDS, range), { range }),
+    sample("backup", "handover", 41, encode.encodeHandover(IDS, 41), {}),
     sample("backup", "abort", 42, encode.encodeAbort(IDS, 42), {}),
     sample("backup", "goodbye", 0, encode.encodeGoodbye(IDS), {}),
     sample("primary", "welcome", 0, encode.encodeWelcome(IDS, welcome), { welcome }),
@@ -200,6 +344,13 @@ export function oneOfEach(to: Role): Sample[] {
     sample("primary", "ack", 2 ** 53 - 1, encode.encodeAck(IDS, 2 ** 53 - 1), {}),
     sample("primary", "goodbye-ok", 0, encode.encodeGoodbyeOk(IDS), {}),
     sample("primary", "takeover", 41, encode.encodeTakeover(IDS, 41), {}),
+    sample("primary", "disk-applied", 0, encode.encodeDiskApplied(IDS, 2 ** 45 + 1), {
+      totalBytes: 2 ** 45 + 1,
+    }),
+    sample("primary", "disk-durable", 40, encode.encodeDiskDurable(IDS, 40), {}),
+    hashesSample(range),
+    sample("primary", "handover-refused", 0, encode.encodeHandoverRefused(IDS, message), { message }),
+    sample("primary", "unable", 0, encode.encodeUnable(IDS, message), { message }),
     sample(to, "heartbeat", 0, heartbeat, { sequence: 2 ** 40 }),
   ];
   return all.filter((one) => one.to === to);
@@ -214,6 +365,8 @@ export function comparable(message: ReplicationMessage): unknown {
   const { payloadCrc: _, ...rest } = message;
   if (message.type === "pages") return { ...rest, pages: pagesOf(message.pages) };
   if (message.type === "layout") return { ...rest, layout: hexed(message.layout) };
+  if (message.type === "disk") return { ...rest, entries: changesOf(message.entries) };
+  if (message.type === "hashes") return { ...rest, hashes: Buffer.from(message.hashes).toString("hex") };
   if (message.type === "device-state") {
     return { ...rest, piece: { ...message.piece, bytes: Buffer.from(message.piece.bytes).toString("hex") } };
   }
