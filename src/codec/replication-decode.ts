@@ -47,7 +47,10 @@ export function decodeMessage(header: Header, payload: Uint8Array): ReplicationM
       return { ...base, type, range: decodeHashRange(new Reader(type, payload), type) };
     case "hashes":
       return { ...base, type, ...decodeHashes(payload) };
-    case "handover-refused":
+    case "handover-refused": {
+      const json = JsonObject.parse(type, payload);
+      return { ...base, type, message: json.text("message"), stoodDown: json.flag("stoodDown") };
+    }
     case "unable":
       return { ...base, type, message: JsonObject.parse(type, payload).text("message") };
     default:

@@ -129,9 +129,12 @@ export function encodeHandover(ids: FrameIds, epoch: number): Frame {
   return frame("handover", ids, epoch, []);
 }
 
-/** @param message one sentence for the operator */
-export function encodeHandoverRefused(ids: FrameIds, message: string): Frame {
-  return frame("handover-refused", ids, 0, [Buffer.from(JSON.stringify({ message }))]);
+/**
+ * @param message one sentence for the operator
+ * @param stoodDown whether the backup is out for good; the connection ends behind this message then
+ */
+export function encodeHandoverRefused(ids: FrameIds, message: string, stoodDown: boolean): Frame {
+  return frame("handover-refused", ids, 0, [Buffer.from(JSON.stringify({ message, stoodDown }))]);
 }
 
 /** @param message one sentence for the operator */

@@ -122,6 +122,12 @@ export class JsonObject {
     throw this.#wrong(name, "a string");
   }
 
+  flag(name: string): boolean {
+    const value = this.#field(name);
+    if (typeof value === "boolean") return value;
+    throw this.#wrong(name, "true or false");
+  }
+
   integer(name: string): number {
     const value = this.#field(name);
     if (typeof value === "number" && Number.isSafeInteger(value) && value >= 0) return value;

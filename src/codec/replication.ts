@@ -253,7 +253,8 @@ export type ReplicationMessage = FromHeader &
     /** 16 bytes a block, in order. */
     | { readonly type: "hashes"; readonly range: HashRange; readonly hashes: Uint8Array }
     | { readonly type: "handover" }
-    | { readonly type: "handover-refused"; readonly message: string }
+    /** `stoodDown`: the backup can never run the VM any more, whatever the arbiter has said. */
+    | { readonly type: "handover-refused"; readonly message: string; readonly stoodDown: boolean }
     | { readonly type: "unable"; readonly message: string }
   );
 

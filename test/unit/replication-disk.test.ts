@@ -223,9 +223,14 @@ test("refusals in words: without a sentence they are refused themselves", () => 
   for (const type of ["handover-refused", "unable"] as const) {
     const take = (text: string) => () =>
       received([encode.frame(type, IDS, 0, [Buffer.from(text)])], "primary");
-    take('{"message":"full"}')();
-    assert.throws(take('{"message":7}'), new RegExp(`${type} message is "7", expected a string`));
+    take('{"message":"full","stoodDown":true}')();
+    assert.throws(
+      take('{"message":7,"stoodDown":true}'),
+      new RegExp(`${type} message is "7", expected a string`),
+    );
     assert.throws(take("full"), ProtocolError);
+    if (type === "handover-refused")
+      assert.throws(take('{"message":"full"}'), /stoodDown is "missing", expected true or false/);
   }
 });
 

@@ -260,10 +260,8 @@ export const samplesInSession: fc.Arbitrary<Sample> = fc.oneof(
   ranges.map((range) => sample("backup", "hash-ask", 0, encodeHashAsk(IDS, range), { range })),
   ranges.map((range) => hashesSample({ ...range, count: 1 + (range.count % 40) })),
   fc
-    .string({ unit: "binary" })
-    .map((message) =>
-      sample("primary", "handover-refused", 0, encode.encodeHandoverRefused(IDS, message), { message }),
-    ),
+    .tuple(fc.string({ unit: "binary" }), fc.boolean())
+    .map(([message, stoodDown]) => handoverRefusedSample(message, stoodDown)),
   fc
     .string({ unit: "binary" })
     .map((message) => sample("primary", "unable", 0, encode.encodeUnable(IDS, message), { message })),
@@ -295,6 +293,11 @@ function hashesSample(range: Parameters<typeof encodeHashes>[1]): Sample {
   const hashes = Buffer.alloc(16 * range.count, `hashes at ${range.offset}`);
   const frame = encodeHashes(IDS, range, hashes);
   return sample("primary", "hashes", 0, frame, { range, hashes: hashes.toString("hex") });
+}
+
+function handoverRefusedSample(message: string, stoodDown: boolean): Sample {
+  const frame = encode.encodeHandoverRefused(IDS, message, stoodDown);
+  return sample("primary", "handover-refused", 0, frame, { message, stoodDown });
 }
 
 function hexed(layout: Layout): object {
@@ -349,7 +352,7 @@ export function oneOfEach(to: Role): Sample[] {
     }),
     sample("primary", "disk-durable", 40, encode.encodeDiskDurable(IDS, 40), {}),
     hashesSample(range),
-    sample("primary", "handover-refused", 0, encode.encodeHandoverRefused(IDS, message), { message }),
+    handoverRefusedSample(message, true),
     sample("primary", "unable", 0, encode.encodeUnable(IDS, message), { message }),
     sample(to, "heartbeat", 0, heartbeat, { sequence: 2 ** 40 }),
   ];
