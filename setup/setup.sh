@@ -36,6 +36,13 @@ missing_packages() {
   have gcc || printf 'gcc '
   [ -e /usr/include/pthread.h ] || printf 'libc6-dev '
   if ! have setpriv || ! have unshare || ! have nsenter; then printf 'util-linux '; fi
+  # Disk images: made, looked at, and given file systems for the guests.
+  have qemu-img || printf 'qemu-utils '
+  have mkfs.ext4 || printf 'e2fsprogs '
+  [ "$purpose" = test ] || return 0
+  # Other people's NBD clients and servers, which ours are tried against.
+  have nbdinfo || printf 'libnbd-bin '
+  have nbdkit || printf 'nbdkit '
 }
 
 busybox_is_dynamic() {

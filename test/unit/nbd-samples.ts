@@ -39,9 +39,9 @@ export class MemoryDisk {
   onTaken: (request: NbdRequest, session: NbdServerSession) => void = (request, session) =>
     this.answer(request, session);
 
-  constructor(one: NbdExport) {
+  constructor(one: NbdExport, contentBytes = one.bytes) {
     this.export = one;
-    this.content = Buffer.alloc(one.bytes);
+    this.content = Buffer.alloc(contentBytes);
   }
 
   session(send: (bytes: Uint8Array) => void, ended: (end: NbdEnd) => void = () => {}): NbdServerSession {
