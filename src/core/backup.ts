@@ -4,61 +4,16 @@
  *   waiting → filling → armed → arbitrating ─ granted → recovering → running
  *      ↖────────┴─────────┘ goodbye     └─ denied → stood-down
  *
- * Armed means: a whole checkpoint is held, so this host could carry on. Only then is losing the primary a reason to ask.
+ * Armed means: a whole checkpoint is held, so this host could carry on. Only then is losing the primary a reason to ask; or the
+ * primary's own wish. What follows the question is in backup-takeover.ts.
  */
-import { IllegalTransition, InvariantBroken, type Step } from "./transition.ts";
-import type { EpochId, Generation } from "./words.ts";
+import type { ArmedState, BackupEffect, BackupEvent, BackupState } from "./backup-protocol.ts";
+import { type BackupStep, commitInOrder, illegal, stay } from "./backup-step.ts";
+import { fromArbitrating, fromRecovering } from "./backup-takeover.ts";
+import { error, InvariantBroken, info, warn } from "./transition.ts";
+import type { Generation } from "./words.ts";
 
-export type BackupState =
-  /** No primary. */
-  | { readonly phase: "waiting"; readonly generation: Generation }
-  /** A first pass is coming in. The images are no whole checkpoint. */
-  | { readonly phase: "filling"; readonly generation: Generation }
-  | (Holding & { readonly phase: "armed" })
-  | (Holding & { readonly phase: "arbitrating" })
-  /** The VM is ours. The last acknowledged checkpoint is committed, then the standby runs. */
-  | (Holding & { readonly phase: "recovering"; readonly loading: boolean })
-  | { readonly phase: "running"; readonly generation: Generation }
-  /** The VM is not ours, or the standby could not run it; `reason` says which. */
-  | { readonly phase: "stood-down"; readonly generation: Generation; readonly reason: string };
-
-interface Holding {
-  readonly generation: Generation;
-  /** The newest checkpoint that is whole in memory, and acknowledged. */
-  readonly acked: EpochId;
-  /** The newest checkpoint that is in the images; -1 while checkpoint 0 is not. */
-  readonly committed: EpochId;
-}
-
-export type BackupEvent =
-  | { readonly type: "session-opened"; readonly generation: Generation }
-  /** Every byte of the checkpoint is in staging, and the sums are right. */
-  | { readonly type: "checkpoint-whole"; readonly epoch: EpochId }
-  | { readonly type: "committed"; readonly epoch: EpochId }
-  | { readonly type: "goodbye" }
-  | { readonly type: "primary-lost"; readonly reason: string }
-  | { readonly type: "verdict"; readonly granted: boolean; readonly generation: Generation }
-  | { readonly type: "standby-runs" }
-  | { readonly type: "standby-failed"; readonly reason: string };
-
-export type BackupEffect =
-  /** Only once the checkpoint is whole in memory. */
-  | { readonly type: "ack"; readonly epoch: EpochId }
-  /** Put checkpoint `epoch` into the images, after all earlier ones (I2). */
-  | { readonly type: "commit"; readonly epoch: EpochId }
-  | { readonly type: "drop-incomplete" }
-  /** The images mean nothing any more: drop every checkpoint, committed or not. */
-  | { readonly type: "forget" }
-  | { readonly type: "goodbye-ok" }
-  | { readonly type: "close-link" }
-  | { readonly type: "ask-arbiter"; readonly generation: Generation }
-  /** Tell the old primary, should it still hear us, that it must stop. Then close the link. */
-  | { readonly type: "takeover"; readonly generation: Generation }
-  /** Only once checkpoint `epoch`, the last acknowledged one, is committed (I2), and after the arbiter's word (I3). */
-  | { readonly type: "run-standby"; readonly epoch: EpochId }
-  | { readonly type: "report"; readonly level: "info" | "warn" | "error"; readonly text: string };
-
-type BackupStep = Step<BackupState, BackupEffect>;
+export type { BackupEffect, BackupEvent, BackupState } from "./backup-protocol.ts";
 
 export function startBackup(generation: Generation): BackupState {
   return { phase: "waiting", generation };
@@ -99,6 +54,8 @@ function fromWaiting(state: BackupState & { phase: "waiting" }, event: BackupEve
         effects: [info("a primary has come; its first pass begins")],
       };
     case "primary-lost":
+    case "commit-failed":
+    case "handover-expired":
       return stay(state);
     default:
       return illegal(state, event);
@@ -108,6 +65,12 @@ function fromWaiting(state: BackupState & { phase: "waiting" }, event: BackupEve
 function fromFilling(state: BackupState & { phase: "filling" }, event: BackupEvent): BackupStep {
   const { generation } = state;
   switch (event.type) {
+    case "handover-asked":
+      return refuseHandover(state, "no whole checkpoint is here yet");
+    case "commit-failed":
+      return unable(generation, event.reason);
+    case "handover-expired":
+      return stay(state);
     case "checkpoint-whole":
       if (event.epoch !== 0) throw new InvariantBroken("I2", `checkpoint ${event.epoch} before checkpoint 0`);
       return {
@@ -137,7 +100,7 @@ function fromFilling(state: BackupState & { phase: "filling" }, event: BackupEve
   }
 }
 
-function fromArmed(state: BackupState & { phase: "armed" }, event: BackupEvent): BackupStep {
+function fromArmed(state: ArmedState, event: BackupEvent): BackupStep {
   switch (event.type) {
     case "checkpoint-whole":
       if (event.epoch !== state.acked + 1)
@@ -160,9 +123,24 @@ function fromArmed(state: BackupState & { phase: "armed" }, event: BackupEvent):
           info("the primary ended the protection; standing by for the next"),
         ],
       };
+    case "handover-asked":
+      if (event.epoch !== state.acked)
+        return refuseHandover(state, `checkpoint ${state.acked} is the last one here, not ${event.epoch}`);
+      return {
+        state: { ...state, phase: "arbitrating", planned: true },
+        effects: [
+          info(`the primary hands the VM over at checkpoint ${event.epoch}`),
+          { type: "drop-incomplete" },
+          { type: "ask-arbiter", generation: state.generation },
+        ],
+      };
+    case "commit-failed":
+      return unable(state.generation, event.reason);
+    case "handover-expired":
+      return stay(state);
     case "primary-lost":
       return {
-        state: { ...state, phase: "arbitrating" },
+        state: { ...state, phase: "arbitrating", planned: false },
         effects: [
           warn(`the primary is lost: ${event.reason}`),
           { type: "drop-incomplete" },
@@ -174,82 +152,20 @@ function fromArmed(state: BackupState & { phase: "armed" }, event: BackupEvent):
   }
 }
 
-function fromArbitrating(state: BackupState & { phase: "arbitrating" }, event: BackupEvent): BackupStep {
-  switch (event.type) {
-    case "committed":
-      return stay({ ...state, committed: commitInOrder(state, event.epoch) });
-    case "verdict":
-      if (!event.granted) {
-        const reason = "the arbiter has given the VM to the primary";
-        return {
-          state: { phase: "stood-down", generation: event.generation, reason },
-          effects: [{ type: "close-link" }, warn(reason)],
-        };
-      }
-      return recover(
-        { ...state, phase: "recovering", generation: event.generation, loading: false },
-        { type: "takeover", generation: event.generation },
-      );
-    case "primary-lost":
-      return stay(state);
-    default:
-      return illegal(state, event);
-  }
+/** As if it had not been asked: this host stays the backup. */
+function refuseHandover(state: BackupState, reason: string): BackupStep {
+  const refusal: BackupEffect = { type: "refuse-handover", reason, stoodDown: false };
+  return { state, effects: [refusal, warn(`the primary wants to hand the VM over: ${reason}`)] };
 }
 
-function fromRecovering(state: BackupState & { phase: "recovering" }, event: BackupEvent): BackupStep {
-  switch (event.type) {
-    case "committed":
-      return recover({ ...state, committed: commitInOrder(state, event.epoch) });
-    case "standby-runs":
-      return {
-        state: { phase: "running", generation: state.generation },
-        effects: [warn(`the VM runs here now, from checkpoint ${state.acked}, without a backup`)],
-      };
-    case "standby-failed":
-      return {
-        state: { phase: "stood-down", generation: state.generation, reason: event.reason },
-        effects: [
-          { type: "report", level: "error", text: `the standby could not run the VM: ${event.reason}` },
-        ],
-      };
-    case "primary-lost":
-      return stay(state);
-    default:
-      return illegal(state, event);
-  }
-}
-
-/** Runs the standby as soon as the images are at the last acknowledged checkpoint. */
-function recover(state: BackupState & { phase: "recovering" }, ...first: BackupEffect[]): BackupStep {
-  if (state.committed < state.acked || state.loading) return { state, effects: first };
+/** What the images cannot take is lost to this host: it is no backup any more, and the primary must know. */
+function unable(generation: Generation, reason: string): BackupStep {
   return {
-    state: { ...state, loading: true },
-    effects: [...first, { type: "run-standby", epoch: state.acked }],
+    state: { phase: "waiting", generation },
+    effects: [
+      { type: "unable", reason },
+      { type: "forget" },
+      error(`this host can no longer take over: ${reason}`),
+    ],
   };
-}
-
-function commitInOrder(state: Holding, epoch: EpochId): EpochId {
-  if (epoch !== state.committed + 1 || epoch > state.acked)
-    throw new InvariantBroken(
-      "I2",
-      `checkpoint ${epoch} was committed after ${state.committed}, with ${state.acked} acknowledged`,
-    );
-  return epoch;
-}
-
-function stay(state: BackupState): BackupStep {
-  return { state, effects: [] };
-}
-
-function illegal(state: BackupState, event: BackupEvent): never {
-  throw new IllegalTransition("backup", state.phase, event.type);
-}
-
-function info(text: string): BackupEffect {
-  return { type: "report", level: "info", text };
-}
-
-function warn(text: string): BackupEffect {
-  return { type: "report", level: "warn", text };
 }

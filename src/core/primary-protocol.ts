@@ -1,5 +1,6 @@
 /** The words of the primary's state machine: its states, what can happen to it, and what it orders. */
 import type { PacerState } from "./pacer.ts";
+import type { Report } from "./transition.ts";
 import type { EpochId, Generation, Milliseconds } from "./words.ts";
 
 export type PrimaryState =
@@ -9,20 +10,14 @@ export type PrimaryState =
   /** First pass. The VM runs and nothing is held: the backup cannot take over yet. */
   | { readonly phase: "syncing"; readonly generation: Generation }
   | ProtectedState
+  | HandingOverState
   /** The backup was told that protection ends. Until it has answered, it might still take over. */
   | { readonly phase: "leaving"; readonly generation: Generation; readonly acked: EpochId }
-  /** The backup is lost. Output stays held until the arbiter has spoken. */
-  | {
-      readonly phase: "arbitrating";
-      readonly generation: Generation;
-      readonly acked: EpochId;
-      /** The checkpoint under way was to keep the VM paused; it must not stay so. */
-      readonly proceedWhenCaptured: boolean;
-    }
+  | ArbitratingState
   /** Output is free; QEMU is brought back to where protection can start again. */
   | { readonly phase: "ending"; readonly generation: Generation }
-  /** Another host owns the VM. This one must never run again. */
-  | { readonly phase: "superseded"; readonly generation: Generation };
+  /** Another host owns the VM. This one must never run again. `planned`: it was handed over, and this host may become the backup. */
+  | { readonly phase: "superseded"; readonly generation: Generation; readonly planned: boolean };
 
 /**
  * `capturing-to-hold`: the VM will stay paused after this checkpoint; `capturing-to-proceed`: it would, but nobody waits for that any
@@ -48,8 +43,37 @@ export interface ProtectedState {
   readonly pacer: PacerState;
   /** The first checkpoint from this one on keeps the VM paused, to be looked at. */
   readonly holdAt: EpochId | undefined;
+  /** The next checkpoint keeps the VM paused, and the backup is asked to run it from there. Not while somebody holds the VM. */
+  readonly switchover: boolean;
   /** Leave once the capture under way is done. */
   readonly leaveBecause: string | undefined;
+}
+
+/**
+ * The VM is paused at checkpoint `acked`, and the backup was asked to run it from there. It may be doing so: the VM may run on here only
+ * after the backup's refusal or the arbiter's word.
+ */
+export interface HandingOverState {
+  readonly phase: "handing-over";
+  readonly generation: Generation;
+  readonly acked: EpochId;
+  /** `broken`: nobody is there any more to hear `proceed`; the VM is paused until capture is taken out. */
+  readonly capture: "held" | "broken";
+  /** A part has failed meanwhile: should the backup refuse, protection ends. */
+  readonly leaveBecause: string | undefined;
+}
+
+/** The backup is lost. Output stays held until the arbiter has spoken. */
+export interface ArbitratingState {
+  readonly phase: "arbitrating";
+  readonly generation: Generation;
+  readonly acked: EpochId;
+  /** The checkpoint under way was to keep the VM paused; it must not stay so. */
+  readonly proceedWhenCaptured: boolean;
+  /** The VM was handed over and is paused until the arbiter gives it back. */
+  readonly proceedWhenGranted: boolean;
+  /** The backup was lost in a handover. */
+  readonly planned: boolean;
 }
 
 export type PrimaryEvent =
@@ -72,10 +96,27 @@ export type PrimaryEvent =
   | { readonly type: "capture-failed"; readonly reason: string }
   /** What holds the output gave up. It is held, or lost; capture goes on. */
   | { readonly type: "output-failed"; readonly reason: string }
+  /**
+   * Writes to a disk are no longer copied. Capture goes on, but the end of a checkpoint with a write missing is never sent, so the backup
+   * cannot acknowledge it.
+   */
+  | { readonly type: "disk-failed"; readonly reason: string }
   | { readonly type: "capture-ended" }
   /** `atEpoch`: not before that checkpoint. */
   | { readonly type: "hold-asked"; readonly atEpoch: EpochId }
   | { readonly type: "proceed-asked" }
+  /** The VM is to run on the backup's host from now on. */
+  | { readonly type: "switchover-asked" }
+  /**
+   * The backup does not run the VM on the strength of our handover. `stoodDown`: nor on any other, and `generation` is the one that holds
+   * now; otherwise it is the backup still.
+   */
+  | {
+      readonly type: "handover-refused";
+      readonly reason: string;
+      readonly stoodDown: boolean;
+      readonly generation: Generation;
+    }
   | { readonly type: "tick" };
 
 export type PrimaryEffect =
@@ -92,10 +133,12 @@ export type PrimaryEffect =
   | { readonly type: "release-all" }
   | { readonly type: "end-capture" }
   | { readonly type: "send-goodbye" }
+  /** Only while the VM is paused at checkpoint `epoch`, and that is acknowledged. */
+  | { readonly type: "send-handover"; readonly epoch: EpochId }
   | { readonly type: "close-link" }
   | { readonly type: "ask-arbiter"; readonly generation: Generation }
   | { readonly type: "kill-vm"; readonly reason: string }
   | { readonly type: "remind-hypervisor" }
   /** Send a tick at this time; a later `wake` replaces an earlier one. */
   | { readonly type: "wake"; readonly atMs: Milliseconds }
-  | { readonly type: "report"; readonly level: "info" | "warn" | "error"; readonly text: string };
+  | Report;

@@ -6,6 +6,25 @@ export interface Step<State, Effect> {
   readonly effects: readonly Effect[];
 }
 
+/** A sentence for the log and whoever gave an order. */
+export interface Report {
+  readonly type: "report";
+  readonly level: "info" | "warn" | "error";
+  readonly text: string;
+}
+
+export function info(text: string): Report {
+  return { type: "report", level: "info", text };
+}
+
+export function warn(text: string): Report {
+  return { type: "report", level: "warn", text };
+}
+
+export function error(text: string): Report {
+  return { type: "report", level: "error", text };
+}
+
 /** Our bug: whoever feeds the core let something happen that the protocol rules out. */
 export class IllegalTransition extends Error {
   constructor(machine: string, phase: string, event: string, detail = "") {

@@ -82,8 +82,17 @@ const running: ProtectedState = {
   capturedMs: 0,
   pacer: { ...startPacing(0, SETTINGS), sent: 4 },
   holdAt: undefined,
+  switchover: false,
   leaveBecause: undefined,
 };
+const arbitrating = {
+  phase: "arbitrating",
+  generation: 1,
+  acked: 3,
+  proceedWhenCaptured: false,
+  proceedWhenGranted: false,
+  planned: false,
+} as const;
 const PRIMARY: readonly PrimaryState[] = [
   { phase: "unprotected", generation: 1 },
   { phase: "connecting", generation: 1 },
@@ -94,12 +103,24 @@ const PRIMARY: readonly PrimaryState[] = [
       capture,
     }),
   ),
+  { ...running, holdAt: 7 },
+  ...(["idle", "requested", "capturing", "capturing-to-hold", "capturing-to-proceed"] as const).map(
+    (capture) => ({ ...running, capture, switchover: true }),
+  ),
+  // Checkpoint 4 is the one to be handed over at.
+  { ...running, capture: "held", switchover: true },
   { ...running, capture: "capturing", leaveBecause: reason },
+  ...(["held", "broken"] as const).flatMap((capture) =>
+    [undefined, reason].map(
+      (leaveBecause) => ({ phase: "handing-over", generation: 1, acked: 4, capture, leaveBecause }) as const,
+    ),
+  ),
   { phase: "leaving", generation: 1, acked: 3 },
-  { phase: "arbitrating", generation: 1, acked: 3, proceedWhenCaptured: false },
-  { phase: "arbitrating", generation: 1, acked: 3, proceedWhenCaptured: true },
+  arbitrating,
+  { ...arbitrating, proceedWhenCaptured: true },
+  { ...arbitrating, proceedWhenGranted: true, planned: true },
   { phase: "ending", generation: 1 },
-  { phase: "superseded", generation: 2 },
+  { phase: "superseded", generation: 2, planned: false },
 ];
 const PRIMARY_EVENTS: Record<string, PrimaryEvent[]> = {
   "protect-asked": [{ type: "protect-asked" }],
@@ -117,9 +138,13 @@ const PRIMARY_EVENTS: Record<string, PrimaryEvent[]> = {
   "verdict denied": [{ type: "verdict", granted: false, generation: 2 }],
   "capture-failed": [{ type: "capture-failed", reason }],
   "output-failed": [{ type: "output-failed", reason }],
+  "disk-failed": [{ type: "disk-failed", reason }],
   "capture-ended": [{ type: "capture-ended" }],
   "hold-asked": [{ type: "hold-asked", atEpoch: 0 }],
   "proceed-asked": [{ type: "proceed-asked" }],
+  "switchover-asked": [{ type: "switchover-asked" }],
+  "handover-refused": [{ type: "handover-refused", reason, stoodDown: false, generation: 1 }],
+  "handover-refused stood-down": [{ type: "handover-refused", reason, stoodDown: true, generation: 2 }],
   tick: [{ type: "tick" }],
 };
 
@@ -128,8 +153,10 @@ const BACKUP: readonly BackupState[] = [
   { phase: "waiting", generation: 2 },
   { phase: "filling", generation: 1 },
   { ...holding, phase: "armed" },
-  { ...holding, phase: "arbitrating" },
-  { ...holding, phase: "recovering", loading: false },
+  ...[false, true].flatMap((planned) => [
+    { ...holding, phase: "arbitrating", planned } as const,
+    { ...holding, phase: "recovering", loading: false, planned } as const,
+  ]),
   { phase: "running", generation: 2 },
   { phase: "stood-down", generation: 2, reason },
 ];
@@ -143,6 +170,9 @@ const BACKUP_EVENTS: Record<string, BackupEvent[]> = {
   "verdict denied": [{ type: "verdict", granted: false, generation: 2 }],
   "standby-runs": [{ type: "standby-runs" }],
   "standby-failed": [{ type: "standby-failed", reason }],
+  "handover-asked": [5, 6].map((epoch) => ({ type: "handover-asked", epoch })),
+  "handover-expired": [{ type: "handover-expired" }],
+  "commit-failed": [{ type: "commit-failed", reason }],
 };
 
 test("protocol.md: the primary's events and states are as in core/primary", () => {

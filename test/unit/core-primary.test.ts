@@ -112,7 +112,7 @@ test("I3: a takeover kills the VM in every phase, whatever else the state holds"
   for (const [phase, before] of phases) {
     assert.equal(playPrimary(before).phase, phase);
     const end = playPrimary(`${before}\n takeover 2 → kill-vm | superseded`);
-    assert.deepEqual(end, { phase: "superseded", generation: 2 });
+    assert.deepEqual(end, { phase: "superseded", generation: 2, planned: false });
   }
 });
 

@@ -81,7 +81,15 @@ function primaryEvent(words: string[]): PrimaryEvent {
     case "link-lost":
     case "capture-failed":
     case "output-failed":
+    case "disk-failed":
       return { type, reason: "as the scenario says" };
+    case "handover-refused":
+      return {
+        type,
+        reason: "as the scenario says",
+        stoodDown: first === "stood-down",
+        generation: Number(second ?? 1),
+      };
     case "takeover":
       return { type, generation: Number(first) };
     case "hold-asked":
@@ -100,9 +108,11 @@ function backupEvent(words: string[]): BackupEvent {
       return { type, generation: Number(first) };
     case "checkpoint-whole":
     case "committed":
+    case "handover-asked":
       return { type, epoch: Number(first) };
     case "primary-lost":
     case "standby-failed":
+    case "commit-failed":
       return { type, reason: "as the scenario says" };
     case "verdict":
       return { type, granted: first === "granted", generation: Number(second) };
@@ -118,6 +128,7 @@ function shown(effect: PrimaryEffect | BackupEffect): string {
   if ("upTo" in effect) words.push(effect.upTo);
   if ("generation" in effect) words.push(effect.generation);
   if ("atMs" in effect) words.push(effect.atMs);
+  if ("stoodDown" in effect && effect.stoodDown) words.push("stood-down");
   if ("hold" in effect && effect.hold) words.push("hold");
   return words.join(" ");
 }

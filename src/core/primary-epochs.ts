@@ -1,0 +1,165 @@
+/** The primary while the VM is protected: epoch after epoch, until protection ends, the backup is lost, or the VM is handed over. */
+import { type Pace, type PacerSettings, pace, paceAcked, paceCapture, paceSent } from "./pacer.ts";
+import { handOver } from "./primary-handover.ts";
+import type { PrimaryEffect, PrimaryEvent, ProtectedState } from "./primary-protocol.ts";
+import { failure, illegal, leaving, type PrimaryStep, stay } from "./primary-step.ts";
+import { InvariantBroken, info, warn } from "./transition.ts";
+import type { EpochId, Milliseconds } from "./words.ts";
+
+/** QEMU's own timer asks for checkpoints; when it has been silent this long, it is reminded. */
+const REMIND_AFTER_MS = 500;
+
+export function fromProtected(
+  state: ProtectedState,
+  event: PrimaryEvent,
+  now: Milliseconds,
+  settings: PacerSettings,
+): PrimaryStep {
+  switch (event.type) {
+    case "requested":
+      if (state.capture !== "idle") return illegal(state, event, `capture is ${state.capture}`);
+      return maybeCapture({ ...state, capture: "requested" }, now, settings);
+    case "tick":
+      if (state.capture === "idle" && now - state.capturedMs > REMIND_AFTER_MS)
+        return { state: { ...state, capturedMs: now }, effects: [{ type: "remind-hypervisor" }] };
+      return maybeCapture(state, now, settings);
+    case "captured":
+      return captured(state, event, now);
+    case "sent":
+      return maybeCapture({ ...state, pacer: paceSent(state.pacer, event.epoch) }, now, settings);
+    case "acked":
+      return acked(state, event.epoch, now, settings);
+    case "hold-asked":
+      if (state.switchover) return refused(state, "the VM is about to be handed over to the backup");
+      return stay({ ...state, holdAt: event.atEpoch });
+    case "switchover-asked":
+      return switchoverAsked(state);
+    case "proceed-asked":
+      return proceedAsked(state, now);
+    case "stop-asked":
+      return leave(state, "protection was stopped, as asked");
+    case "output-failed":
+    case "disk-failed":
+      return leave(state, failure(event));
+    case "capture-failed":
+      return leave({ ...state, capture: "idle" }, failure(event));
+    case "link-lost":
+      return {
+        state: {
+          phase: "arbitrating",
+          generation: state.generation,
+          acked: state.acked,
+          proceedWhenCaptured: waitsToProceed(state),
+          proceedWhenGranted: false,
+          planned: false,
+        },
+        effects: [
+          warn(`the backup is lost: ${event.reason}`),
+          ...(state.capture === "held" ? [{ type: "proceed" } as const] : []),
+          { type: "close-link" },
+          { type: "ask-arbiter", generation: state.generation },
+        ],
+      };
+    default:
+      return illegal(state, event);
+  }
+}
+
+function maybeCapture(state: ProtectedState, now: Milliseconds, settings: PacerSettings): PrimaryStep {
+  if (state.capture !== "requested") return stay(state);
+  const decision: Pace = pace(state.pacer, settings, state, now);
+  if (decision.kind === "at") return { state, effects: [{ type: "wake", atMs: decision.atMs }] };
+  if (decision.kind === "blocked") return stay(state);
+  const hold = state.switchover || (state.holdAt !== undefined && state.running >= state.holdAt);
+  return {
+    state: {
+      ...state,
+      capture: hold ? "capturing-to-hold" : "capturing",
+      holdAt: hold ? undefined : state.holdAt,
+      pacer: paceCapture(state.pacer, settings, state, now),
+    },
+    effects: [{ type: "capture", epoch: state.running, hold }],
+  };
+}
+
+function captured(state: ProtectedState, { epoch }: { epoch: EpochId }, now: Milliseconds): PrimaryStep {
+  if (!capturing(state) || epoch !== state.running)
+    throw new InvariantBroken("I2", `checkpoint ${epoch} was captured while epoch ${state.running} ran`);
+  const next: ProtectedState = {
+    ...state,
+    running: epoch + 1,
+    capture: state.capture === "capturing-to-hold" ? "held" : "idle",
+    capturedMs: now,
+  };
+  const proceed: PrimaryEffect[] = state.capture === "capturing-to-proceed" ? [{ type: "proceed" }] : [];
+  const then = next.leaveBecause === undefined ? stay(next) : leave(next, next.leaveBecause);
+  return { state: then.state, effects: [...proceed, ...then.effects] };
+}
+
+/** The VM need not be held any more, wherever that stands. */
+function proceedAsked(asked: ProtectedState, now: Milliseconds): PrimaryStep {
+  // With a switchover under way it is not somebody's hold that keeps the VM paused.
+  if (asked.switchover) return stay(asked);
+  const state: ProtectedState = { ...asked, holdAt: undefined };
+  switch (state.capture) {
+    case "held":
+      return { state: { ...state, capture: "idle", capturedMs: now }, effects: [{ type: "proceed" }] };
+    case "capturing-to-hold":
+      return stay({ ...state, capture: "capturing-to-proceed" });
+    default:
+      return stay(state);
+  }
+}
+
+/**
+ * The VM shall run on the backup's host: it is paused at its next checkpoint, and handed over when that is acknowledged. Somebody who holds
+ * the VM looks at it: then not.
+ */
+function switchoverAsked(state: ProtectedState): PrimaryStep {
+  if (state.switchover) return stay(state);
+  if (state.leaveBecause !== undefined)
+    return refused(state, `protection is about to end: ${state.leaveBecause}`);
+  if (state.holdAt !== undefined || state.capture === "held" || state.capture === "capturing-to-hold")
+    return refused(state, "the VM is held, or about to be; let it proceed first");
+  return {
+    state: { ...state, switchover: true },
+    effects: [info("switchover asked for: the next checkpoint is the last one here")],
+  };
+}
+
+function refused(state: ProtectedState, why: string): PrimaryStep {
+  return { state, effects: [warn(`this cannot be done now: ${why}`)] };
+}
+
+function acked(
+  state: ProtectedState,
+  epoch: EpochId,
+  now: Milliseconds,
+  settings: PacerSettings,
+): PrimaryStep {
+  if (epoch !== state.acked + 1 || epoch >= state.running)
+    throw new InvariantBroken(
+      "I1",
+      `ack ${epoch} while ${state.acked} was the last one acknowledged and epoch ${state.running} runs`,
+    );
+  const pacer = paceAcked(state.pacer, epoch, now);
+  const next: ProtectedState = { ...state, acked: epoch, pacer };
+  const last = next.switchover && next.capture === "held" && epoch === next.running - 1;
+  const more = last ? handOver(next) : maybeCapture(next, now, settings);
+  return { state: more.state, effects: [{ type: "release", upTo: epoch }, ...more.effects] };
+}
+
+function capturing({ capture }: Pick<ProtectedState, "capture">): boolean {
+  return capture === "capturing" || waitsToProceed({ capture });
+}
+
+/** The capture thread will wait for a `proceed` after the checkpoint that it takes now. */
+function waitsToProceed({ capture }: Pick<ProtectedState, "capture">): boolean {
+  return capture === "capturing-to-hold" || capture === "capturing-to-proceed";
+}
+
+/** Protection is to end. A capture under way is finished first: QEMU must not be left inside the pause. */
+function leave(state: ProtectedState, because: string): PrimaryStep {
+  if (capturing(state)) return stay({ ...state, leaveBecause: because });
+  return leaving(state, state.capture === "held", because);
+}

@@ -1,0 +1,41 @@
+/** What the steps of the primary are made of. */
+import type { PrimaryEffect, PrimaryEvent, PrimaryState } from "./primary-protocol.ts";
+import { IllegalTransition, info, type Step } from "./transition.ts";
+import type { EpochId, Generation } from "./words.ts";
+
+export type PrimaryStep = Step<PrimaryState, PrimaryEffect>;
+
+export function stay(state: PrimaryState): PrimaryStep {
+  return { state, effects: [] };
+}
+
+export function illegal(state: PrimaryState, event: PrimaryEvent, detail?: string): never {
+  throw new IllegalTransition("primary", state.phase, event.type, detail);
+}
+
+/** Protection ends, by agreement with the backup. @param held whether the capture thread keeps the VM paused */
+export function leaving(
+  { generation, acked }: { readonly generation: Generation; readonly acked: EpochId },
+  held: boolean,
+  because: string,
+): PrimaryStep {
+  return {
+    state: { phase: "leaving", generation, acked },
+    effects: [
+      ...(held ? [{ type: "proceed" } as const] : []),
+      { type: "send-goodbye" },
+      info(`${because}; waiting for the backup to stand down`),
+    ],
+  };
+}
+
+const PARTS = {
+  "capture-failed": "capture",
+  "output-failed": "holding output",
+  "disk-failed": "copying disk writes",
+} as const;
+
+/** A part of protection has failed, in words. */
+export function failure(event: PrimaryEvent & { type: keyof typeof PARTS }): string {
+  return `${PARTS[event.type]} failed: ${event.reason}`;
+}
