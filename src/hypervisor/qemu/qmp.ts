@@ -116,11 +116,16 @@ export class Qmp {
     return promise;
   }
 
-  /** Calls `listener` at each event of that name; `timestampUs` is QEMU's wall clock. `closed` is ours: the connection ended. */
-  on(event: string, listener: EventListener): void {
-    const list = this.listeners.get(event) ?? [];
-    list.push(listener);
-    this.listeners.set(event, list);
+  /**
+   * Calls `listener` at each event of that name; `timestampUs` is QEMU's wall clock. `closed` is ours: the connection ended.
+   * Returns a function that ends it.
+   */
+  on(event: string, listener: EventListener): () => void {
+    this.listeners.set(event, [...(this.listeners.get(event) ?? []), listener]);
+    return () => {
+      const rest = this.listeners.get(event)!.filter((other) => other !== listener);
+      this.listeners.set(event, rest);
+    };
   }
 
   close(): void {
