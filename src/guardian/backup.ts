@@ -1,13 +1,22 @@
 /**
- * The backup guardian: keeps a standby QEMU over the RAM image, takes checkpoints in, and lets the standby run when the primary is
- * lost and the arbiter agrees. It feeds `core/backup` and carries its effects out.
+ * The backup guardian: keeps a standby QEMU over the RAM image and the disk images, takes checkpoints in, and lets the standby run when the
+ * primary is lost and the arbiter agrees. It feeds `core/backup` and carries its effects out.
  */
 import { hostname } from "node:os";
 import { join } from "node:path";
-import { type MessageOf, ProtocolError, type ReplicationMessage } from "../codec/replication.ts";
-import { encodeAck, encodeGoodbyeOk, encodeTakeover } from "../codec/replication-encode.ts";
+import type { ReplicationMessage } from "../codec/replication.ts";
+import { encodeHashes } from "../codec/replication-disk.ts";
+import {
+  encodeAck,
+  encodeDiskApplied,
+  encodeDiskDurable,
+  encodeGoodbyeOk,
+  encodeHandoverRefused,
+  encodeTakeover,
+  encodeUnable,
+  type Frame,
+} from "../codec/replication-encode.ts";
 import { type FrameIds, vmIdBytes } from "../codec/replication-header.ts";
-import type { Arbiter } from "../core/arbiter.ts";
 import {
   type BackupEffect,
   type BackupEvent,
@@ -16,6 +25,7 @@ import {
   stepBackup,
 } from "../core/backup.ts";
 import { InvariantBroken } from "../core/transition.ts";
+import type { Generation } from "../core/words.ts";
 import { type Fingerprint, fingerprintMismatch, ramBlockName } from "../hypervisor/qemu/command-line.ts";
 import { backupPreflight } from "../hypervisor/qemu/preflight.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
@@ -23,76 +33,79 @@ import { prepareStandby, runStandby } from "../hypervisor/qemu/standby.ts";
 import { ramKiB } from "../hypervisor/qemu/tcg-aids.ts";
 import type { Connection } from "../link/connection.ts";
 import { type Caller, type Listener, listen } from "../link/listen.ts";
-import { BackupImages, LayoutError } from "../memory/backup-images.ts";
-import { CheckpointBuffer, type WholeCheckpoint } from "../memory/checkpoint-buffer.ts";
+import { BackupImages } from "../memory/backup-images.ts";
+import type { WholeCheckpoint } from "../memory/checkpoint-buffer.ts";
 import { StandbyTaps } from "../net/standby-taps.ts";
+import { BackupDisks } from "./backup-disks.ts";
+import { CheckpointIntake } from "./checkpoint-intake.ts";
 import { Committer } from "./committer.ts";
-import type { BackupConfig } from "./config.ts";
-import { ControlSocket } from "./control.ts";
-import type { Log } from "./log.ts";
+import { type BackupConfig, otherRole } from "./config.ts";
 import { monotonicMs } from "./monotonic.ts";
-import { Stalls } from "./stalls.ts";
+import { replicatedDisks } from "./owned-disks.ts";
+import type { FailoverTimes, Post, RoleEnd } from "./role.ts";
 import { type Ground, heed, machineOf, prepareGround, startQemu } from "./vm-process.ts";
 
 const MIB = 1 << 20;
+/** A planned switchover waits so long for the arbiter, with the VM paused. */
+const HANDOVER_PATIENCE_MS = 2_000;
 
-/** When things happened at failover: milliseconds of CLOCK_MONOTONIC, which all processes of a machine share. */
-interface FailoverTimes {
-  detectedAtMs: number;
-  runningAtMs?: number;
+interface Parts {
+  readonly ground: Ground;
+  readonly qemu: QemuProcess;
+  readonly images: BackupImages;
 }
 
 export class BackupGuardian {
-  /** Settles when the standby's process is gone, with the exit status of the guardian. */
-  readonly done: Promise<number>;
-  private readonly finish: (status: number) => void;
-  private readonly stalls = new Stalls();
-  private readonly config: BackupConfig;
-  private readonly log: Log;
-  private readonly arbiter: Arbiter;
+  /** Settles when the standby's process is gone, or has become the VM. */
+  readonly done: Promise<RoleEnd>;
+  private readonly finish: (end: RoleEnd) => void;
+  private readonly post: Post<BackupConfig>;
   private readonly ground: Ground;
   private readonly qemu: QemuProcess;
   /** Hashes the boot files, so it is made once. */
   private readonly machine: Fingerprint;
   private readonly images: BackupImages;
-  private readonly committer: Committer;
   private readonly taps: StandbyTaps;
+  private disks!: BackupDisks;
+  private committer!: Committer;
+  private intake!: CheckpointIntake;
   private listener: Listener | undefined;
-  private control: ControlSocket | undefined;
-  private state: BackupState = startBackup(1);
+  private state: BackupState;
   private connection: Connection | undefined;
-  private incoming: CheckpointBuffer | undefined;
+  /** Whole in memory, and not acknowledged: those before them wait for their commit, and are enough of that (I6). */
+  private unacknowledged: WholeCheckpoint[] = [];
   private whole: WholeCheckpoint | undefined;
   private failover: FailoverTimes | undefined;
+  private session: string | undefined;
+  private greeting = false;
   private quitting = false;
+  /** The standby runs since the primary has handed the VM over. */
+  private planned = false;
+  /** The VM runs here and this host is its primary: the standby is not ours to watch any more. */
+  private handedOn = false;
   /** The checkpoint from which the VM went on here. */
   private tookOverAt = 0;
 
-  private constructor(
-    config: BackupConfig,
-    log: Log,
-    arbiter: Arbiter,
-    parts: { ground: Ground; qemu: QemuProcess; images: BackupImages },
-  ) {
-    const { promise, resolve } = Promise.withResolvers<number>();
+  private constructor(post: Post<BackupConfig>, generation: Generation, { ground, qemu, images }: Parts) {
+    const { promise, resolve } = Promise.withResolvers<RoleEnd>();
+    const { config, log } = post;
     this.done = promise;
     this.finish = resolve;
-    this.config = config;
-    this.log = log;
-    this.arbiter = arbiter;
-    this.ground = parts.ground;
-    this.qemu = parts.qemu;
-    this.machine = machineOf(config, parts.ground, parts.qemu);
-    this.images = parts.images;
+    this.post = post;
+    this.state = startBackup(generation);
+    this.ground = ground;
+    this.qemu = qemu;
+    this.machine = machineOf(config, ground, qemu);
+    this.images = images;
     this.taps = new StandbyTaps(config.vm.nics, join(config.runDirectory, "bridges.json"), (text) =>
       log.warn(text),
     );
-    this.committer = new Committer(parts.images, (epoch) => this.feed({ type: "committed", epoch }));
     void this.qemu.exited.then((how) => this.standbyGone(how));
   }
 
-  /** Preflight, image, standby, and an open door for the primary. Leaves nothing behind when it fails. */
-  static async start(config: BackupConfig, log: Log, arbiter: Arbiter): Promise<BackupGuardian> {
+  /** Preflight, images, standby, and an open door for the primary. Leaves nothing behind when it fails. */
+  static async start(post: Post<BackupConfig>, generation?: Generation): Promise<BackupGuardian> {
+    const { config, log, record } = post;
     const { vm, limits, imageDirectory } = config;
     const ground = await prepareGround(config, log);
     heed(await backupPreflight(vm, { imageDirectory, stagingMiB: limits.stagingMiB }), log);
@@ -102,7 +115,11 @@ export class BackupGuardian {
     try {
       qemu = await startQemu(config, ground, { role: "standby", ramFile: path });
       await prepareStandby(qemu.qmp);
-      const guardian = new BackupGuardian(config, log, arbiter, { ground, qemu, images });
+      const guardian = new BackupGuardian(post, generation ?? record.state?.generation ?? 1, {
+        ground,
+        qemu,
+        images,
+      });
       await guardian.open();
       return guardian;
     } catch (error) {
@@ -113,10 +130,38 @@ export class BackupGuardian {
   }
 
   private async open(): Promise<void> {
+    const { config, control, log, record } = this.post;
+    const { replication, vm, limits, timing, runDirectory } = config;
     await this.taps.park();
-    const { replication, vm, timing, runDirectory } = this.config;
-    this.control = await ControlSocket.open(join(runDirectory, "control.sock"), {
+    const disks = replicatedDisks(vm);
+    this.disks = await BackupDisks.open({
+      qmp: this.qemu.qmp,
+      runDirectory,
+      disks,
+      record,
+      log: { folder: config.stateDirectory, vm: vm.name },
+      onFailed: (reason) => this.feed({ type: "commit-failed", reason }),
+      onDurable: (epoch) => this.send((ids) => encodeDiskDurable(ids, epoch)),
+    });
+    this.committer = new Committer(this.images, disks.length > 0 ? this.disks : undefined, (epoch) => {
+      this.disks.committed(epoch);
+      this.feed({ type: "committed", epoch });
+      this.admit();
+    });
+    this.intake = new CheckpointIntake({
+      images: this.images,
+      disks: this.disks,
+      // A guest that rewrites all its memory in one epoch sends all of it; of its disks it may write so much.
+      limitBytes: (vm.memoryMiB * 1.1 + 128 + 4 * limits.diskMiB) * MIB,
+      onWhole: (checkpoint) => {
+        this.unacknowledged.push(checkpoint);
+        this.admit();
+      },
+      onApplied: (totalBytes) => this.send((ids) => encodeDiskApplied(ids, totalBytes)),
+    });
+    await control.take({
       status: () => this.status(),
+      "flush-disks": () => this.disks.flush(),
       quit: () => this.quit(),
     });
     const { host, port } = replication.listen;
@@ -126,8 +171,8 @@ export class BackupGuardian {
       vmId: vmIdBytes(vm.uuid),
       host: hostname(),
       generation: () => this.state.generation,
-      onPrimary: (caller) => this.greet(caller),
-      onTurnedAway: ({ message, peer }) => this.log.warn(`${peer}: ${message}`),
+      onPrimary: (caller) => void this.greet(caller),
+      onTurnedAway: ({ message, peer }) => log.warn(`${peer}: ${message}`),
       heartbeatMs: timing.heartbeatMs,
       detectionMs: timing.detectionMs,
       urgent: () => this.state.phase !== "filling",
@@ -136,9 +181,10 @@ export class BackupGuardian {
         if (!suspected && ["waiting", "filling", "armed"].includes(this.state.phase)) void this.taps.park();
       },
     });
-    this.log.info(
+    log.info(
       `standby for VM ${vm.name} is ready (QEMU ${this.qemu.qmp.version}); listening on ${host}:${port}`,
     );
+    this.publish();
   }
 
   // Orders
@@ -146,13 +192,13 @@ export class BackupGuardian {
   private status(): Record<string, unknown> {
     return {
       role: "backup",
-      vm: this.config.vm.name,
+      vm: this.post.config.vm.name,
       accelerator: this.ground.accelerator,
       qemuVersion: this.qemu.qmp.version,
       qemuPid: this.qemu.pid,
       ramImage: this.images.path,
       waitingBytes: this.committer.waitingBytes,
-      longestStallMs: this.stalls.longestMs,
+      longestStallMs: this.post.stalls.longestMs,
       failover: this.failover,
       ...this.state,
     };
@@ -167,20 +213,22 @@ export class BackupGuardian {
   // Events
 
   private async standbyGone(how: string): Promise<void> {
-    if (!this.quitting) this.log.error(`the standby is gone: ${how}`);
+    if (this.handedOn) return;
+    const asked = this.quitting;
+    if (!asked) this.post.log.error(`the standby is gone: ${how}`);
     // Without a standby this host must not ask for the VM: the primary is to hear at once that it is alone.
     this.quitting = true;
     this.closeLink();
     this.listener?.close();
-    this.control?.close();
-    this.committer.forget();
+    this.committer?.forget();
+    this.disks?.close();
     this.images.discard();
     await this.taps.restore();
-    this.finish(this.quitting ? 0 : 1);
+    this.finish({ kind: "exit", status: asked ? 0 : 1 });
   }
 
-  private greet(caller: Caller): void {
-    if (this.state.phase === "running" || this.state.phase === "recovering") {
+  private async greet(caller: Caller): Promise<void> {
+    if (this.state.phase === "running" || (this.state.phase === "recovering" && !this.state.planned)) {
       caller.tellTakeover(this.tookOverAt);
       return;
     }
@@ -189,19 +237,38 @@ export class BackupGuardian {
       caller.refuse(reason);
       return;
     }
-    const connection = caller.welcome({
-      onMessage: (message) => this.take(message),
-      onClosed: ({ message }) => {
-        if (this.connection === connection) this.primaryLost(message);
+    this.greeting = true;
+    try {
+      const disks = await this.disks.images();
+      this.welcome(caller, disks);
+    } catch (error) {
+      caller.refuse({ code: "disk", message: `the disk images here: ${(error as Error).message}` });
+    } finally {
+      this.greeting = false;
+    }
+  }
+
+  private welcome(caller: Caller, disks: Awaited<ReturnType<BackupDisks["images"]>>): void {
+    const { session } = caller.hello;
+    this.session = session;
+    this.intake.reset();
+    this.disks.begin(session, caller.generation);
+    const connection = caller.welcome(
+      {
+        onMessage: (message) => this.take(message),
+        onClosed: ({ message }) => {
+          if (this.connection === connection) this.primaryLost(message);
+        },
+        onSilent: (silentMs) => this.primaryLost(`nothing was heard from it for ${Math.round(silentMs)} ms`),
       },
-      onSilent: (silentMs) => this.primaryLost(`nothing was heard from it for ${Math.round(silentMs)} ms`),
-    });
+      disks,
+    );
     this.connection = connection;
     this.feed({ type: "session-opened", generation: caller.generation });
   }
 
   private whyNot({ hello, generation }: Caller): { code: string; message: string } | undefined {
-    if (this.state.phase !== "waiting")
+    if (this.state.phase !== "waiting" || this.greeting)
       return { code: "wrong-state", message: `the backup is ${this.state.phase}` };
     if (generation < this.state.generation)
       return {
@@ -223,56 +290,38 @@ export class BackupGuardian {
   private take(message: ReplicationMessage): void {
     if (this.quitting || (this.state.phase !== "filling" && this.state.phase !== "armed")) return;
     switch (message.type) {
-      case "layout":
-        this.begin(message);
-        return;
-      case "pages":
-        this.takePages(message);
-        return;
-      case "device-state":
-        this.buffer().addDeviceState(message);
-        return;
-      case "checkpoint-end":
-        this.whole = this.buffer().finish(message);
-        this.incoming = undefined;
-        this.feed({ type: "checkpoint-whole", epoch: this.whole.epoch });
-        return;
       case "goodbye":
         this.feed({ type: "goodbye" });
         return;
-      default:
+      case "handover":
+        this.failover = { detectedAtMs: monotonicMs() };
+        this.feed({ type: "handover-asked", epoch: message.epoch });
         return;
+      case "hash-ask":
+        void this.answerHashes(message);
+        return;
+      default:
+        this.intake.take(message);
     }
   }
 
-  private begin({ layout }: MessageOf<"layout">): void {
-    if (this.state.phase !== "filling")
-      throw new ProtocolError("wrong-order", "message", "layout", "one at the start of a session");
+  private async answerHashes({ range }: Extract<ReplicationMessage, { type: "hash-ask" }>): Promise<void> {
     try {
-      this.images.begin(layout);
+      const hashes = await this.disks.hashes(range);
+      this.send((ids) => encodeHashes(ids, range, hashes));
     } catch (error) {
-      if (error instanceof LayoutError)
-        throw new ProtocolError("bad-payload", "layout", "not fitting", error.message);
-      throw error;
+      this.post.log.error(`hashes of disk${range.disk}: ${(error as Error).message}`);
+      this.feed({ type: "commit-failed", reason: (error as Error).message });
     }
   }
 
-  /** Pages of the first pass go straight into the images, which are no checkpoint yet; later ones wait for theirs to be whole. */
-  private takePages(message: MessageOf<"pages">): void {
-    const buffer = this.buffer();
-    if (buffer.epoch > 0) {
-      buffer.keep(message);
-      return;
+  /** Acknowledges what is whole, as long as the commits keep up. */
+  private admit(): void {
+    const limit = this.post.config.limits.commitMiB * MIB;
+    while (this.unacknowledged.length > 0 && this.committer.waitingBytes <= limit) {
+      this.whole = this.unacknowledged.shift()!;
+      this.feed({ type: "checkpoint-whole", epoch: this.whole.epoch });
     }
-    buffer.count(message);
-    this.images.write(message.pages);
-  }
-
-  private buffer(): CheckpointBuffer {
-    const epoch = this.state.phase === "armed" ? this.state.acked + 1 : 0;
-    // A guest that rewrites all its memory in one epoch sends all of it.
-    this.incoming ??= new CheckpointBuffer(epoch, (this.config.vm.memoryMiB * 1.1 + 128) * MIB);
-    return this.incoming;
   }
 
   private feed(event: BackupEvent): void {
@@ -283,14 +332,38 @@ export class BackupGuardian {
       this.state = step.state;
       effects = step.effects;
     } catch (error) {
-      this.log.error(`${(error as Error).name}: ${(error as Error).message}`);
+      this.post.log.error(`${(error as Error).name}: ${(error as Error).message}`);
       if (!(error instanceof InvariantBroken)) throw error;
       this.quit();
       return;
     }
     for (const effect of effects) this.carryOut(effect);
-    if (before.phase !== this.state.phase)
-      this.control?.publish({ kind: "phase", phase: this.state.phase, generation: this.state.generation });
+    if (before.phase !== this.state.phase) this.publish();
+    if (this.state.phase === "running") this.becomePrimary();
+  }
+
+  /** The VM is this host's now; what is left of the backup's role is taken down, but for the VM itself. */
+  private becomePrimary(): void {
+    if (this.handedOn || otherRole(this.post.config) === undefined) return;
+    this.handedOn = true;
+    this.listener?.close();
+    this.finish({
+      kind: "primary",
+      takenOver: {
+        generation: this.state.generation,
+        qemu: this.qemu,
+        ground: this.ground,
+        ramFile: this.images.path,
+        session: this.session,
+        epoch: this.tookOverAt,
+        planned: this.planned,
+        failover: this.failover,
+        cleanUp: async () => {
+          this.images.discard();
+          await this.taps.restore();
+        },
+      },
+    });
   }
 
   // Effects
@@ -300,43 +373,64 @@ export class BackupGuardian {
       case "ack":
         if (this.whole?.epoch !== effect.epoch)
           throw new InvariantBroken("I1", `ack ${effect.epoch} without that checkpoint in memory`);
-        this.connection?.send(encodeAck(this.ids(), effect.epoch));
+        this.send((ids) => encodeAck(ids, effect.epoch));
         return;
       case "commit":
         this.committer.add(this.whole!);
         return;
       case "drop-incomplete":
-        this.incoming = undefined;
+        this.intake.reset();
+        this.unacknowledged = [];
         return;
       case "forget":
-        this.incoming = undefined;
+        this.intake.reset();
+        this.unacknowledged = [];
         this.committer.forget();
         return;
       case "goodbye-ok":
-        this.connection?.send(encodeGoodbyeOk(this.ids()));
+        this.send(encodeGoodbyeOk);
         return;
+      case "unable":
+        this.sayLast(encodeUnable(this.ids(), effect.reason), effect.reason);
+        return;
+      case "refuse-handover": {
+        const refusal = encodeHandoverRefused(this.ids(), effect.reason, effect.stoodDown);
+        if (effect.stoodDown) this.sayLast(refusal, effect.reason);
+        else this.connection?.send(refusal);
+        return;
+      }
       case "close-link":
         this.closeLink();
         return;
       case "ask-arbiter":
         void this.taps.open();
         void this.askArbiter(effect.generation);
+        if (this.state.phase === "arbitrating" && this.state.planned)
+          setTimeout(() => this.feed({ type: "handover-expired" }), HANDOVER_PATIENCE_MS);
         return;
-      case "takeover": {
-        const { connection } = this;
-        this.connection = undefined;
-        this.tookOverAt = "acked" in this.state ? this.state.acked : 0;
-        connection?.finish(encodeTakeover(this.ids(), this.tookOverAt), "this host has taken over");
+      case "takeover":
+        this.tookOverAt = effect.epoch;
+        this.sayLast(encodeTakeover(this.ids(), effect.epoch), "this host has taken over");
         return;
-      }
       case "run-standby":
         void this.runStandby(effect.epoch);
         return;
       case "report":
-        this.log[effect.level](effect.text);
-        this.control?.publish({ kind: "report", level: effect.level, text: effect.text });
+        this.post.log[effect.level](effect.text);
+        this.post.control.publish({ kind: "report", level: effect.level, text: effect.text });
         return;
     }
+  }
+
+  /** A frame that must arrive, and then the end of the connection. */
+  private sayLast(frame: Frame, why: string): void {
+    const { connection } = this;
+    this.connection = undefined;
+    connection?.finish(frame, why);
+  }
+
+  private send(encode: (ids: FrameIds) => Frame): void {
+    this.connection?.send(encode(this.ids()));
   }
 
   private closeLink(): void {
@@ -346,7 +440,7 @@ export class BackupGuardian {
   }
 
   private async askArbiter(generation: number): Promise<void> {
-    const verdict = await this.arbiter.ask(this.config.vm.uuid, generation, hostname());
+    const verdict = await this.post.arbiter.ask(this.post.config.vm.uuid, generation, hostname());
     this.feed({ type: "verdict", ...verdict });
   }
 
@@ -356,17 +450,27 @@ export class BackupGuardian {
         "I2",
         `the standby would run checkpoint ${epoch}, which is not in the images`,
       );
+    this.tookOverAt = epoch;
+    this.planned = this.state.phase === "recovering" && this.state.planned;
     try {
       await this.taps.open();
+      await this.disks.release(this.state.generation);
       await runStandby(this.qemu.qmp, { ...this.images.composition(), device: this.committer.device });
       if (this.failover !== undefined) this.failover.runningAtMs = monotonicMs();
       this.feed({ type: "standby-runs" });
     } catch (error) {
+      // Whoever hears of the failure may let the old copy run: this one must not come up late.
+      this.qemu.kill();
       this.feed({ type: "standby-failed", reason: (error as Error).message });
     }
   }
 
+  private publish(): void {
+    const { phase, generation } = this.state;
+    this.post.control.publish({ kind: "phase", role: "backup", phase, generation });
+  }
+
   private ids(): FrameIds {
-    return { vmId: vmIdBytes(this.config.vm.uuid), generation: this.state.generation };
+    return { vmId: vmIdBytes(this.post.config.vm.uuid), generation: this.state.generation };
   }
 }

@@ -2,6 +2,7 @@
  * Puts whole checkpoints into the backup's images, one after the other (I2). It works in slices, so that a large checkpoint does not
  * keep this process from hearing and sending heartbeats.
  */
+import type { DiskEntry } from "../codec/replication.ts";
 import type { EpochId } from "../core/words.ts";
 import type { BackupImages } from "../memory/backup-images.ts";
 import type { WholeCheckpoint } from "../memory/checkpoint-buffer.ts";
@@ -9,18 +10,29 @@ import type { WholeCheckpoint } from "../memory/checkpoint-buffer.ts";
 /** PAGES messages written before other events get a turn: 4 MiB, a millisecond or two. */
 const MESSAGES_A_SLICE = 4;
 
+/** Where the disk writes of a checkpoint go. False: they could not be written, and that was told elsewhere. */
+export interface DiskImages {
+  apply(entries: readonly DiskEntry[]): Promise<boolean>;
+}
+
 export class Committer {
   /** Bytes of checkpoints that are acknowledged and wait for their turn. */
   waitingBytes = 0;
   /** Device state of the newest committed checkpoint. */
   device: Uint8Array = new Uint8Array(0);
   private readonly images: BackupImages;
+  private readonly disks: DiskImages | undefined;
   private readonly onCommitted: (epoch: EpochId) => void;
   private queue: WholeCheckpoint[] = [];
   private nextSlice: NodeJS.Immediate | undefined;
+  private waitsForDisks = false;
+  /** Counts what was forgotten: disk writes that are under way then are nobody's any more. */
+  private life = 0;
 
-  constructor(images: BackupImages, onCommitted: (epoch: EpochId) => void) {
+  /** @param disks undefined where the VM has none that are replicated */
+  constructor(images: BackupImages, disks: DiskImages | undefined, onCommitted: (epoch: EpochId) => void) {
     this.images = images;
+    this.disks = disks;
     this.onCommitted = onCommitted;
   }
 
@@ -28,13 +40,15 @@ export class Committer {
   add(checkpoint: WholeCheckpoint): void {
     this.queue.push(checkpoint);
     this.waitingBytes += checkpoint.bytes;
-    if (this.nextSlice === undefined) this.run(0);
+    if (this.nextSlice === undefined && !this.waitsForDisks) this.run(0);
   }
 
   /** Drops everything that waits; the images are left half-written. */
   forget(): void {
     clearImmediate(this.nextSlice);
     this.nextSlice = undefined;
+    this.waitsForDisks = false;
+    this.life++;
     this.queue = [];
     this.waitingBytes = 0;
   }
@@ -52,11 +66,30 @@ export class Committer {
         }
         this.images.write(first.pages[next++]!);
       }
-      this.queue.shift();
-      this.waitingBytes -= first.bytes;
-      this.device = first.device;
-      this.onCommitted(first.epoch);
+      if (this.disks !== undefined) {
+        this.putOnDisks(this.disks, first);
+        return;
+      }
+      this.done(first);
       next = 0;
     }
+  }
+
+  private putOnDisks(disks: DiskImages, checkpoint: WholeCheckpoint): void {
+    const { life } = this;
+    this.waitsForDisks = true;
+    void disks.apply(checkpoint.disk).then((applied) => {
+      if (life !== this.life || !applied) return;
+      this.waitsForDisks = false;
+      this.done(checkpoint);
+      this.run(0);
+    });
+  }
+
+  private done({ bytes, device, epoch }: WholeCheckpoint): void {
+    this.queue.shift();
+    this.waitingBytes -= bytes;
+    this.device = device;
+    this.onCommitted(epoch);
   }
 }

@@ -73,6 +73,15 @@ const boot = z.discriminatedUnion(
   'must be "kernel" or "firmware"',
 );
 
+const disk = z.strictObject({
+  image: absolutePath,
+  format: z.enum(["raw", "qcow2"], 'must be "raw" or "qcow2"'),
+  bus: z.enum(["virtio-blk", "virtio-scsi"], 'must be "virtio-blk" or "virtio-scsi"').default("virtio-blk"),
+  virtio: z.enum(["standard", "legacy"], 'must be "standard" or "legacy"').default("standard"),
+  storage: z.enum(["replicated", "shared"], 'must be "replicated" or "shared"').default("replicated"),
+  durability: z.enum(["strict", "replicated"], 'must be "strict" or "replicated"').default("strict"),
+});
+
 const vm = z
   .strictObject({
     name: z
@@ -89,10 +98,20 @@ const vm = z
       )
       .max(8, "must have at most 8 cards")
       .default([]),
+    disks: z.array(disk).max(8, "must have at most 8 disks").default([]),
     boot,
     extraArgs: z.array(z.string()).default([]),
   })
-  .superRefine(({ nics }, context) => {
+  .superRefine(({ disks, nics }, context) => {
+    disks.forEach(({ image }, index) => {
+      const same = disks.findIndex((other) => other.image === image);
+      if (same < index)
+        context.addIssue({
+          code: "custom",
+          path: ["disks", index, "image"],
+          message: `is also that of disks[${same}]; give each disk an image of its own`,
+        });
+    });
     for (const field of ["mac", "tap"] as const)
       nics.forEach((nic, index) => {
         const same = nics.findIndex((other) => other[field].toLowerCase() === nic[field].toLowerCase());
@@ -110,6 +129,7 @@ const timing = z
     intervalMs: whole(1, 10_000).default(25),
     detectionMs: whole(50, 60_000).default(200),
     heartbeatMs: whole(1, 20_000).default(25),
+    syncMiBps: whole(1, 1 << 20).exactOptional(),
   })
   .superRefine(({ heartbeatMs, detectionMs }, context) => {
     if (heartbeatMs * 3 > detectionMs)
@@ -126,6 +146,8 @@ const limits = z
     stagingMiB: whole(1, 1 << 20).default(64),
     maxInFlight: whole(1, 1024).default(8),
     heldMiB: whole(1, 1 << 20).default(64),
+    diskMiB: whole(8, 1 << 20).default(64),
+    commitMiB: whole(1, 1 << 20).default(256),
   })
   .prefault({});
 
@@ -142,6 +164,7 @@ const common = {
   runDirectory: socketDirectory,
   imageDirectory: absolutePath.default("/dev/shm/remus"),
   cacheDirectory: absolutePath.default("/var/cache/remus"),
+  stateDirectory: absolutePath.default("/var/lib/remus"),
   timing,
   limits,
   arbiter: z.literal("assume-no-partition", {
@@ -158,12 +181,12 @@ const schema = z.discriminatedUnion(
     z.strictObject({
       role: z.literal("primary"),
       ...common,
-      replication: z.strictObject({ peer: endpoint }),
+      replication: z.strictObject({ peer: endpoint, listen: endpoint.exactOptional() }),
     }),
     z.strictObject({
       role: z.literal("backup"),
       ...common,
-      replication: z.strictObject({ listen: endpoint }),
+      replication: z.strictObject({ listen: endpoint, peer: endpoint.exactOptional() }),
     }),
   ],
   'must be "primary" or "backup"',
@@ -173,6 +196,16 @@ const schema = z.discriminatedUnion(
 export type GuardianConfig = z.output<typeof schema>;
 export type PrimaryConfig = GuardianConfig & { readonly role: "primary" };
 export type BackupConfig = GuardianConfig & { readonly role: "backup" };
+
+/** The same guardian in the other role; undefined if its file lacks the address that the other role needs. */
+export function otherRole(config: GuardianConfig): GuardianConfig | undefined {
+  const { listen, peer } = config.replication;
+  if (listen === undefined || peer === undefined) return undefined;
+  const replication = { listen, peer };
+  return config.role === "primary"
+    ? { ...config, role: "backup", replication }
+    : { ...config, role: "primary", replication };
+}
 
 /** A configuration file that cannot be used. The message has one line per mistake. */
 export class ConfigError extends Error {

@@ -27,24 +27,24 @@ const LONGEST_LINE = 64 * 1024;
 
 export class ControlSocket {
   private readonly path: string;
-  private readonly orders: Readonly<Record<string, Order>>;
+  private orders: Readonly<Record<string, Order>> = {};
   private readonly server: Server;
   private readonly watchers = new Set<Socket>();
 
-  private constructor(path: string, orders: Readonly<Record<string, Order>>) {
+  constructor(path: string) {
     this.path = path;
-    this.orders = orders;
     this.server = createServer((socket) => this.serve(socket));
   }
 
-  static async open(path: string, orders: Readonly<Record<string, Order>>): Promise<ControlSocket> {
-    rmSync(path, { force: true });
-    const control = new ControlSocket(path, orders);
+  /** Takes these orders from now on; the socket is there from the first time on. Who watches goes on watching. */
+  async take(orders: Readonly<Record<string, Order>>): Promise<void> {
+    this.orders = orders;
+    if (this.server.listening) return;
+    rmSync(this.path, { force: true });
     await new Promise<void>((resolve, reject) => {
-      control.server.once("error", reject);
-      control.server.listen(path, resolve);
+      this.server.once("error", reject);
+      this.server.listen(this.path, resolve);
     });
-    return control;
   }
 
   /** Sends an event to all who watch. One who does not read is dropped rather than waited for. */

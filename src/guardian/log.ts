@@ -7,6 +7,6 @@ export interface Log {
   error(text: string): void;
 }
 
-export function openLog(vm: string, role: string): Log {
-  return pino({ base: { vm, role }, timestamp: pino.stdTimeFunctions.isoTime });
+export function openLog(vm: string): Log {
+  return pino({ base: { vm }, timestamp: pino.stdTimeFunctions.isoTime });
 }

@@ -1,12 +1,17 @@
-/** `node src/guardian/main.ts CONFIG`: one guardian, in the role that its configuration names. */
+/** `node src/guardian/main.ts CONFIG`: one guardian. It begins in the role that its configuration names, and may change it. */
 import { readdirSync } from "node:fs";
 import { setPriority } from "node:os";
+import { join } from "node:path";
+import { StateFile } from "../disk/state-file.ts";
 import { guardianNice } from "../hypervisor/qemu/process.ts";
 import { AssumeNoPartition } from "../witness/assume-no-partition.ts";
 import { BackupGuardian } from "./backup.ts";
-import { ConfigError, readConfig } from "./config.ts";
+import { ConfigError, type GuardianConfig, otherRole, readConfig } from "./config.ts";
+import { ControlSocket } from "./control.ts";
 import { type Log, openLog } from "./log.ts";
 import { PrimaryGuardian } from "./primary.ts";
+import type { Post, RoleEnd } from "./role.ts";
+import { Stalls } from "./stalls.ts";
 
 /** Exit statuses: 1 the VM is gone unasked, 2 it could not be started, 64 wrong use. */
 async function main(path: string | undefined): Promise<number> {
@@ -16,23 +21,64 @@ async function main(path: string | undefined): Promise<number> {
   }
   try {
     const config = await readConfig(path);
-    const log = openLog(config.vm.name, config.role);
+    const log = openLog(config.vm.name);
     raisePriority(log);
     // A failed side task must not take the VM down with the guardian.
     process.on("unhandledRejection", (reason) =>
-      log.error(`internal error, please report it: ${String(reason)}`),
+      log.error(
+        `internal error, please report it: ${reason instanceof Error ? reason.stack : String(reason)}`,
+      ),
     );
-    const arbiter = new AssumeNoPartition((text) => log.warn(text));
-    const guardian =
-      config.role === "primary"
-        ? await PrimaryGuardian.start(config, log, arbiter)
-        : await BackupGuardian.start(config, log, arbiter);
-    return await guardian.done;
+    const { vm, runDirectory, stateDirectory } = config;
+    const post: Post = {
+      config,
+      log,
+      arbiter: new AssumeNoPartition((text) => log.warn(text)),
+      control: new ControlSocket(join(runDirectory, "control.sock")),
+      stalls: new Stalls(),
+      record: await StateFile.open(join(stateDirectory, `${vm.name}.json`), vm.uuid),
+    };
+    try {
+      return await serve(post);
+    } finally {
+      post.control.close();
+    }
   } catch (error) {
     const known = error instanceof ConfigError || error instanceof Error;
     process.stderr.write(`${known ? (error as Error).message : String(error)}\n`);
     return 2;
   }
+}
+
+/** One role after the other, until one ends with an exit status. */
+async function serve(post: Post): Promise<number> {
+  let role = await begin(post, undefined);
+  for (;;) {
+    const end = await role.done;
+    if (end.kind === "exit") return end.status;
+    const config = otherRole(role.config);
+    if (config === undefined) return 0;
+    post.log.info(`this guardian goes on as the ${config.role}`);
+    role = await begin({ ...post, config }, end);
+  }
+}
+
+async function begin(
+  post: Post,
+  before: RoleEnd | undefined,
+): Promise<{ readonly done: Promise<RoleEnd>; readonly config: GuardianConfig }> {
+  const { config } = post;
+  if (config.role === "backup") {
+    const generation = before?.kind === "backup" ? before.generation : undefined;
+    const { done } = await BackupGuardian.start({ ...post, config }, generation);
+    return { done, config };
+  }
+  const own = { ...post, config };
+  const { done } =
+    before?.kind === "primary"
+      ? await PrimaryGuardian.adopt(own, before.takenOver)
+      : await PrimaryGuardian.start(own);
+  return { done, config };
 }
 
 /**

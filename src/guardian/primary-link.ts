@@ -1,6 +1,13 @@
 /** The primary's side of the link: one connection to the backup at a time, made when core asks for it, and told apart from its predecessors. */
+
+import { randomUUID } from "node:crypto";
 import { hostname } from "node:os";
-import { PROTOCOL_VERSION, type ReplicationMessage } from "../codec/replication.ts";
+import {
+  type DiskImage,
+  type MessageOf,
+  PROTOCOL_VERSION,
+  type ReplicationMessage,
+} from "../codec/replication.ts";
 import { type FrameIds, vmIdBytes } from "../codec/replication-header.ts";
 import type { PrimaryEvent } from "../core/primary-protocol.ts";
 import type { Generation } from "../core/words.ts";
@@ -8,12 +15,18 @@ import type { Fingerprint } from "../hypervisor/qemu/command-line.ts";
 import { connect, LinkError } from "../link/connect.ts";
 import type { Connection } from "../link/connection.ts";
 import type { PrimaryConfig } from "./config.ts";
+import type { ReplicatedDisk } from "./primary-disks.ts";
+
+/** What the backup has to say about the disks. */
+export type DiskMessage = MessageOf<"disk-applied"> | MessageOf<"disk-durable"> | MessageOf<"hashes">;
 
 export interface PrimaryLinkOptions {
   readonly config: PrimaryConfig;
   readonly machine: Fingerprint;
+  readonly disks: readonly ReplicatedDisk[];
   readonly generation: () => Generation;
   readonly feed: (event: PrimaryEvent) => void;
+  readonly onDiskMessage: (message: DiskMessage) => void;
   /** The backup is out of reach: what was on its way to it need not be kept. Called before the event. */
   readonly onLost: () => void;
   /** Whether losing the backup now would change who runs the VM. */
@@ -22,6 +35,10 @@ export interface PrimaryLinkOptions {
 
 export class PrimaryLink {
   connection: Connection | undefined;
+  /** Names the protection for which the link was last made. */
+  session = "";
+  /** What the backup's disk images were when it agreed. */
+  images: readonly DiskImage[] = [];
   private readonly options: PrimaryLinkOptions;
   /** Counts tries: one that was given up must not be used when it succeeds after all. */
   private attempt = 0;
@@ -63,10 +80,11 @@ export class PrimaryLink {
   }
 
   private async open(): Promise<Connection> {
-    const { config, machine, urgent } = this.options;
+    const { config, disks, machine, urgent } = this.options;
     const { timing, vm } = config;
     const { host, port } = config.replication.peer;
-    const { connection } = await connect({
+    const session = randomUUID();
+    const { connection, welcome } = await connect({
       address: host,
       port,
       ids: this.ids,
@@ -76,6 +94,8 @@ export class PrimaryLink {
         machine,
         ramBytes: vm.memoryMiB * 2 ** 20,
         intervalMs: timing.intervalMs,
+        session,
+        disks: disks.map(({ disk, bytes }) => ({ id: disk, bytes })),
       },
       handlers: {
         onMessage: (message) => this.take(message),
@@ -88,6 +108,8 @@ export class PrimaryLink {
       detectionMs: timing.detectionMs,
       urgent,
     });
+    this.session = session;
+    this.images = welcome.disks;
     return connection;
   }
 
@@ -97,9 +119,39 @@ export class PrimaryLink {
   }
 
   private take(message: ReplicationMessage): void {
-    const { feed } = this.options;
-    if (message.type === "ack") feed({ type: "acked", epoch: message.epoch });
-    else if (message.type === "goodbye-ok") feed({ type: "goodbye-ok" });
-    else if (message.type === "takeover") feed({ type: "takeover", generation: message.generation });
+    const { feed, onDiskMessage } = this.options;
+    switch (message.type) {
+      case "ack":
+        feed({ type: "acked", epoch: message.epoch });
+        return;
+      case "disk-applied":
+      case "disk-durable":
+      case "hashes":
+        onDiskMessage(message);
+        return;
+      case "goodbye-ok":
+        feed({ type: "goodbye-ok" });
+        return;
+      case "takeover":
+        feed({ type: "takeover", generation: message.generation });
+        return;
+      case "handover-refused":
+        feed({
+          type: "handover-refused",
+          reason: message.message,
+          stoodDown: message.stoodDown,
+          generation: message.generation,
+        });
+        return;
+      case "unable": {
+        const { connection } = this;
+        this.connection = undefined;
+        connection?.destroy("the backup cannot go on");
+        this.lost(`it cannot go on: ${message.message}`);
+        return;
+      }
+      default:
+        return;
+    }
   }
 }

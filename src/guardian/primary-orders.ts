@@ -9,7 +9,12 @@ export interface Ordered {
   /** Looks at the running QEMU; throws what stands in the way of protection. */
   preflight(): Promise<void>;
   kill(): void;
+  warn(text: string): void;
 }
+
+/** How long a new primary tries to protect towards the old one. */
+const WAIT_FOR_BACKUP_MS = 120_000;
+const TRY_AGAIN_MS = 250;
 
 export class PrimaryOrders {
   private readonly guardian: Ordered;
@@ -53,6 +58,36 @@ export class PrimaryOrders {
       (state) => state.phase === "unprotected",
       (state) => state.phase === "superseded",
     );
+  }
+
+  /** Gives the VM to the backup, both hosts being well. Resolves when it runs there; the VM here is gone then. */
+  async switchover(): Promise<void> {
+    this.expectPhase("protected");
+    this.lastWarning = undefined;
+    this.guardian.feed({ type: "switchover-asked" });
+    const { state } = this.guardian;
+    if (state.phase === "protected" && !state.switchover)
+      throw new OrderRefused("wrong-state", this.lastWarning ?? "the VM is not to be moved now");
+    await this.becomes(
+      (state) => state.phase === "superseded",
+      (state) =>
+        ["unprotected", "ending", "leaving", "arbitrating"].includes(state.phase) ||
+        (state.phase === "protected" && !state.switchover),
+    );
+  }
+
+  /** Protects towards a host that is about to be a backup: tries until it is one, or somebody gives another order. */
+  async protectWhenPossible(): Promise<void> {
+    for (const end = performance.now() + WAIT_FOR_BACKUP_MS; performance.now() < end; ) {
+      if (this.guardian.state.phase !== "unprotected") return;
+      try {
+        await this.protect();
+        return;
+      } catch {
+        await new Promise((again) => setTimeout(again, TRY_AGAIN_MS));
+      }
+    }
+    this.guardian.warn("the other host has not become a backup; give the order to protect when it has");
   }
 
   /**

@@ -3,25 +3,26 @@
  * It owns QEMU: when one of the two dies, so does the other.
  */
 import { hostname } from "node:os";
-import { join } from "node:path";
-import type { Arbiter } from "../core/arbiter.ts";
 import type { PacerSettings } from "../core/pacer.ts";
 import { startPrimary, stepPrimary } from "../core/primary.ts";
 import type { PrimaryEffect, PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
 import { InvariantBroken } from "../core/transition.ts";
+import { type StateFile, whyNotStart } from "../disk/state-file.ts";
 import type { CaptureReport } from "../hypervisor/qemu/capture-orders.ts";
 import { ramBlockName } from "../hypervisor/qemu/command-line.ts";
 import { livePreflight } from "../hypervisor/qemu/live-preflight.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
-import type { PrimaryConfig } from "./config.ts";
-import { ControlSocket } from "./control.ts";
-import type { Log } from "./log.ts";
-import { PrimaryLink } from "./primary-link.ts";
+import type { VmSpec } from "../hypervisor/vm-spec.ts";
+import { type Listener, listen } from "../link/listen.ts";
+import { otherRole, type PrimaryConfig } from "./config.ts";
+import { DirtyRecords } from "./dirty-records.ts";
+import { giveAway, ownedDisks, replicatedDisks } from "./owned-disks.ts";
+import { type DiskMessage, PrimaryLink } from "./primary-link.ts";
 import { PrimaryOrders } from "./primary-orders.ts";
 import { PrimaryStatistics } from "./primary-statistics.ts";
 import { Protection } from "./protection.ts";
+import type { Post, RoleEnd, TakenOver } from "./role.ts";
 import { Shipping } from "./shipping.ts";
-import { Stalls } from "./stalls.ts";
 import { type Ground, heed, machineOf, prepareGround, startQemu } from "./vm-process.ts";
 
 const MIB = 1 << 20;
@@ -29,21 +30,20 @@ const MIB = 1 << 20;
 const LAST_GOODBYE_MS = 2_000;
 
 export class PrimaryGuardian {
-  /** Settles when the VM is gone, with the exit status of the guardian. */
-  readonly done: Promise<number>;
-  private readonly finish: (status: number) => void;
-  private readonly stalls = new Stalls();
-  private readonly config: PrimaryConfig;
-  private readonly log: Log;
-  private readonly arbiter: Arbiter;
+  /** Settles when the VM is gone from here. */
+  readonly done: Promise<RoleEnd>;
+  private readonly finish: (end: RoleEnd) => void;
+  private readonly post: Post<PrimaryConfig>;
   private readonly ground: Ground;
   private readonly qemu: QemuProcess;
+  private readonly takenOver: TakenOver | undefined;
   private readonly link: PrimaryLink;
   private readonly orders: PrimaryOrders;
+  private readonly records: DirtyRecords;
   private readonly settings: PacerSettings;
   private readonly statistics: PrimaryStatistics;
-  private control: ControlSocket | undefined;
-  private state: PrimaryState = startPrimary(1);
+  private listener: Listener | undefined;
+  private state: PrimaryState;
   private protection: Protection | undefined;
   private shipping: Shipping | undefined;
   private wakeTimer: NodeJS.Timeout | undefined;
@@ -52,21 +52,25 @@ export class PrimaryGuardian {
   private requestWaits = false;
   private guestShutDown = false;
 
-  private constructor(config: PrimaryConfig, log: Log, arbiter: Arbiter, ground: Ground, qemu: QemuProcess) {
-    const { promise, resolve } = Promise.withResolvers<number>();
+  private constructor(post: Post<PrimaryConfig>, ground: Ground, qemu: QemuProcess, takenOver?: TakenOver) {
+    const { promise, resolve } = Promise.withResolvers<RoleEnd>();
+    const { config } = post;
     this.done = promise;
     this.finish = resolve;
-    this.config = config;
-    this.log = log;
-    this.arbiter = arbiter;
+    this.post = post;
     this.ground = ground;
     this.qemu = qemu;
+    this.takenOver = takenOver;
+    this.state = startPrimary(takenOver?.generation ?? post.record.state?.generation ?? 1);
+    this.records = new DirtyRecords(qemu.qmp, replicatedDisks(config.vm), baselineOf(takenOver));
     this.link = new PrimaryLink({
       config,
       machine: machineOf(config, ground, qemu),
+      disks: ownedDisks(config.vm, ground),
       generation: () => this.state.generation,
       feed: (event) => this.feed(event),
-      onLost: () => this.shipping?.abandon(),
+      onDiskMessage: (message) => this.fromBackupDisks(message),
+      onLost: () => this.abandon(),
       urgent: () => this.state.phase !== "syncing",
     });
     this.orders = this.takeOrders();
@@ -80,41 +84,104 @@ export class PrimaryGuardian {
   }
 
   /** Preflight, then the VM. Fails with one sentence a problem and nothing started. */
-  static async start(config: PrimaryConfig, log: Log, arbiter: Arbiter): Promise<PrimaryGuardian> {
+  static async start(post: Post<PrimaryConfig>): Promise<PrimaryGuardian> {
+    const { config, log, record } = post;
     const ground = await prepareGround(config, log);
+    refuseForeignImages(config.vm, record);
     const qemu = await startQemu(config, ground, { role: "primary", ramFile: config.lab.ramFile });
-    const guardian = new PrimaryGuardian(config, log, arbiter, ground, qemu);
-    const { orders, statistics } = guardian;
-    guardian.control = await ControlSocket.open(join(config.runDirectory, "control.sock"), {
-      status: () => guardian.status(),
+    const guardian = new PrimaryGuardian(post, ground, qemu);
+    try {
+      await guardian.open();
+    } catch (error) {
+      qemu.kill();
+      throw error;
+    }
+    log.info(`VM ${config.vm.name} runs (QEMU ${qemu.qmp.version}, ${ground.accelerator}), unprotected`);
+    return guardian;
+  }
+
+  /** The VM runs here already, since this host was its backup. */
+  static async adopt(post: Post<PrimaryConfig>, takenOver: TakenOver): Promise<PrimaryGuardian> {
+    const guardian = new PrimaryGuardian(post, takenOver.ground, takenOver.qemu, takenOver);
+    await guardian.open();
+    post.log.info(
+      `this host is the primary of VM ${post.config.vm.name} now (generation ${takenOver.generation})`,
+    );
+    if (takenOver.planned) void guardian.orders.protectWhenPossible();
+    return guardian;
+  }
+
+  private async open(): Promise<void> {
+    const { config, control } = this.post;
+    if (replicatedDisks(config.vm).length > 0) await this.note();
+    await this.openDoor();
+    const { orders, statistics } = this;
+    await control.take({
+      status: () => this.status(),
       protect: () => orders.protect(),
       stop: () => orders.stop(),
+      switchover: () => orders.switchover(),
       samples: () => statistics.samples(),
-      "reset-statistics": () => statistics.reset(guardian.shipping?.bytesOnWire ?? 0),
+      "reset-statistics": () => statistics.reset(this.bytesOnWire),
       hold: ({ atEpoch }, caller) => orders.hold(atEpoch ?? 0, caller),
       proceed: () => orders.proceed(),
       quit: () => orders.quit(),
     });
-    log.info(`VM ${config.vm.name} runs (QEMU ${qemu.qmp.version}, ${ground.accelerator}), unprotected`);
-    return guardian;
+    this.publish();
+  }
+
+  /** Who comes here as a primary is told that it is none any more (I3). */
+  private async openDoor(): Promise<void> {
+    const { config, log } = this.post;
+    const { listen: address } = config.replication;
+    if (address === undefined || this.takenOver === undefined) return;
+    const { epoch } = this.takenOver;
+    this.listener = await listen({
+      address: address.host,
+      port: address.port,
+      vmId: this.link.ids.vmId,
+      host: hostname(),
+      generation: () => this.state.generation,
+      onPrimary: (caller) => caller.tellTakeover(epoch),
+      onTurnedAway: ({ message, peer }) => log.warn(`${peer}: ${message}`),
+      heartbeatMs: config.timing.heartbeatMs,
+      detectionMs: config.timing.detectionMs,
+    });
+  }
+
+  /** That the images here are the VM's own. */
+  private note(session?: string): Promise<void> {
+    const { generation } = this.state;
+    return this.post.record.write({
+      generation,
+      images: "owner",
+      ...(session === undefined ? {} : { session }),
+    });
   }
 
   private status(): Record<string, unknown> {
     const { protection, state } = this;
     return {
       role: "primary",
-      vm: this.config.vm.name,
+      vm: this.post.config.vm.name,
       accelerator: this.ground.accelerator,
       qemuVersion: this.qemu.qmp.version,
       qemuPid: this.qemu.pid,
       ramBlock: ramBlockName,
+      ...(this.takenOver === undefined ? {} : { ramImage: this.takenOver.ramFile }),
       ...state,
       heldBytes: protection?.heldBytes ?? 0,
-      longestStallMs: this.stalls.longestMs,
+      longestStallMs: this.post.stalls.longestMs,
       droppedFrames: protection?.droppedFrames ?? 0,
       stagingBytes: protection?.staging.takenBytes ?? 0,
-      ...this.statistics.summary(this.shipping?.bytesOnWire ?? 0),
+      ...(this.takenOver?.failover === undefined ? {} : { failover: this.takenOver.failover }),
+      sync: protection?.disks.progress ?? {},
+      ...this.statistics.summary(this.bytesOnWire),
     };
+  }
+
+  private get bytesOnWire(): number {
+    return (this.shipping?.bytesOnWire ?? 0) + (this.protection?.disks.shipping.bytesOnWire ?? 0);
   }
 
   private takeOrders(): PrimaryOrders {
@@ -124,8 +191,9 @@ export class PrimaryGuardian {
         return guardian.state;
       },
       feed: (event) => this.feed(event),
-      preflight: async () => heed(await livePreflight(this.qemu.qmp, this.qemu.pid), this.log),
+      preflight: async () => heed(await livePreflight(this.qemu.qmp, this.qemu.pid), this.post.log),
       kill: () => this.qemu.kill(),
+      warn: (text) => this.report("warn", text),
     });
   }
 
@@ -151,17 +219,31 @@ export class PrimaryGuardian {
   private async vmGone(how: string): Promise<void> {
     if (this.guestShutDown && this.state.phase === "protected") {
       // The guest has shut itself down: the backup must not bring it back.
-      this.log.info("the guest has shut down; telling the backup");
+      this.post.log.info("the guest has shut down; telling the backup");
       this.feed({ type: "capture-failed", reason: "the guest has shut down" });
       const over = () => ["unprotected", "superseded", "arbitrating"].includes(this.state.phase);
       for (const end = performance.now() + LAST_GOODBYE_MS; !over() && performance.now() < end; )
         await new Promise((again) => setTimeout(again, 10));
     } else if (this.state.phase !== "superseded") {
-      this.log.error(`the VM is gone: ${how}`);
+      this.post.log.error(`the VM is gone: ${how}`);
     }
     clearInterval(this.tickTimer);
-    this.control?.close();
-    this.finish(this.guestShutDown || this.state.phase === "superseded" ? 0 : 1);
+    clearTimeout(this.wakeTimer);
+    this.listener?.close();
+    this.link.close();
+    await this.protection?.dispose();
+    await this.takenOver?.cleanUp();
+    this.finish(await this.whatNext());
+  }
+
+  /** A VM that another host owns is backed up here from now on, if this host may be called. */
+  private async whatNext(): Promise<RoleEnd> {
+    const { config, record } = this.post;
+    const { state } = this;
+    if (state.phase !== "superseded") return { kind: "exit", status: this.guestShutDown ? 0 : 1 };
+    if (otherRole(config) === undefined) return { kind: "exit", status: 0 };
+    if (state.planned) await giveAway(config.vm, record, this.link.session);
+    return { kind: "backup", generation: state.generation };
   }
 
   private feed(event: PrimaryEvent): void {
@@ -185,7 +267,7 @@ export class PrimaryGuardian {
    * the VM goes on there. Otherwise the event is dropped, for a VM that nobody else holds must not die of us (I5).
    */
   private broken(error: Error): void {
-    this.log.error(`internal error, please report it: ${error.stack}`);
+    this.post.log.error(`internal error, please report it: ${error.stack}`);
     if (["protected", "leaving", "arbitrating"].includes(this.state.phase)) this.qemu.kill();
   }
 
@@ -199,7 +281,8 @@ export class PrimaryGuardian {
         this.shipping!.pages(report.epoch, report.batch.chunk, report.batch);
         return;
       case "captured":
-        this.shipping?.end(report.epoch, report.device);
+        // A checkpoint that may lack a disk write must never be called whole (I2).
+        if (!protection.disks.broken) this.shipping?.end(report.epoch, report.device);
         if (report.epoch === 0) {
           this.feed({ type: "first-pass-done" });
           return;
@@ -219,10 +302,13 @@ export class PrimaryGuardian {
   }
 
   /**
-   * Capture or output hold has failed. If that is because QEMU died, the backup must take over, so it must not be told goodbye: only
+   * Capture, output hold or a disk's mirror has failed. If that is because QEMU died, the backup must take over, so it must not be told goodbye: only
    * a QEMU that still answers makes this an end of protection (I5) rather than of the VM (I4).
    */
-  private async partFailed(type: "capture-failed" | "output-failed", reason: string): Promise<void> {
+  private async partFailed(
+    type: "capture-failed" | "output-failed" | "disk-failed",
+    reason: string,
+  ): Promise<void> {
     try {
       await this.qemu.qmp.execute("query-status");
     } catch {
@@ -235,6 +321,13 @@ export class PrimaryGuardian {
   private requested(): void {
     this.requestWaits = !this.vmRuns;
     if (this.vmRuns) this.feed({ type: "requested" });
+  }
+
+  private fromBackupDisks(message: DiskMessage): void {
+    const { shipping } = this.protection?.disks ?? {};
+    if (message.type === "disk-applied") shipping?.applied(message.totalBytes);
+    else if (message.type === "hashes") shipping?.answered(message);
+    else this.records.durable(this.link.session, message.epoch);
   }
 
   // Effects
@@ -261,6 +354,11 @@ export class PrimaryGuardian {
       case "release":
         this.assertAcked(effect.upTo);
         this.protection!.release(effect.upTo);
+        this.protection!.disks.acked(effect.upTo);
+        this.records.renew(
+          this.link.session,
+          () => this.protection?.runningEpoch ?? Number.POSITIVE_INFINITY,
+        );
         return;
       case "release-all":
         this.protection!.releaseAll();
@@ -271,19 +369,22 @@ export class PrimaryGuardian {
       case "send-goodbye":
         this.shipping?.goodbye();
         return;
+      case "send-handover":
+        this.shipping?.handover(effect.epoch);
+        return;
       case "close-link":
         this.link.close();
-        this.shipping?.abandon();
+        this.abandon();
         return;
       case "ask-arbiter":
         void this.askArbiter(effect.generation);
         return;
       case "kill-vm":
-        this.log.error(`${effect.reason}; the VM is killed here`);
+        this.post.log.error(`${effect.reason}; the VM is killed here`);
         this.qemu.kill();
         return;
       case "remind-hypervisor":
-        this.protection!.remind().catch((error: Error) => this.log.warn(error.message));
+        this.protection!.remind().catch((error: Error) => this.post.log.warn(error.message));
         return;
       case "wake":
         clearTimeout(this.wakeTimer);
@@ -305,23 +406,45 @@ export class PrimaryGuardian {
   }
 
   private startCapture(): void {
-    const { config } = this;
+    const { config } = this.post;
+    const { connection, ids, images } = this.link;
     const protection = new Protection({
       qemu: this.qemu,
       netdevs: config.vm.nics.map((_, index) => `net${index}`),
       runDirectory: config.runDirectory,
       stagingBytes: config.limits.stagingMiB * MIB,
       heldBytes: config.limits.heldMiB * MIB,
+      disks: {
+        disks: ownedDisks(config.vm, this.ground),
+        relaxed: config.vm.disks.flatMap(({ durability }, index) =>
+          durability === "replicated" ? [index] : [],
+        ),
+        ringBytes: config.limits.diskMiB * MIB,
+        syncBytesPerSecond: config.timing.syncMiBps === undefined ? undefined : config.timing.syncMiBps * MIB,
+        connection: connection!,
+        ids,
+        images,
+        records: this.records,
+        log: { folder: config.stateDirectory, vm: config.vm.name, session: this.link.session },
+        // Should this host fail, it knows which protection its logs are of.
+        onLogging: () => this.note(this.link.session),
+        onFailed: (reason) => void this.partFailed("disk-failed", reason),
+        report: (text) => this.report("info", text),
+      },
       onReport: (report) => this.fromCapture(report, protection),
       onFailed: (reason) => void this.partFailed("output-failed", reason),
     });
     this.requestWaits = false;
     this.protection = protection;
-    this.shipping = new Shipping(this.link.connection!, this.link.ids, protection.staging, (epoch) =>
-      this.feed({ type: "sent", epoch }),
-    );
+    const parts = { staging: protection.staging, disks: protection.disks.shipping };
+    this.shipping = new Shipping(connection!, ids, parts, (epoch) => this.feed({ type: "sent", epoch }));
     this.statistics.reset(0);
     protection.start().catch((error: Error) => this.partFailed("capture-failed", error.message));
+  }
+
+  private abandon(): void {
+    this.shipping?.abandon();
+    this.protection?.disks.abandon();
   }
 
   private async endCapture(): Promise<void> {
@@ -329,24 +452,37 @@ export class PrimaryGuardian {
     try {
       await this.protection?.tearDown();
     } catch (error) {
-      this.log.error(`taking protection out of QEMU: ${(error as Error).message}`);
+      this.post.log.error(`taking protection out of QEMU: ${(error as Error).message}`);
     }
     this.protection = undefined;
     this.feed({ type: "capture-ended" });
   }
 
   private async askArbiter(generation: number): Promise<void> {
-    const verdict = await this.arbiter.ask(this.config.vm.uuid, generation, hostname());
+    const verdict = await this.post.arbiter.ask(this.post.config.vm.uuid, generation, hostname());
     this.feed({ type: "verdict", ...verdict });
   }
 
   private report(level: "info" | "warn" | "error", text: string): void {
-    this.log[level](text);
+    this.post.log[level](text);
     if (level !== "info") this.orders.warned(text);
-    this.control?.publish({ kind: "report", level, text });
+    this.post.control.publish({ kind: "report", level, text });
   }
 
   private publish(): void {
-    this.control?.publish({ kind: "phase", phase: this.state.phase, generation: this.state.generation });
+    const { phase, generation } = this.state;
+    this.post.control.publish({ kind: "phase", role: "primary", phase, generation });
   }
+}
+
+function baselineOf(takenOver: TakenOver | undefined): { session: string; epoch: number } | undefined {
+  if (takenOver?.session === undefined) return undefined;
+  return { session: takenOver.session, epoch: takenOver.epoch };
+}
+
+/** A VM must not be started from an image that is another host's copy. */
+function refuseForeignImages(vm: VmSpec, record: StateFile): void {
+  if (replicatedDisks(vm).length === 0) return;
+  const reason = whyNotStart(record);
+  if (reason !== undefined) throw new Error(reason);
 }

@@ -9,6 +9,7 @@ import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import { EpochCell } from "../memory/epoch-cell.ts";
 import { Staging } from "../memory/staging.ts";
 import { FilterChain } from "../net/filter-chain.ts";
+import { PrimaryDisks, type PrimaryDisksOptions } from "./primary-disks.ts";
 
 /** QEMU may stop the VM this long to end the first pass, at first. */
 const FIRST_PAUSE_MS = 50;
@@ -19,12 +20,15 @@ export interface ProtectionOptions {
   readonly runDirectory: string;
   readonly stagingBytes: number;
   readonly heldBytes: number;
+  readonly disks: Omit<PrimaryDisksOptions, "qemu" | "runDirectory" | "epochCell">;
   readonly onReport: (report: CaptureReport) => void;
+  /** Holding the output failed. */
   readonly onFailed: (reason: string) => void;
 }
 
 export class Protection {
   readonly staging: Staging;
+  readonly disks: PrimaryDisks;
   private readonly options: ProtectionOptions;
   private readonly epochCell = new EpochCell();
   private chain: FilterChain | undefined;
@@ -34,9 +38,15 @@ export class Protection {
   constructor(options: ProtectionOptions) {
     this.options = options;
     this.staging = Staging.ofSize(options.stagingBytes);
+    const { qemu, runDirectory } = options;
+    this.disks = new PrimaryDisks({ ...options.disks, qemu, runDirectory, epochCell: this.epochCell });
   }
 
-  /** Puts the filters in (frames pass) and begins the first pass. The VM runs on. */
+  get runningEpoch(): EpochId {
+    return this.epochCell.get();
+  }
+
+  /** Puts the filters in (frames pass), brings the disks into step, and begins the first pass. The VM runs on. */
   start(): Promise<void> {
     this.started = this.setUp();
     return this.started;
@@ -45,6 +55,7 @@ export class Protection {
   /** Holds output from here on, then lets the VM run as epoch 1. */
   async beginEpochs(): Promise<void> {
     await this.chain?.hold(0);
+    await this.disks.relax();
     this.capture!.begin();
   }
 
@@ -70,12 +81,26 @@ export class Protection {
 
   /** Takes everything out of QEMU again; the VM runs on as before. */
   async tearDown(): Promise<void> {
+    this.disks.abandon();
     await this.started.catch(() => {});
     try {
       await this.capture?.stop();
     } finally {
-      await this.chain?.remove();
+      try {
+        await this.disks.stop();
+      } finally {
+        await this.chain?.remove();
+      }
     }
+  }
+
+  /** The VM is gone: ends the threads. */
+  async dispose(): Promise<void> {
+    this.disks.abandon();
+    await this.started.catch(() => {});
+    await this.capture?.dispose();
+    await this.disks.dispose();
+    await this.chain?.dispose();
   }
 
   get heldBytes(): number {
@@ -97,6 +122,7 @@ export class Protection {
         limitBytes: heldBytes,
         onFailed,
       });
+    await this.disks.start();
     this.capture = await QemuCapture.start(qemu.qmp, {
       staging: this.staging,
       epochCell: this.epochCell,

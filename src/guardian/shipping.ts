@@ -2,12 +2,13 @@
 
 import type { Layout, PageList } from "../codec/replication.ts";
 import { CheckpointEncoder } from "../codec/replication-checkpoint.ts";
-import { encodeGoodbye, encodeLayout } from "../codec/replication-encode.ts";
+import { encodeGoodbye, encodeHandover, encodeLayout } from "../codec/replication-encode.ts";
 import type { FrameIds } from "../codec/replication-header.ts";
 import { PageFrameBuffers } from "../codec/replication-pages.ts";
 import type { EpochId } from "../core/words.ts";
 import type { Connection } from "../link/connection.ts";
 import type { Staging } from "../memory/staging.ts";
+import type { DiskShipping } from "./disk-shipping.ts";
 
 export class Shipping {
   /** Bytes handed to the link, framing included. */
@@ -15,6 +16,7 @@ export class Shipping {
   private readonly connection: Connection;
   private readonly ids: FrameIds;
   private readonly staging: Staging;
+  private readonly disks: DiskShipping;
   private readonly onSent: (epoch: EpochId) => void;
   private readonly buffers = new PageFrameBuffers();
   private readonly held = new Set<number>();
@@ -24,10 +26,16 @@ export class Shipping {
   private next: NodeJS.Immediate | undefined;
 
   /** @param onSent the last frame of a checkpoint has left for the kernel */
-  constructor(connection: Connection, ids: FrameIds, staging: Staging, onSent: (epoch: EpochId) => void) {
+  constructor(
+    connection: Connection,
+    ids: FrameIds,
+    parts: { readonly staging: Staging; readonly disks: DiskShipping },
+    onSent: (epoch: EpochId) => void,
+  ) {
     this.connection = connection;
     this.ids = ids;
-    this.staging = staging;
+    this.staging = parts.staging;
+    this.disks = parts.disks;
     this.onSent = onSent;
   }
 
@@ -45,14 +53,19 @@ export class Shipping {
     this.inTurn(() => this.shipPages(epoch, chunk, columns));
   }
 
-  /** The device state, and with it the end of checkpoint `epoch`. */
+  /** The device state, and with it the end of checkpoint `epoch`: behind its pages and all disk writes of its epoch. */
   end(epoch: EpochId, device: Uint8Array): void {
-    this.inTurn(() => this.shipEnd(epoch, device));
+    this.disks.whenSent(() => this.inTurn(() => this.shipEnd(epoch, device)));
   }
 
   /** Tells the backup that protection ends, behind everything that was captured. */
   goodbye(): void {
-    this.inTurn(() => this.send(encodeGoodbye(this.ids)));
+    this.disks.whenSent(() => this.inTurn(() => this.send(encodeGoodbye(this.ids))));
+  }
+
+  /** Offers the VM, held at checkpoint `epoch`, which is acknowledged. */
+  handover(epoch: EpochId): void {
+    this.inTurn(() => this.send(encodeHandover(this.ids, epoch)));
   }
 
   /** Nobody listens any more: gives back every chunk, and those to come as they come, so that capture never waits for one. */
@@ -86,7 +99,7 @@ export class Shipping {
     const encoder = this.encoder ?? new CheckpointEncoder(this.ids, epoch, this.buffers);
     this.encoder = undefined;
     for (const frame of encoder.deviceState(device)) this.send(frame);
-    this.send(encoder.end(), () => this.onSent(epoch));
+    this.send(encoder.end(this.disks.summary(epoch)), () => this.onSent(epoch));
   }
 
   /**

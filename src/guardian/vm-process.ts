@@ -2,10 +2,12 @@
 import { mkdirSync } from "node:fs";
 import { probeAccelerator } from "../hypervisor/qemu/accelerator.ts";
 import { type Fingerprint, fingerprint, qemuCommand } from "../hypervisor/qemu/command-line.ts";
+import { type DiskImageFacts, ImageProblem, inspectImage } from "../hypervisor/qemu/disk-image.ts";
 import { staticPreflight } from "../hypervisor/qemu/preflight.ts";
 import { QemuProcess } from "../hypervisor/qemu/process.ts";
 import { type Accelerator, buildTcgAids, tcgNotice } from "../hypervisor/qemu/tcg-aids.ts";
-import type { Finding } from "../hypervisor/qemu/traps.ts";
+import { error, type Finding } from "../hypervisor/qemu/traps.ts";
+import type { DiskSpec } from "../hypervisor/vm-spec.ts";
 import type { GuardianConfig } from "./config.ts";
 import type { Log } from "./log.ts";
 
@@ -29,12 +31,15 @@ export function heed(findings: readonly Finding[], log: Log): void {
 export interface Ground {
   readonly accelerator: Accelerator;
   readonly preload: string | undefined;
+  /** What the images of `vm.disks` are, in order. */
+  readonly images: readonly DiskImageFacts[];
 }
 
 /** Looks before anything is touched: which accelerator works, and whether this host can run the VM at all. */
 export async function prepareGround(config: GuardianConfig, log: Log): Promise<Ground> {
   mkdirSync(config.runDirectory, { recursive: true });
   const { boot } = config.vm;
+  const images = await inspectImages(config.vm.disks);
   const answer = await probeAccelerator({
     cacheDir: config.cacheDirectory,
     ...(boot.kind === "kernel" ? { kernel: boot.kernel } : {}),
@@ -47,9 +52,9 @@ export async function prepareGround(config: GuardianConfig, log: Log): Promise<G
   });
   heed(findings, log);
   const accelerator = config.accelerator === "auto" ? answer.accelerator : config.accelerator;
-  if (accelerator === "kvm") return { accelerator, preload: undefined };
+  if (accelerator === "kvm") return { accelerator, preload: undefined, images };
   log.warn(tcgNotice);
-  return { accelerator, preload: await buildTcgAids(config.cacheDirectory) };
+  return { accelerator, preload: await buildTcgAids(config.cacheDirectory), images };
 }
 
 /** Starts the VM, or its standby, which maps `ramFile` and waits for the state. */
@@ -76,5 +81,19 @@ export function startQemu(
 
 /** The guest-visible hardware as this host builds it. */
 export function machineOf(config: GuardianConfig, ground: Ground, qemu: QemuProcess): Fingerprint {
-  return fingerprint(config.vm, ground.accelerator, qemu.qmp.version);
+  const { accelerator, images } = ground;
+  return fingerprint(config.vm, { accelerator, qemuVersion: qemu.qmp.version, images });
+}
+
+/** @throws PreflightFailed with one finding for each image that cannot be used */
+async function inspectImages(disks: readonly DiskSpec[]): Promise<DiskImageFacts[]> {
+  const looked = await Promise.allSettled(disks.map(({ format, image }) => inspectImage(image, format)));
+  const findings = looked.flatMap((one, index) => {
+    if (one.status === "fulfilled") return [];
+    const { reason } = one;
+    const code = reason instanceof ImageProblem ? reason.code : "image-unreadable";
+    return [error(code, `vm.disks[${index}].image ${disks[index]!.image} ${(reason as Error).message}.`)];
+  });
+  if (findings.length > 0) throw new PreflightFailed(findings);
+  return looked.map((one) => (one as PromiseFulfilledResult<DiskImageFacts>).value);
 }

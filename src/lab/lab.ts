@@ -124,6 +124,7 @@ export class Lab {
         vcpus: options.vcpus ?? 1,
         memoryMiB: options.memoryMiB ?? 256,
         nics: nics.map(({ mac }, lan) => ({ mac, tap: `tap${lan}`, virtio: options.virtio ?? "legacy" })),
+        disks: [],
         boot: {
           kind: "kernel",
           ...image,

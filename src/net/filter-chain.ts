@@ -120,6 +120,12 @@ export class FilterChain {
     }
   }
 
+  /** QEMU is gone: ends the thread. What is held is lost. */
+  async dispose(): Promise<void> {
+    this.removing = true;
+    await this.worker.terminate();
+  }
+
   get heldBytes(): number {
     return Number(Atomics.load(this.words, HOLD_WORD.heldBytes));
   }

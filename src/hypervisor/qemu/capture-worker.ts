@@ -226,6 +226,7 @@ function firstPass(intake: Intake): void {
 }
 
 function checkpoint(intake: Intake, epoch: number, hold: boolean): void {
+  epochCell.end();
   sendAll(fd, coloMessage(COLO.REPLY));
   intake.beginCheckpoint(epoch);
   expectMessage(intake, COLO.VMSTATE_SEND);

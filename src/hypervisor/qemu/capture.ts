@@ -31,6 +31,7 @@ export class QemuCapture {
   private readonly worker: Worker;
   private readonly fd: number;
   private readonly ended = Promise.withResolvers<void>();
+  private stopped = false;
 
   private constructor(qmp: Qmp, fd: number, options: CaptureOptions) {
     this.qmp = qmp;
@@ -104,6 +105,11 @@ export class QemuCapture {
     await this.leaveColo();
   }
 
+  /** QEMU is gone: ends the thread. */
+  dispose(): Promise<void> {
+    return this.stopWorker();
+  }
+
   private order(order: number): void {
     Atomics.store(this.words, WORD.order, order);
     this.ring();
@@ -120,6 +126,8 @@ export class QemuCapture {
   }
 
   private async stopWorker(): Promise<void> {
+    if (this.stopped) return;
+    this.stopped = true;
     Atomics.store(this.words, WORD.quit, 1);
     this.ring();
     shutdownSocket(this.fd);

@@ -6,8 +6,10 @@
  * stream that is loaded runs by itself), no -no-reboot (a reboot of the guest is the guest's own affair).
  */
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
-import type { VmSpec } from "../vm-spec.ts";
+import { readFileSync, statSync } from "node:fs";
+import type { DiskSpec, VmSpec } from "../vm-spec.ts";
+import type { DiskImageFacts } from "./disk-image.ts";
+import { diskNodes, fileNodeOptions } from "./disk-nodes.ts";
 import { type Accelerator, ramKiB } from "./tcg-aids.ts";
 
 export interface QemuPlaces {
@@ -40,6 +42,7 @@ export function qemuCommand(spec: VmSpec, places: QemuPlaces): string[] {
     ...places.qmpSockets.flatMap((path) => ["-qmp", `unix:${value(path)},server=on,wait=off`]),
     ...serial(places.serialLog),
     ...spec.nics.flatMap((nic, index) => network(spec, nic, index)),
+    ...disks(spec),
     ...boot(spec),
     ...(places.role === "standby" ? ["-incoming", "defer"] : []),
     ...spec.extraArgs,
@@ -69,11 +72,36 @@ function serial(log: string | undefined): string[] {
  */
 function network(spec: VmSpec, nic: VmSpec["nics"][number], index: number): string[] {
   const rom = spec.boot.kind === "kernel" ? ",romfile=" : "";
-  const virtio = nic.virtio === "legacy" ? ",disable-legacy=off,disable-modern=on" : "";
   return [
     ...["-netdev", `tap,id=net${index},ifname=${value(nic.tap)},script=no,downscript=no,vhost=off`],
-    ...["-device", `virtio-net-pci,id=nic${index},netdev=net${index},mac=${nic.mac}${rom}${virtio}`],
+    ...["-device", `virtio-net-pci,id=nic${index},netdev=net${index},mac=${nic.mac}${rom}${legacy(nic)}`],
   ];
+}
+
+/** A device's id and its nodes' names are those of disk-nodes.ts. One queue: a device saves state for each. */
+function disks({ disks }: VmSpec): string[] {
+  const args = disks.flatMap((disk, index) => {
+    const { format, file } = diskNodes(index);
+    const lower = fileNodeOptions({ index, driver: driverOf(disk), filename: disk.image, noFlush: false });
+    const upper = { driver: disk.format, "node-name": format, file, discard: "unmap" };
+    return ["-blockdev", JSON.stringify(lower), "-blockdev", JSON.stringify(upper)];
+  });
+  const scsi = disks.find(({ bus }) => bus === "virtio-scsi");
+  if (scsi !== undefined) args.push("-device", `virtio-scsi-pci,id=scsi0,num_queues=1${legacy(scsi)}`);
+  disks.forEach((disk, index) => {
+    const id = `id=vdisk${index},drive=${diskNodes(index).format}`;
+    if (disk.bus === "virtio-scsi") args.push("-device", `scsi-hd,bus=scsi0.0,scsi-id=${index},${id}`);
+    else args.push("-device", `virtio-blk-pci,${id},num-queues=1${legacy(disk)}`);
+  });
+  return args;
+}
+
+function driverOf({ image }: DiskSpec): string {
+  return statSync(image).isBlockDevice() ? "host_device" : "file";
+}
+
+function legacy({ virtio }: Pick<DiskSpec, "virtio">): string {
+  return virtio === "legacy" ? ",disable-legacy=off,disable-modern=on" : "";
 }
 
 function boot({ boot }: VmSpec): string[] {
@@ -93,7 +121,15 @@ export type Fingerprint = Readonly<Record<string, string | number>>;
  * before it takes a VM in. Kernel and initrd are compared by content: a guest that reboots after a failover starts
  * from the backup's files.
  */
-export function fingerprint(spec: VmSpec, accelerator: Accelerator, qemuVersion: string): Fingerprint {
+export function fingerprint(
+  spec: VmSpec,
+  host: {
+    readonly accelerator: Accelerator;
+    readonly qemuVersion: string;
+    readonly images: readonly DiskImageFacts[];
+  },
+): Fingerprint {
+  const { accelerator, images, qemuVersion } = host;
   const nics = spec.nics.flatMap(({ mac, virtio }, index) => [
     [`nics[${index}].mac`, mac.toLowerCase()] as const,
     [`nics[${index}].virtio`, virtio ?? "standard"] as const,
@@ -107,8 +143,23 @@ export function fingerprint(spec: VmSpec, accelerator: Accelerator, qemuVersion:
     ramKiB: ramKiB(spec.memoryMiB, accelerator),
     nics: spec.nics.length,
     ...Object.fromEntries(nics),
+    disks: spec.disks.length,
+    ...Object.assign({}, ...spec.disks.map((disk, index) => diskFingerprint(disk, index, images[index]!))),
     ...bootFingerprint(spec),
     extraArgs: JSON.stringify(spec.extraArgs),
+  };
+}
+
+/** Where the images lie is each host's own affair. */
+function diskFingerprint(disk: DiskSpec, index: number, image: DiskImageFacts): Fingerprint {
+  const name = `disks[${index}]`;
+  return {
+    [`${name}.bus`]: disk.bus,
+    [`${name}.virtio`]: disk.virtio ?? "standard",
+    [`${name}.storage`]: disk.storage,
+    [`${name}.format`]: disk.format,
+    [`${name} (bytes)`]: image.virtualBytes,
+    ...(image.clusterBytes === undefined ? {} : { [`${name} (cluster bytes)`]: image.clusterBytes }),
   };
 }
 

@@ -127,18 +127,21 @@ async function networkFindings(qmp: Qmp): Promise<Finding[]> {
   return found;
 }
 
+/** The nodes of `vm.disks` are called `disk0` and so on (disk-nodes.ts). */
 async function diskFindings(qmp: Qmp): Promise<Finding[]> {
-  const drives =
-    await qmp.execute<{ device: string; qdev?: string; inserted?: { ro: boolean; file: string } }[]>(
-      "query-block",
-    );
+  interface Drive {
+    readonly device: string;
+    readonly qdev?: string;
+    readonly inserted?: { readonly ro: boolean; readonly file: string; readonly "node-name"?: string };
+  }
+  const drives = await qmp.execute<Drive[]>("query-block");
   return drives.flatMap(({ device, qdev, inserted }) =>
-    inserted === undefined || inserted.ro
+    inserted === undefined || inserted.ro || /^disk\d+(-top)?$/.test(inserted["node-name"] ?? "")
       ? []
       : [
           error(
             "unprotected-disk",
-            `Disk ${device || qdev} (${inserted.file}) can be written, and Remus does not copy disks yet. Make it read-only.`,
+            `Disk ${device || qdev} (${inserted.file}) can be written, and is not in vm.disks, so Remus does not copy it. Put it there, or make it read-only.`,
           ),
         ],
   );

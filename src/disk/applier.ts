@@ -1,0 +1,95 @@
+/**
+ * The backup's hand on its disk images: applies what has come from the primary, in order, through the standby QEMU's own NBD export, so that
+ * the format (raw, qcow2) is QEMU's affair. Requests that do not touch one another are under way at the same time.
+ */
+import type { DiskEntry } from "../codec/replication.ts";
+import type { NbdClient } from "./nbd-client.ts";
+
+/** Requests under way at once. QEMU itself takes 16 a connection and reads on when one is done. */
+const MOST_UNDER_WAY = 32;
+
+/** Kinds of a `DiskEntry`, as on the wire. */
+const APPLY = [
+  (disk: NbdClient, { offset, data }: DiskEntry) => disk.write(offset, data!),
+  (disk: NbdClient, { offset, length }: DiskEntry) => disk.zero(offset, length),
+  (disk: NbdClient, { offset, length }: DiskEntry) => disk.trim(offset, length),
+] as const;
+
+interface UnderWay {
+  readonly disk: number;
+  readonly from: number;
+  readonly to: number;
+  readonly done: Promise<void>;
+}
+
+export class DiskApplier {
+  private readonly disks: ReadonlyMap<number, NbdClient>;
+  private readonly underWay = new Set<UnderWay>();
+  private turn: Promise<void> = Promise.resolve();
+  private failure: Error | undefined;
+
+  constructor(disks: ReadonlyMap<number, NbdClient>) {
+    this.disks = disks;
+  }
+
+  /**
+   * Applies entries behind all that were given before. Resolves when they and those are in the image, which may be in the host's memory
+   * only: see `flush`. Rejects with the first error of any request, and so does every later call: an image with a hole in it is no image.
+   */
+  apply(entries: readonly DiskEntry[]): Promise<void> {
+    const before = this.turn;
+    const issued = (async () => {
+      await before;
+      for (const entry of entries) {
+        await this.roomFor(entry);
+        if (this.failure !== undefined) break;
+        this.issue(entry);
+      }
+      // In an object, or it would be waited for here.
+      return { done: Promise.allSettled([...this.underWay].map(({ done }) => done)) };
+    })();
+    this.turn = issued.then(() => {});
+    return issued.then(async ({ done }) => {
+      await done;
+      if (this.failure !== undefined) throw this.failure;
+    });
+  }
+
+  /** Puts everything that was applied on stable storage. */
+  async flush(): Promise<void> {
+    await this.turn;
+    await Promise.all([...this.disks.values()].map((disk) => disk.flush()));
+  }
+
+  /** Lets go of the images. What is under way is finished first. */
+  async close(): Promise<void> {
+    await this.turn;
+    await Promise.allSettled([...this.underWay].map(({ done }) => done));
+    await Promise.all([...this.disks.values()].map((disk) => disk.disconnect()));
+  }
+
+  private issue(entry: DiskEntry): void {
+    const { disk, kind, offset, length } = entry;
+    const done = APPLY[kind]!(this.disks.get(disk)!, entry);
+    const one: UnderWay = { disk, from: offset, to: offset + length, done };
+    this.underWay.add(one);
+    const settled = () => this.underWay.delete(one);
+    done.then(settled, (error: Error) => {
+      this.failure ??= error;
+      settled();
+    });
+  }
+
+  /** Waits for what overlaps, and for one of the others if there are too many. */
+  private async roomFor({ disk, offset, length }: DiskEntry): Promise<void> {
+    for (;;) {
+      const overlapping = [...this.underWay].filter(
+        (one) => one.disk === disk && one.from < offset + length && offset < one.to,
+      );
+      if (overlapping.length > 0) await Promise.allSettled(overlapping.map(({ done }) => done));
+      else if (this.underWay.size >= MOST_UNDER_WAY)
+        await Promise.race([...this.underWay].map(({ done }) => done.catch(() => {})));
+      else return;
+    }
+  }
+}

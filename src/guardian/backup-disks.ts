@@ -1,0 +1,203 @@
+/**
+ * The backup's disk images: what they are worth, what is put into them, and when it is safe. The standby QEMU has them open and exports
+ * them to us; the state file says what they are, whatever happens to this host.
+ */
+import { join } from "node:path";
+import { type DiskEntry, type DiskImage, type HashRange, MAX_SUSPECTS } from "../codec/replication.ts";
+import type { EpochId, Generation } from "../core/words.ts";
+import { DiskApplier } from "../disk/applier.ts";
+import { hashBlocks, zeroExtents } from "../disk/block-hash.ts";
+import { union } from "../disk/extents.ts";
+import { readIntents, removeIntents } from "../disk/intent-log.ts";
+import { NbdClient } from "../disk/nbd-client.ts";
+import type { StateFile } from "../disk/state-file.ts";
+import { addBitmap, exportDisk, removeExport, startExports, stopExports } from "../hypervisor/qemu/disks.ts";
+import type { Qmp } from "../hypervisor/qemu/qmp.ts";
+import { soloBitmap } from "./dirty-records.ts";
+
+/** How often what was applied is put on stable storage: so much at most a quick resync brings over for nothing. */
+const DURABLE_EVERY_MS = 2_000;
+
+export interface BackupDisksOptions {
+  readonly qmp: Qmp;
+  readonly runDirectory: string;
+  /** Numbers of the replicated disks. */
+  readonly disks: readonly number[];
+  readonly record: StateFile;
+  /** Where write-intent logs of this host may lie, from a time when the VM ran here, under the VM's name. */
+  readonly log: { readonly folder: string; readonly vm: string };
+  /** An image cannot be written any more. Once. */
+  readonly onFailed: (reason: string) => void;
+  /** Everything up to this checkpoint is on stable storage. */
+  readonly onDurable: (epoch: EpochId) => void;
+}
+
+export class BackupDisks {
+  /** Bytes of epoch 0 that were given to `applyNow` and are in the images. */
+  appliedBytes = 0;
+  private readonly options: BackupDisksOptions;
+  private readonly clients: ReadonlyMap<number, NbdClient>;
+  private readonly applier: DiskApplier;
+  private session: { readonly id: string; readonly generation: Generation } | undefined;
+  private noted: Promise<void> = Promise.resolve();
+  private durable: { readonly epoch: EpochId; readonly atMs: number } = { epoch: -1, atMs: 0 };
+  private flushing = false;
+  private failed = false;
+  private released = false;
+
+  private constructor(options: BackupDisksOptions, clients: ReadonlyMap<number, NbdClient>) {
+    this.options = options;
+    this.clients = clients;
+    this.applier = new DiskApplier(clients);
+    for (const [disk, client] of clients)
+      void client.closed.then(({ message }) => this.fail(new Error(`disk${disk}: ${message}`)));
+  }
+
+  /** Has the standby export its disks, and connects to them. Rejects when an image is in use, or cannot be written. */
+  static async open(options: BackupDisksOptions): Promise<BackupDisks> {
+    const { qmp, disks, runDirectory } = options;
+    const path = join(runDirectory, "standby-disks.sock");
+    if (disks.length > 0) await startExports(qmp, path);
+    const clients = new Map<number, NbdClient>();
+    for (const disk of disks) {
+      await exportDisk(qmp, { index: disk, writable: true });
+      const contexts = ["base:allocation"];
+      clients.set(disk, await NbdClient.connect({ path, exportName: `disk${disk}`, contexts }));
+    }
+    return new BackupDisks(options, clients);
+  }
+
+  /** What the images are, for a primary that wants to bring them up to date. */
+  async images(): Promise<DiskImage[]> {
+    const { log, record } = this.options;
+    const { state } = record;
+    return await Promise.all(
+      [...this.clients].map(async ([id, client]) => {
+        if (await isBlank(client)) return { id, state: "blank" };
+        if (state?.session === undefined || state.images === "syncing") return { id, state: "unknown" };
+        if (state.images === "replica" && state.durableEpoch !== undefined)
+          return { id, state: "replica", session: state.session, durableEpoch: state.durableEpoch };
+        if (state.images === "owner" && state.handedOver === true)
+          return { id, state: "owner", session: state.session, suspects: [] };
+        const intents =
+          state.images === "owner" ? await readIntents(log.folder, log.vm, id, state.session) : undefined;
+        if (intents === undefined) return { id, state: "unknown" };
+        const suspects = union(intents, MAX_SUSPECTS).map(({ from, to }) => [from, to - from] as const);
+        return { id, state: "owner", session: state.session, suspects };
+      }),
+    );
+  }
+
+  /** A protection begins: from here on the images are no more what they were. Noted before the first byte is written. */
+  begin(session: string, generation: Generation): void {
+    this.session = { id: session, generation };
+    this.appliedBytes = 0;
+    this.durable = { epoch: -1, atMs: performance.now() };
+    if (this.clients.size > 0) this.noted = this.noteSyncing(session, generation);
+    this.noted.catch((error: Error) => this.fail(error));
+  }
+
+  /** Puts entries of epoch 0 in as they come. `then` is called when they are in the images. */
+  applyNow(entries: readonly DiskEntry[], payloadBytes: number, then: () => void): void {
+    void this.apply(entries).then((done) => {
+      if (!done) return;
+      this.appliedBytes += payloadBytes;
+      then();
+    });
+  }
+
+  /** Puts the writes of a whole checkpoint in, behind all before it. False: they are not, `onFailed` was told. */
+  async apply(entries: readonly DiskEntry[]): Promise<boolean> {
+    try {
+      await this.noted;
+      await this.applier.apply(entries);
+      return !this.failed;
+    } catch (error) {
+      this.fail(error as Error);
+      return false;
+    }
+  }
+
+  /** To be called after each commit: flushes now and then, and notes how far that goes. */
+  committed(epoch: EpochId): void {
+    const first = this.durable.epoch < 0;
+    const due = performance.now() - this.durable.atMs > DURABLE_EVERY_MS;
+    if (this.clients.size === 0 || this.flushing || !(first || due)) return;
+    this.flushing = true;
+    this.makeDurable(epoch)
+      .catch((error: Error) => this.fail(error))
+      .finally(() => {
+        this.flushing = false;
+      });
+  }
+
+  async hashes({ disk, blockBytes, offset, count }: HashRange): Promise<Uint8Array> {
+    const client = this.clients.get(disk)!;
+    const to = Math.min(client.bytes, offset + blockBytes * count);
+    return await hashBlocks(client, { from: offset, to }, blockBytes);
+  }
+
+  /** Puts what was applied where others who read the image see it; for looking at it. */
+  async flush(): Promise<void> {
+    await this.applier.flush();
+  }
+
+  /** Lets go of the images, so that the VM can have them. From here on QEMU notes what it changes. */
+  async release(generation: Generation): Promise<void> {
+    this.released = true;
+    const { qmp, record } = this.options;
+    if (this.clients.size === 0) return;
+    // Not waited for: should this host crash before, it says "replica", and nobody starts it by accident.
+    record
+      .write({
+        generation,
+        images: "owner",
+        ...(this.session === undefined ? {} : { session: this.session.id }),
+      })
+      .catch(() => {});
+    await this.applier.close();
+    for (const disk of this.clients.keys()) {
+      await removeExport(qmp, disk);
+      await addBitmap(qmp, { index: disk, name: soloBitmap });
+    }
+    await stopExports(qmp);
+  }
+
+  /** The guardian ends, or QEMU has. */
+  close(): void {
+    this.released = true;
+    for (const client of this.clients.values()) client.destroy("the guardian ends");
+  }
+
+  private async noteSyncing(session: string, generation: Generation): Promise<void> {
+    const { log, record } = this.options;
+    await record.write({ generation, images: "syncing", session });
+    for (const disk of this.clients.keys()) await removeIntents(log.folder, log.vm, disk);
+  }
+
+  private async makeDurable(epoch: EpochId): Promise<void> {
+    const { session } = this;
+    if (session === undefined) return;
+    await this.applier.flush();
+    await this.options.record.write({
+      generation: session.generation,
+      images: "replica",
+      session: session.id,
+      durableEpoch: epoch,
+    });
+    if (session !== this.session) return;
+    this.durable = { epoch, atMs: performance.now() };
+    this.options.onDurable(epoch);
+  }
+
+  private fail(error: Error): void {
+    if (this.failed || this.released) return;
+    this.failed = true;
+    this.options.onFailed(error.message);
+  }
+}
+
+async function isBlank(client: NbdClient): Promise<boolean> {
+  for await (const { zero } of zeroExtents(client, { from: 0, to: client.bytes })) if (!zero) return false;
+  return true;
+}
