@@ -131,7 +131,7 @@ export function encodeHandover(ids: FrameIds, epoch: number): Frame {
 
 /**
  * @param message one sentence for the operator
- * @param stoodDown whether the backup is out for good; the connection ends behind this message then
+ * @param stoodDown whether the backup is out for good
  */
 export function encodeHandoverRefused(ids: FrameIds, message: string, stoodDown: boolean): Frame {
   return frame("handover-refused", ids, 0, [Buffer.from(JSON.stringify({ message, stoodDown }))]);

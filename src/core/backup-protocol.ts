@@ -71,7 +71,7 @@ export type BackupEffect =
   | { readonly type: "ask-arbiter"; readonly generation: Generation }
   /** Tell the old primary, should it still hear us, that it must stop: the VM goes on here from checkpoint `epoch`. Then close the link. */
   | { readonly type: "takeover"; readonly generation: Generation; readonly epoch: EpochId }
-  /** The VM does not run here. With `stoodDown`, nor ever will (I3): the link is closed behind this. */
+  /** The VM does not run here. With `stoodDown`, nor ever will (I3). The primary closes the link then: closed by us, it might not hear this. */
   | { readonly type: "refuse-handover"; readonly reason: string; readonly stoodDown: boolean }
   /** Tell the primary that this host can no longer take over. Then close the link. */
   | { readonly type: "unable"; readonly reason: string }

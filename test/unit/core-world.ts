@@ -7,29 +7,10 @@ import { type BackupEvent, type BackupState, startBackup, stepBackup } from "../
 import { startPrimary, stepPrimary } from "../../src/core/primary.ts";
 import type { PrimaryEvent, PrimaryState } from "../../src/core/primary-protocol.ts";
 import { HeldOutput } from "../../src/net/held-output.ts";
+import { type Link, type ToBackup, type ToPrimary, WorldArbiter } from "./core-world-parts.ts";
 
 const SETTINGS = { intervalMs: 5, maxInFlight: 3 };
 const FRAME_BYTES = 10;
-
-type ToBackup =
-  | { readonly type: "part"; readonly epoch: number }
-  | { readonly type: "end"; readonly epoch: number }
-  | { readonly type: "goodbye" }
-  | { readonly type: "session" };
-type ToPrimary =
-  | { readonly type: "ack"; readonly epoch: number }
-  | { readonly type: "welcome" }
-  | { readonly type: "goodbye-ok" }
-  | { readonly type: "takeover" };
-
-interface Link {
-  readonly toBackup: ToBackup[];
-  readonly toPrimary: ToPrimary[];
-  /** Nothing new gets in. What is under way may still arrive, until the receiver sees the end. */
-  cut: boolean;
-  primaryUses: boolean;
-  backupUses: boolean;
-}
 
 export class World {
   primary: PrimaryState = startPrimary(1);
@@ -39,6 +20,8 @@ export class World {
   /** Things done to the world that are failures in the sense of I4. */
   faults = 0;
   releasedFrames = 0;
+  /** The backup died as the one host that had the VM. */
+  diedAsOwner = false;
   readonly log: string[] = [];
 
   private now = 0;
@@ -57,6 +40,11 @@ export class World {
     | "broken"
     | "broken-paused" = "none";
   private wantsHold = false;
+  /** The backup was asked to run the VM, and has not refused. */
+  private handedOver = false;
+  /** The first epoch of which a write to a disk was not copied. */
+  private diskBrokenIn: number | undefined;
+  private diskFailureKnown = false;
   /** Somebody has asked for a hold and has not taken it back. */
   private somebodyHolds = false;
   /** Tries to connect that are under way; all but the newest were given up. */
@@ -73,19 +61,40 @@ export class World {
   private imagesAt = -1;
   private commits: number[] = [];
   private standbyStarts = false;
-  // The arbiter.
-  private arbiterGeneration = 1;
-  private readonly winners = new Map<number, "primary" | "backup">();
-  private primaryAsks: number | undefined;
-  private backupAsks: number | undefined;
+  private readonly arbiter = new WorldArbiter();
 
-  /** Everything that could happen now. `faults`: also what must not happen on its own. */
-  actions(faults: boolean): [string, () => void][] {
+  /** Everything that could happen now but for faults: orders, and what goes on by itself. */
+  actions(): [string, () => void][] {
     const all: [string, () => void][] = [];
-    if (this.primaryAlive && !this.vmKilled) this.primaryActions(all, faults);
+    if (this.primaryAlive && !this.vmKilled) this.primaryActions(all);
     this.linkActions(all);
     if (this.backupAlive) this.backupActions(all);
-    if (faults) this.faultActions(all);
+    return all;
+  }
+
+  /** How a part of the protection could fail now: that ends it, and is no failure in the sense of I4. */
+  partFailures(): [string, () => void][] {
+    const { capture } = this;
+    const all: [string, () => void][] = [];
+    if (!this.primaryAlive || this.vmKilled || this.ending) return all;
+    if (["first-pass", "running", "requested", "busy", "held"].includes(capture))
+      all.push(["capture-fails", () => this.captureFails()]);
+    if (this.held !== undefined)
+      all.push(["output-fails", () => this.feedPrimary({ type: "output-failed", reason: "a fault" })]);
+    if (capture !== "none" && this.diskBrokenIn === undefined)
+      all.push([
+        "disk-breaks",
+        () => {
+          this.diskBrokenIn = this.vmEpoch;
+        },
+      ]);
+    return all;
+  }
+
+  /** How a host, a link or a process could fail now. */
+  failures(): [string, () => void][] {
+    const all: [string, () => void][] = [];
+    this.faultActions(all);
     return all;
   }
 
@@ -95,19 +104,17 @@ export class World {
     this.now += 3;
     act();
     if (this.backup.phase === "running")
-      assert.equal(
-        this.winners.get(this.sessionGeneration),
-        "backup",
-        "I3: the standby runs without the arbiter's word",
-      );
+      assert.equal(this.owner, "backup", "I3: the standby runs without the arbiter's word");
+    if (this.handedOver && this.primaryAlive && !this.vmKilled)
+      assert.ok(this.vmIsPaused, "I3: the VM runs here while the backup may be running it");
   }
 
   /** Lets everything come to rest without new faults, orders and epochs; then says who runs the VM. */
   settle(): { primaryRuns: boolean; backupRuns: boolean } {
     for (let steps = 0; ; steps++) {
       assert.ok(steps < 1000, "the world does not come to rest");
-      const quiet = /^(emit|tick|request|protect|stop|hold|first-pass|begin)/;
-      const next = this.actions(false).find(([name]) => !quiet.test(name));
+      const quiet = /^(emit|tick|request|protect|stop|hold|switchover|first-pass|begin)/;
+      const next = this.actions().find(([name]) => !quiet.test(name));
       if (next === undefined) break;
       this.take(next);
     }
@@ -115,6 +122,11 @@ export class World {
       primaryRuns: this.primaryAlive && !this.vmKilled,
       backupRuns: this.backupAlive && this.backup.phase === "running",
     };
+  }
+
+  /** Whom the arbiter has given the VM of this session. */
+  private get owner(): "primary" | "backup" | undefined {
+    return this.arbiter.winner(this.sessionGeneration);
   }
 
   get outputIsHeld(): boolean {
@@ -132,7 +144,7 @@ export class World {
 
   // What may happen
 
-  private primaryActions(all: [string, () => void][], faults: boolean): void {
+  private primaryActions(all: [string, () => void][]): void {
     const { capture } = this;
     const order = (type: "protect-asked" | "stop-asked") => () => this.feedPrimary({ type });
     all.push(["tick", () => this.feedPrimary({ type: "tick" })]);
@@ -148,11 +160,12 @@ export class World {
     else if (capture === "first-pass") all.push(["first-pass", () => this.firstPass()]);
     else if (capture === "running") all.push(["request", () => this.request()]);
     else if (capture === "busy") all.push(["captured", () => this.captured()]);
-    if (faults && !this.ending && ["first-pass", "running", "requested", "busy", "held"].includes(capture))
-      all.push(["capture-fails", () => this.captureFails()]);
-    if (faults && !this.ending && this.held !== undefined)
-      all.push(["output-fails", () => this.feedPrimary({ type: "output-failed", reason: "a fault" })]);
-    if (this.primaryAsks !== undefined) all.push(["verdict-primary", () => this.verdict("primary")]);
+    if (this.primary.phase === "protected")
+      all.push(["switchover", () => this.feedPrimary({ type: "switchover-asked" })]);
+    if (!this.ending && this.diskBrokenIn !== undefined && !this.diskFailureKnown)
+      all.push(["disk-fails", () => this.diskFails()]);
+    if (this.arbiter.asks.primary !== undefined)
+      all.push(["verdict-primary", () => this.feedPrimary(this.arbiter.answer("primary"))]);
   }
 
   private linkActions(all: [string, () => void][]): void {
@@ -172,15 +185,9 @@ export class World {
 
   private backupActions(all: [string, () => void][]): void {
     if (this.commits.length > 0) all.push(["commit", () => this.commit()]);
-    if (this.backupAsks !== undefined) all.push(["verdict-backup", () => this.verdict("backup")]);
-    if (this.standbyStarts)
-      all.push([
-        "standby-runs",
-        () => {
-          this.standbyStarts = false;
-          this.feedBackup({ type: "standby-runs" });
-        },
-      ]);
+    if (this.arbiter.asks.backup !== undefined)
+      all.push(["verdict-backup", () => this.feedBackup(this.arbiter.answer("backup"))]);
+    if (this.standbyStarts) all.push(["standby-runs", () => this.standby({ type: "standby-runs" })]);
   }
 
   private faultActions(all: [string, () => void][]): void {
@@ -200,7 +207,10 @@ export class World {
       // The peer only seems silent: the link lives on.
       if (link.backupUses && this.backupAlive)
         fault("backup-suspects", () => this.feedBackup({ type: "primary-lost", reason: "silent" }));
-      if (["syncing", "protected", "leaving"].includes(this.primary.phase) && this.primaryAlive)
+      if (
+        ["syncing", "protected", "handing-over", "leaving"].includes(this.primary.phase) &&
+        this.primaryAlive
+      )
         fault("primary-suspects", () => this.feedPrimary({ type: "link-lost", reason: "silent" }));
     }
     if (this.primaryAlive && this.backupAlive) {
@@ -210,9 +220,23 @@ export class World {
       });
       fault("backup-dies", () => {
         this.backupAlive = false;
+        this.diedAsOwner = this.owner === "backup" && this.backup.phase !== "stood-down";
         if (link !== undefined) link.backupUses = false;
       });
     }
+    if (!this.backupAlive) return;
+    const { backup } = this;
+    if (this.standbyStarts)
+      fault("standby-fails", () => this.standby({ type: "standby-failed", reason: "a fault" }));
+    if (this.commits.length > 0 || backup.phase === "filling")
+      fault("commit-fails", () => this.feedBackup({ type: "commit-failed", reason: "a fault" }));
+    if (backup.phase === "arbitrating" && backup.planned)
+      fault("handover-expires", () => this.feedBackup({ type: "handover-expired" }));
+    const next = link?.toBackup[0];
+    if (link?.backupUses && next?.type === "handover" && backup.phase === "armed")
+      fault("handover-of-another-checkpoint", () => {
+        link.toBackup[0] = { ...next, epoch: next.epoch + 1 };
+      });
   }
 
   // The VM, its output and its capture
@@ -231,7 +255,7 @@ export class World {
   private leavesHost(epoch: number): void {
     this.releasedFrames++;
     const disarmed = ["waiting", "filling", "stood-down"].includes(this.backup.phase);
-    const oursAlone = this.winners.get(this.sessionGeneration) === "primary";
+    const oursAlone = this.owner === "primary";
     if (disarmed || oursAlone) return;
     assert.ok(
       epoch <= this.ackedBySession,
@@ -250,21 +274,32 @@ export class World {
 
   private firstPass(): void {
     this.capture = "paused";
-    this.toBackup({ type: "part", epoch: 0 });
-    this.toBackup({ type: "end", epoch: 0 });
+    this.ship(0);
     this.feedPrimary({ type: "first-pass-done" });
   }
 
   private captured(): void {
     const epoch = this.vmEpoch++;
     this.capture = this.wantsHold ? "held" : "running";
-    this.toBackup({ type: "part", epoch });
-    this.toBackup({ type: "end", epoch });
+    this.ship(epoch);
     this.feedPrimary({ type: "captured", epoch });
   }
 
+  /** As the guardian does: a checkpoint with a write missing never gets its end. */
+  private ship(epoch: number): void {
+    this.toBackup({ type: "part", epoch });
+    if (this.diskBrokenIn === undefined || epoch < this.diskBrokenIn) this.toBackup({ type: "end", epoch });
+  }
+
+  /** The guardian hears of it some time later. */
+  private diskFails(): void {
+    this.diskFailureKnown = true;
+    this.feedPrimary({ type: "disk-failed", reason: "a fault" });
+  }
+
   private holdOrProceed(type: "hold-asked" | "proceed-asked"): void {
-    this.somebodyHolds = type === "hold-asked";
+    const handsOver = this.primary.phase === "protected" && this.primary.switchover;
+    this.somebodyHolds = type === "hold-asked" && !handsOver;
     this.feedPrimary(type === "hold-asked" ? { type, atEpoch: 0 } : { type });
   }
 
@@ -280,6 +315,8 @@ export class World {
     this.ending = false;
     this.capture = "none";
     this.somebodyHolds = false;
+    this.diskBrokenIn = undefined;
+    this.diskFailureKnown = false;
     this.held = undefined;
     this.freed = false;
     this.feedPrimary({ type: "capture-ended" });
@@ -333,6 +370,8 @@ export class World {
     if (phase !== "filling" && phase !== "armed") return;
     if (message.type === "goodbye") {
       this.feedBackup({ type: "goodbye" });
+    } else if (message.type === "handover") {
+      this.feedBackup({ type: "handover-asked", epoch: message.epoch });
     } else if (message.type === "part") {
       this.partOf = message.epoch;
     } else {
@@ -347,7 +386,14 @@ export class World {
     if (message.type === "welcome") this.feedPrimary({ type: "link-up" });
     else if (message.type === "ack") this.feedPrimary({ type: "acked", epoch: message.epoch });
     else if (message.type === "goodbye-ok") this.feedPrimary({ type: "goodbye-ok" });
+    else if (message.type === "unable") this.feedPrimary({ type: "link-lost", reason: "unable" });
+    else if (message.type === "handover-refused") this.handoverRefused(message);
     else this.feedPrimary({ type: "takeover", generation: this.backup.generation });
+  }
+
+  private handoverRefused({ stoodDown, generation }: ToPrimary & { type: "handover-refused" }): void {
+    this.handedOver = false;
+    this.feedPrimary({ type: "handover-refused", reason: "refused", stoodDown, generation });
   }
 
   private seeEnd(link: Link, who: "primary" | "backup"): void {
@@ -369,18 +415,9 @@ export class World {
     this.feedBackup({ type: "committed", epoch });
   }
 
-  private verdict(who: "primary" | "backup"): void {
-    const asked = (who === "primary" ? this.primaryAsks : this.backupAsks)!;
-    const granted = asked === this.arbiterGeneration;
-    if (granted) this.winners.set(this.arbiterGeneration++, who);
-    const verdict = { type: "verdict", granted, generation: this.arbiterGeneration } as const;
-    if (who === "primary") {
-      this.primaryAsks = undefined;
-      this.feedPrimary(verdict);
-    } else {
-      this.backupAsks = undefined;
-      this.feedBackup(verdict);
-    }
+  private standby(event: BackupEvent): void {
+    this.standbyStarts = false;
+    this.feedBackup(event);
   }
 
   private feedPrimary(event: PrimaryEvent): void {
@@ -412,6 +449,8 @@ export class World {
           break;
         case "proceed":
           assert.equal(this.capture, "held");
+          if (this.owner === "primary") this.handedOver = false;
+          assert.ok(!this.handedOver, "I3: the VM proceeds while the backup may be running it");
           this.capture = "running";
           break;
         case "release":
@@ -420,11 +459,24 @@ export class World {
           break;
         case "release-all":
           this.assertMayFree();
+          this.handedOver = false;
           this.release(Number.POSITIVE_INFINITY);
           this.freed = true;
           break;
         case "end-capture":
           this.ending = true;
+          break;
+        case "send-handover":
+          assert.equal(this.capture, "held", "the VM is handed over while it runs");
+          assert.equal(effect.epoch, this.vmEpoch - 1);
+          assert.equal(
+            effect.epoch,
+            this.ackedBySession,
+            "the VM is handed over at a checkpoint without its ack",
+          );
+          assert.equal(this.heldEpochs.length, 0, "output is held that clients wait for");
+          this.handedOver = true;
+          this.toBackup({ type: "handover", epoch: effect.epoch });
           break;
         case "send-goodbye":
           this.toBackup({ type: "goodbye" });
@@ -434,7 +486,7 @@ export class World {
           if (this.link !== undefined) this.link.primaryUses = false;
           break;
         case "ask-arbiter":
-          this.primaryAsks = effect.generation;
+          this.arbiter.asks.primary = effect.generation;
           break;
         case "kill-vm":
           this.vmKilled = true;
@@ -445,7 +497,7 @@ export class World {
   private assertMayFree(): void {
     const disarmed = ["waiting", "filling", "stood-down"].includes(this.backup.phase);
     assert.ok(
-      disarmed || this.winners.get(this.sessionGeneration) === "primary",
+      disarmed || this.owner === "primary",
       `I3: all output was set free while the backup, ${this.backup.phase}, could take over`,
     );
   }
@@ -475,19 +527,31 @@ export class World {
         case "goodbye-ok":
           this.toPrimary({ type: "goodbye-ok" });
           break;
+        case "refuse-handover":
+          this.toPrimary({
+            type: "handover-refused",
+            stoodDown: effect.stoodDown,
+            generation: this.backup.generation,
+          });
+          break;
+        case "unable":
+          this.toPrimary({ type: "unable" });
+          if (this.link !== undefined) this.link.backupUses = false;
+          break;
         case "close-link":
           if (this.link !== undefined) this.link.backupUses = false;
           break;
         case "ask-arbiter":
           assert.equal(this.partOf, undefined, "I2: an incomplete checkpoint was kept");
-          this.backupAsks = effect.generation;
+          this.arbiter.asks.backup = effect.generation;
           break;
         case "takeover":
+          assert.equal(effect.epoch, this.ackedBySession);
           this.toPrimary({ type: "takeover" });
           if (this.link !== undefined) this.link.backupUses = false;
           break;
         case "run-standby":
-          assert.equal(this.winners.get(this.sessionGeneration), "backup", "I3: no word from the arbiter");
+          assert.equal(this.owner, "backup", "I3: no word from the arbiter");
           assert.equal(effect.epoch, this.ackedBySession, "I2: not the last acknowledged checkpoint");
           assert.equal(this.imagesAt, effect.epoch, "I2: the standby would run what is not in the images");
           assert.equal(this.standbyStarts, false);
