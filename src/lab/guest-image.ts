@@ -54,14 +54,31 @@ const kernelSettings = [
   "mitigations=off",
 ];
 
+/** What the guest does with its disks, by their names in there: `vda`, `sda`. */
+export interface GuestDisks {
+  /** Has an ext4 file system; Redis keeps its data there. */
+  readonly data?: string;
+  /** Are written all over. */
+  readonly load: readonly string[];
+}
+
 /** The kernel command line of a guest with these NICs, to go with QEMU's -append. */
-export function guestAppend(guest: { readonly nics: readonly GuestNic[]; readonly load: GuestLoad }): string {
+export function guestAppend(guest: {
+  readonly nics: readonly GuestNic[];
+  readonly load: GuestLoad;
+  readonly disks?: GuestDisks;
+}): string {
   const nics = guest.nics.map((nic) => {
     const addresses = [nic.ipv4, nic.ipv6].filter((address) => address !== undefined);
     return `remus.nic=${[nic.mac.toLowerCase(), ...addresses].join(",")}`;
   });
   const load = typeof guest.load === "string" ? guest.load : `busy:${guest.load.pace}`;
-  return [...kernelSettings, ...nics, `remus.load=${load}`].join(" ");
+  const { data, load: loaded = [] } = guest.disks ?? {};
+  const disks = [
+    ...(data === undefined ? [] : [`remus.data=${data}`]),
+    ...(loaded.length === 0 ? [] : [`remus.diskload=${loaded.join(",")}`]),
+  ];
+  return [...kernelSettings, ...nics, ...disks, `remus.load=${load}`].join(" ");
 }
 
 /** The Redis command that switches the load of a running guest. Redis answers `:1` when the guest took it. */
@@ -81,8 +98,10 @@ const moduleNames = [
   "failover",
   "net_failover",
   "virtio_net",
-  "virtio_blk",
 ];
+
+/** For a guest with disks; in order, too. What ext4 needs is in the kernel. */
+const diskModuleNames = ["virtio_blk", "scsi_common", "scsi_mod", "virtio_scsi", "sd_mod"];
 
 /**
  * Builds the guest image, or finds the one built before. Several processes may do so at the same time.
@@ -121,11 +140,13 @@ async function collectEntries(kernelRoot: string): Promise<Entry[]> {
   return [
     { path: "init", from: { file: join(import.meta.dirname, "guest/init") } },
     { path: "load", from: { file: join(import.meta.dirname, "guest/load") } },
+    { path: "diskload", from: { file: join(import.meta.dirname, "guest/diskload") } },
     { path: "bin/busybox", from: { file: await findProgram("busybox") } },
     { path: "bin/redis-server", from: { file: redisServerFile } },
     ...libraries.map((file) => ({ path: file.slice(1), from: { file } })),
     ...modules,
     { path: "modules/order", from: { text: moduleNames.map((name) => `${name}.ko\n`).join("") } },
+    { path: "modules/disks", from: { text: diskModuleNames.map((name) => `${name}.ko\n`).join("") } },
     ...["dev", "proc", "sys", "tmp"].map((name) => ({ path: `${name}/.keep`, from: { text: "" } })),
   ];
 }
@@ -137,7 +158,7 @@ async function findModules(kernelRoot: string): Promise<Entry[]> {
     const all = await readdir(join(kernelRoot, folder), { recursive: true }).catch(() => []);
     files.push(...all.map((file) => join(kernelRoot, folder, file)));
   }
-  return moduleNames.map((name) => {
+  return [...moduleNames, ...diskModuleNames].map((name) => {
     const plain = files.find((file) => basename(file) === `${name}.ko`);
     const packed = files.find((file) => basename(file) === `${name}.ko.xz`);
     const path = `modules/${name}.ko`;

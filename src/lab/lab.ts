@@ -12,6 +12,8 @@ import { monotonicMs } from "../guardian/monotonic.ts";
 import type { VmSpec } from "../hypervisor/vm-spec.ts";
 import { Children } from "./children.ts";
 import { ClientProcess } from "./client-process.ts";
+import { type DiskCheck, differingOffsets } from "./disk-check.ts";
+import { type LabDisk, LabDisks } from "./disks.ts";
 import { GuardianProcess } from "./guardian-process.ts";
 import {
   buildGuestImage,
@@ -22,7 +24,7 @@ import {
   guestReadyLine,
   redisPort,
 } from "./guest-image.ts";
-import { createNetwork, destroyStale, type LabNetwork, labAddresses } from "./namespaces.ts";
+import { createNetwork, destroyStale, type HostName, type LabNetwork, labAddresses } from "./namespaces.ts";
 import { ProxyProcess } from "./proxy-process.ts";
 import { RamComparison } from "./ram-check.ts";
 
@@ -65,19 +67,25 @@ export interface LabOptions {
   /** Default legacy: a shorter pause (vm-spec.ts). */
   readonly virtio?: "standard" | "legacy";
   readonly load?: GuestLoad;
+  readonly disks?: readonly LabDisk[];
+  /** Bandwidth limit of a sync. */
+  readonly syncMiBps?: number;
+  readonly limits?: Readonly<Record<string, number>>;
   readonly intervalMs?: number;
   readonly detectionMs?: number;
   /** Off: QEMU outlives its guardian. Only to look at what the filters do then. */
   readonly bindLifetimes?: boolean;
   /** Where the primary connects to instead of the backup: a proxy of the test's. */
   readonly replicationPeer?: string;
-  readonly onEvent?: (host: "a" | "b", event: GuardianEvent) => void;
+  readonly onEvent?: (host: HostName, event: GuardianEvent) => void;
 }
 
 export interface RamCheck {
   readonly epoch: number;
   /** Numbers of the pages that differ. */
   readonly differing: readonly number[];
+  /** Where the disks differ; empty if they were not looked at. */
+  readonly disks: readonly DiskCheck[];
 }
 
 export class Lab {
@@ -87,30 +95,42 @@ export class Lab {
   readonly cacheDirectory = cacheDirectory;
   /** The VM's spec, as in a guardian's configuration. */
   readonly vm: VmSpec;
+  /** The hosts' disk images. */
+  readonly disks: LabDisks;
+  /** The host on which the VM runs. */
+  owner: HostName = "a";
   private readonly options: LabOptions;
   private readonly children = new Children();
   /** They must be killed by hand. */
   private readonly unboundQemus = new Set<number>();
-  private compared: { readonly backup: GuardianProcess | undefined; readonly ram: RamComparison } | undefined;
-  private guardianA: GuardianProcess | undefined;
-  private guardianB: GuardianProcess | undefined;
+  private compared: { readonly files: string; readonly ram: RamComparison } | undefined;
+  private readonly guardians: { a?: GuardianProcess; b?: GuardianProcess } = {};
 
-  private constructor(network: LabNetwork, directory: string, options: LabOptions, vm: VmSpec) {
+  private constructor(
+    network: LabNetwork,
+    directory: string,
+    options: LabOptions,
+    vm: VmSpec,
+    disks: LabDisks,
+  ) {
     this.network = network;
     this.directory = directory;
     this.options = options;
     this.vm = vm;
+    this.disks = disks;
   }
 
   /** Makes network and guest image; nothing runs yet. */
   static async create(options: LabOptions = {}): Promise<Lab> {
     await destroyStale();
     const memory = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
-    await removeStaleDirectories(memory);
+    for (const parent of new Set([memory, tmpdir()])) await removeStaleDirectories(parent);
     const image = await buildGuestImage();
     const lans = options.nics ?? 1;
     const network = await createNetwork({ lans });
+    let disks: LabDisks | undefined;
     try {
+      disks = await LabDisks.create(options.disks ?? []);
       const nics = Array.from({ length: lans }, (_, lan) => ({
         mac: `52:54:00:72:65:0${lan}`,
         ipv4: `${guestAddresses[lan]!.ipv4}/24`,
@@ -124,56 +144,44 @@ export class Lab {
         vcpus: options.vcpus ?? 1,
         memoryMiB: options.memoryMiB ?? 256,
         nics: nics.map(({ mac }, lan) => ({ mac, tap: `tap${lan}`, virtio: options.virtio ?? "legacy" })),
-        disks: [],
+        disks: disks.spec("a"),
         boot: {
           kind: "kernel",
           ...image,
-          append: guestAppend({ nics, load: options.load ?? "idle" }),
+          append: guestAppend({ nics, load: options.load ?? "idle", disks: disks.inGuest }),
         },
         extraArgs: [],
       };
-      return new Lab(network, await mkdtemp(join(memory, `remus-lab-${process.pid}-`)), options, vm);
+      return new Lab(network, await mkdtemp(join(memory, `remus-lab-${process.pid}-`)), options, vm, disks);
     } catch (error) {
+      await disks?.destroy();
       await network.destroy();
       throw error;
     }
   }
 
+  /** The guardian of the host on which the VM runs. */
   get primary(): GuardianProcess {
-    return this.guardianA!;
+    return this.guardians[this.owner]!;
   }
 
+  /** The guardian of the other host. */
   get backup(): GuardianProcess {
-    return this.guardianB!;
+    return this.guardians[otherHost(this.owner)]!;
   }
 
   /** @param vm fields of the VM's spec that are to be others than at the primary */
-  async startBackup(vm: Record<string, unknown> = {}): Promise<GuardianProcess> {
-    this.guardianB = await this.guardian("b", {
-      role: "backup",
-      vm: { ...this.vm, ...vm },
-      imageDirectory: join(this.directory, "image"),
-      replication: { listen: `${labAddresses.replication.b}:${REPLICATION_PORT}` },
-    });
-    if (this.options.bindLifetimes === false) this.unboundQemus.add(await this.qemuPid("b"));
-    return this.guardianB;
-  }
-
-  async qemuPid(host: "a" | "b"): Promise<number> {
-    const guardian = host === "a" ? this.primary : this.backup;
-    return (await guardian.control.order<{ qemuPid: number }>("status")).qemuPid;
+  startBackup(vm: Record<string, unknown> = {}): Promise<GuardianProcess> {
+    return this.startGuardian(otherHost(this.owner), "backup", vm);
   }
 
   /** @param vm fields of the VM's spec that are to be others than the lab's */
-  async startPrimary(vm: Record<string, unknown> = {}): Promise<GuardianProcess> {
-    const peer = this.options.replicationPeer ?? `${labAddresses.replication.b}:${REPLICATION_PORT}`;
-    this.guardianA = await this.guardian("a", {
-      role: "primary",
-      vm: { ...this.vm, ...vm },
-      replication: { peer },
-    });
-    if (this.options.bindLifetimes === false) this.unboundQemus.add(await this.qemuPid("a"));
-    return this.guardianA;
+  startPrimary(vm: Record<string, unknown> = {}): Promise<GuardianProcess> {
+    return this.startGuardian(this.owner, "primary", vm);
+  }
+
+  async qemuPid(host: HostName): Promise<number> {
+    return (await this.guardians[host]!.control.order<{ qemuPid: number }>("status")).qemuPid;
   }
 
   /** Both guardians, and a guest that has booted. */
@@ -191,8 +199,8 @@ export class Lab {
       const problem = text.split("\n").find((line) => line.startsWith(guestProblemPrefix));
       if (problem !== undefined) throw new Error(problem);
       if (text.includes(guestReadyLine)) return;
-      if (this.guardianA?.alive === false)
-        throw new Error(`the primary ended while the guest booted; see ${this.guardianA.logFile}`);
+      if (!this.primary.alive)
+        throw new Error(`the primary ended while the guest booted; see ${this.primary.logFile}`);
       if (Date.now() > deadline)
         throw new Error(`the guest did not boot within ${BOOT_TIMEOUT_MS} ms: ${text.slice(-500)}`);
       await new Promise((again) => setTimeout(again, 20));
@@ -217,17 +225,42 @@ export class Lab {
     return ProxyProcess.start(this.children, this.network.exec("a"), from, to);
   }
 
+  /** Gives the VM to the other host, both being well. */
+  async switchover(): Promise<void> {
+    await this.primary.control.order("switchover");
+    this.owner = otherHost(this.owner);
+  }
+
+  /** Waits until the survivor of a failure runs the VM as its primary. */
+  async failedOver(): Promise<void> {
+    const survivor = otherHost(this.owner);
+    await this.until(
+      async () =>
+        (await this.guardians[survivor]!.control.order<{ role: string }>("status")).role === "primary",
+      `host ${survivor} runs the VM`,
+    );
+    this.owner = survivor;
+  }
+
+  /** Brings a host that was lost back: its network, and a guardian that takes the VM in as a backup. */
+  async returnHost(): Promise<void> {
+    const host = otherHost(this.owner);
+    await this.network.restoreHost(host);
+    await this.startGuardian(host, "backup");
+  }
+
   /**
-   * Holds the VM at its next checkpoint, or the first from `atEpoch` on, and compares the primary's RAM with the backup's image, byte for byte (I7).
+   * Holds the VM at its next checkpoint, or the first from `atEpoch` on, and compares the primary's RAM with the backup's image, byte for byte
+   * (I7), and their disks, if `disks` says so.
    */
-  async ramCheck(atEpoch = 0): Promise<RamCheck> {
-    const { ramImage } = await this.backup.control.order<{ ramImage: string }>("status");
-    const ram = this.comparison(ramImage);
+  async ramCheck(atEpoch = 0, { disks = false } = {}): Promise<RamCheck> {
+    const ram = await this.comparison();
     const { epoch } = await this.primary.control.order<{ epoch: number }>("hold", { atEpoch });
     try {
       for (;;) {
         const status = await this.backup.control.order<{ committed?: number }>("status");
-        if (status.committed === epoch) return { epoch, differing: ram.differingPages() };
+        if (status.committed === epoch)
+          return { epoch, differing: ram.differingPages(), disks: disks ? await this.diskCheck() : [] };
         if (status.committed === undefined || status.committed > epoch)
           throw new Error(`the backup is at ${status.committed}, the held VM at ${epoch}`);
       }
@@ -236,20 +269,41 @@ export class Lab {
     }
   }
 
-  /** Made before the VM is held. The backup's image is another file when the backup is a new one. */
-  private comparison(ramImage: string): RamComparison {
-    const { guardianB } = this;
-    if (this.compared?.backup !== guardianB) {
-      this.compared?.ram.close();
-      this.compared = { backup: guardianB, ram: new RamComparison(this.ramFile, ramImage) };
-    }
-    return this.compared!.ram;
+  /** With the VM held, and everything committed. */
+  private async diskCheck(): Promise<DiskCheck[]> {
+    await this.backup.control.order("flush-disks");
+    const replicated = this.vm.disks.flatMap(({ storage }, index) =>
+      storage === "replicated" ? [index] : [],
+    );
+    return await Promise.all(
+      replicated.map(async (disk) => ({
+        disk,
+        offsets: await differingOffsets(
+          this.disks.image("a", disk),
+          this.disks.image("b", disk),
+          this.vm.disks[disk]!.format,
+        ),
+      })),
+    );
   }
 
-  /** Lets host A fail. Returns when (monotonicMs). */
+  /** Made before the VM is held. Which files there are changes with the roles, and with a new guardian. */
+  private async comparison(): Promise<RamComparison> {
+    const ours = await this.primary.control.order<{ ramImage?: string }>("status");
+    const theirs = await this.backup.control.order<{ ramImage: string; qemuPid: number }>("status");
+    const ramFile = ours.ramImage ?? this.ramFile;
+    const files = `${ramFile} ${theirs.ramImage} ${theirs.qemuPid}`;
+    if (this.compared?.files !== files) {
+      this.compared?.ram.close();
+      this.compared = { files, ram: new RamComparison(ramFile, theirs.ramImage) };
+    }
+    return this.compared.ram;
+  }
+
+  /** Lets the host that runs the VM fail. Returns when (monotonicMs). */
   async kill(kind: Kill): Promise<number> {
-    const qemuPid = await this.qemuPid("a");
-    if (kind === "power") await this.network.cutHost("a");
+    const qemuPid = await this.qemuPid(this.owner);
+    if (kind === "power") await this.network.cutHost(this.owner);
     const atMs = monotonicMs();
     if (kind === "power" || kind === "qemu") process.kill(qemuPid, "SIGKILL");
     if (kind === "power" || kind === "guardian") this.primary.signal("SIGKILL");
@@ -265,6 +319,7 @@ export class Lab {
     this.compared = undefined;
     await this.network.destroy();
     await rm(this.directory, { recursive: true, force: true });
+    await this.disks.destroy();
   }
 
   /** What the guest writes to its serial port, on host A. */
@@ -276,25 +331,56 @@ export class Lab {
     return join(this.directory, "a", "ram");
   }
 
-  private guardian(host: "a" | "b", role: Record<string, unknown>): Promise<GuardianProcess> {
+  private async startGuardian(
+    host: HostName,
+    role: "primary" | "backup",
+    vm: Record<string, unknown> = {},
+  ): Promise<GuardianProcess> {
     const directory = join(this.directory, host);
-    const { intervalMs, detectionMs, bindLifetimes, onEvent } = this.options;
+    const { intervalMs, detectionMs, bindLifetimes, limits, onEvent, replicationPeer, syncMiBps } =
+      this.options;
+    const address = (of: HostName) => `${labAddresses.replication[of]}:${REPLICATION_PORT}`;
     const config = {
-      ...role,
+      role,
+      vm: { ...this.vm, disks: this.disks.spec(host), ...vm },
+      replication: { listen: address(host), peer: replicationPeer ?? address(otherHost(host)) },
       runDirectory: directory,
+      imageDirectory: join(directory, "image"),
+      stateDirectory: this.disks.stateDirectory(host),
       cacheDirectory,
       timing: {
         ...(intervalMs === undefined ? {} : { intervalMs }),
         ...(detectionMs === undefined ? {} : { detectionMs }),
+        ...(syncMiBps === undefined ? {} : { syncMiBps }),
       },
+      limits: limits ?? {},
       arbiter: "assume-no-partition",
       lab: {
         ...(host === "a" ? { ramFile: this.ramFile, serialLog: this.serialLog } : {}),
         ...(bindLifetimes === undefined ? {} : { bindLifetimes }),
       },
     };
-    return GuardianProcess.start(directory, config, this.network.exec(host), this.children, (event) =>
-      onEvent?.(host, event),
+    const guardian = await GuardianProcess.start(
+      directory,
+      config,
+      this.network.exec(host),
+      this.children,
+      (event) => onEvent?.(host, event),
     );
+    this.guardians[host] = guardian;
+    if (bindLifetimes === false) this.unboundQemus.add(await this.qemuPid(host));
+    return guardian;
   }
+
+  private async until(look: () => Promise<boolean>, what: string, withinMs = 20_000): Promise<void> {
+    const deadline = Date.now() + withinMs;
+    while (!(await look())) {
+      if (Date.now() > deadline) throw new Error(`not within ${withinMs} ms: ${what}`);
+      await new Promise((again) => setTimeout(again, 10));
+    }
+  }
+}
+
+function otherHost(host: HostName): HostName {
+  return host === "a" ? "b" : "a";
 }

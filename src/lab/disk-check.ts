@@ -1,0 +1,120 @@
+/** What the lab looks at on disk images: whether two are equal, and whether a file system is whole. */
+import { execFile } from "node:child_process";
+import { copyFile, mkdtemp, open, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { promisify } from "node:util";
+
+const run = promisify(execFile);
+const STEP_BYTES = 4 << 20;
+const BLOCK_BYTES = 4096;
+/** Of many differences these are enough to look at. */
+const MOST_OFFSETS = 32;
+
+export interface DiskCheck {
+  readonly disk: number;
+  /** Where blocks of 4 KiB differ, in bytes; the first few. Of qcow2 only the first. */
+  readonly offsets: readonly number[];
+}
+
+/** Compares what a guest would read from two images; both must hold still. */
+export async function differingOffsets(
+  pathA: string,
+  pathB: string,
+  format: "raw" | "qcow2",
+): Promise<number[]> {
+  return format === "raw" ? await compareRaw(pathA, pathB) : await compareQcow2(pathA, pathB);
+}
+
+async function compareRaw(pathA: string, pathB: string): Promise<number[]> {
+  const [a, b] = [await open(pathA, "r"), await open(pathB, "r")];
+  try {
+    const { size } = await a.stat();
+    if (size !== (await b.stat()).size) throw new Error(`${pathA} and ${pathB} are not of the same size`);
+    const [ofA, ofB] = [Buffer.alloc(STEP_BYTES), Buffer.alloc(STEP_BYTES)];
+    const offsets: number[] = [];
+    for (let at = 0; at < size && offsets.length < MOST_OFFSETS; at += STEP_BYTES) {
+      const length = Math.min(STEP_BYTES, size - at);
+      await Promise.all([a.read(ofA, 0, length, at), b.read(ofB, 0, length, at)]);
+      if (ofA.compare(ofB, 0, length, 0, length) === 0) continue;
+      for (let block = 0; block < length; block += BLOCK_BYTES)
+        if (ofA.compare(ofB, block, block + BLOCK_BYTES, block, block + BLOCK_BYTES) !== 0)
+          offsets.push(at + block);
+    }
+    return offsets.slice(0, MOST_OFFSETS);
+  } finally {
+    await a.close();
+    await b.close();
+  }
+}
+
+/** Two QEMUs have the images open, so it looks past their locks. */
+async function compareQcow2(pathA: string, pathB: string): Promise<number[]> {
+  try {
+    await run("qemu-img", ["compare", "-U", "-f", "qcow2", "-F", "qcow2", pathA, pathB]);
+    return [];
+  } catch (error) {
+    const { code, stdout } = error as { code?: number; stdout?: string };
+    const offset = /mismatch at offset (\d+)/.exec(stdout ?? "")?.[1];
+    if (code !== 1 || offset === undefined) throw error;
+    return [Number(offset)];
+  }
+}
+
+/**
+ * Whether the ext4 file system of a raw image is whole. Looks at a copy: its journal is replayed first, as the next mount would, and then nothing
+ * may be left to mend. `extract` is handed a reader of its files.
+ */
+export async function fsckClean(
+  image: string,
+  extract?: (files: ImageFiles) => Promise<void>,
+): Promise<boolean> {
+  const folder = await mkdtemp(join(tmpdir(), `remus-lab-${process.pid}-fsck-`));
+  try {
+    const copy = join(folder, "image");
+    await run("cp", ["--sparse=always", image, copy]);
+    await run("e2fsck", ["-p", "-E", "journal_only", copy]).catch(tolerate(1));
+    const clean = await run("e2fsck", ["-f", "-n", copy]).then(
+      () => true,
+      () => false,
+    );
+    await extract?.(new ImageFiles(copy, folder));
+    return clean;
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+/** The files of an ext4 image that nobody has mounted. */
+export class ImageFiles {
+  private readonly image: string;
+  private readonly folder: string;
+
+  constructor(image: string, folder: string) {
+    this.image = image;
+    this.folder = folder;
+  }
+
+  /** Copies a file out. Returns where to. */
+  async dump(path: string): Promise<string> {
+    const target = join(this.folder, "file");
+    await run("debugfs", ["-R", `dump ${path} ${target}`, this.image]);
+    await copyFile(target, `${target}.copy`);
+    return `${target}.copy`;
+  }
+
+  async list(path: string): Promise<string[]> {
+    const { stdout } = await run("debugfs", ["-R", `ls -p ${path}`, this.image]);
+    return stdout
+      .split("\n")
+      .flatMap((line) => line.split("/")[5] ?? [])
+      .filter((name) => name !== "." && name !== "..");
+  }
+}
+
+/** e2fsck says 1 when it has mended something, which replaying a journal is. */
+function tolerate(most: number): (error: { code?: number }) => void {
+  return (error) => {
+    if (typeof error.code !== "number" || error.code > most) throw error;
+  };
+}

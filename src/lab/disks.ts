@@ -1,0 +1,103 @@
+/** The disks of a lab's VM: an image of each for both hosts, on a real file system. */
+import { execFile } from "node:child_process";
+import { mkdir, mkdtemp, open, rename, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import type { DiskSpec } from "../hypervisor/vm-spec.ts";
+import type { GuestDisks } from "./guest-image.ts";
+import type { HostName } from "./namespaces.ts";
+
+const run = promisify(execFile);
+
+export interface LabDisk {
+  readonly mebibytes: number;
+  readonly format?: "raw" | "qcow2";
+  readonly bus?: "virtio-blk" | "virtio-scsi";
+  /** Default legacy: a shorter pause (vm-spec.ts). */
+  readonly virtio?: "standard" | "legacy";
+  readonly storage?: "replicated" | "shared";
+  readonly durability?: "strict" | "replicated";
+  /** `data`: ext4, with Redis's data on it. `load`: written all over at random. `idle`: nobody touches it. */
+  readonly use: "data" | "load" | "idle";
+}
+
+export class LabDisks {
+  readonly directory: string;
+  private readonly disks: readonly LabDisk[];
+
+  private constructor(directory: string, disks: readonly LabDisk[]) {
+    this.directory = directory;
+    this.disks = disks;
+  }
+
+  /** Makes the images: host A's with what the use needs, host B's blank. */
+  static async create(disks: readonly LabDisk[]): Promise<LabDisks> {
+    const lab = new LabDisks(await mkdtemp(join(tmpdir(), `remus-lab-${process.pid}-`)), disks);
+    for (const host of ["a", "b"] as const) {
+      await mkdir(join(lab.directory, host, "state"), { recursive: true });
+      for (const [index, disk] of disks.entries())
+        if (host === "a" || disk.storage !== "shared")
+          await makeImage(lab.image(host, index), disk, host === "a");
+    }
+    return lab;
+  }
+
+  /** Path of a host's image. */
+  image(host: HostName, index: number): string {
+    const { format = "raw", storage } = this.disks[index]!;
+    return join(this.directory, storage === "shared" ? "a" : host, `disk${index}.${format}`);
+  }
+
+  /** `stateDirectory` of a host's guardian. */
+  stateDirectory(host: HostName): string {
+    return join(this.directory, host, "state");
+  }
+
+  /** `vm.disks` as that host's configuration has it. */
+  spec(host: HostName): DiskSpec[] {
+    return this.disks.map(
+      ({ format = "raw", bus = "virtio-blk", virtio = "legacy", storage, durability }, index) => ({
+        image: this.image(host, index),
+        format,
+        bus,
+        virtio,
+        storage: storage ?? "replicated",
+        durability: durability ?? "strict",
+      }),
+    );
+  }
+
+  /** What the guest does with them, by the names that its kernel gives them. */
+  get inGuest(): GuestDisks {
+    const count = { "virtio-blk": 0, "virtio-scsi": 0 };
+    const named = this.disks.map(({ bus = "virtio-blk", use }) => {
+      const letter = String.fromCharCode("a".charCodeAt(0) + count[bus]++);
+      return { use, name: `${bus === "virtio-blk" ? "vd" : "sd"}${letter}` };
+    });
+    const data = named.find(({ use }) => use === "data")?.name;
+    const load = named.filter(({ use }) => use === "load").map(({ name }) => name);
+    return { ...(data === undefined ? {} : { data }), load };
+  }
+
+  async destroy(): Promise<void> {
+    await rm(this.directory, { recursive: true, force: true });
+  }
+}
+
+async function makeImage(
+  path: string,
+  { mebibytes, format = "raw", use }: LabDisk,
+  filled: boolean,
+): Promise<void> {
+  const raw = `${path}.new`;
+  const file = await open(raw, "w");
+  await file.truncate(mebibytes * 2 ** 20);
+  await file.close();
+  if (filled && use === "data") await run("mkfs.ext4", ["-q", "-F", "-m", "0", raw]);
+  if (format === "raw") await rename(raw, path);
+  else {
+    await run("qemu-img", ["convert", "-f", "raw", "-O", format, raw, path]);
+    await rm(raw);
+  }
+}
