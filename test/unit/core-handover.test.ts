@@ -154,8 +154,8 @@ test("I3, switchover: the backup is lost after the handover: the VM stays paused
 
 test("I5, switchover: a backup that refuses and stays the backup: the VM proceeds, protected, and may be handed over again", () => {
   const refused = `${HANDED_OVER}
-    @300 handover-refused → proceed, warn                           | protected
     sent 1                →
+    @300 handover-refused → proceed, warn                           | protected
     @301 requested        → wake 325
   `;
   playPrimary(`${refused} @325 tick → capture 2`);

@@ -310,6 +310,7 @@ export class World {
   }
 
   private endCapture(): void {
+    assert.notEqual(this.capture, "held", "capture is taken out while it keeps the VM paused");
     if (this.held !== undefined)
       assert.equal(this.heldEpochs.length, 0, "output was lost when protection ended");
     this.ending = false;
