@@ -1,7 +1,7 @@
 /** What a server lets its clients open, and what may be done to it. */
 import { LONGEST_PAYLOAD, LONGEST_STRING, quoted, TRANSMISSION } from "./nbd.ts";
 
-/** Sizes in bytes. Reading, writing, zeroing, trimming and flushing are always offered. */
+/** Sizes in bytes. Reading, writing, zeroing and trimming are always offered. */
 export interface NbdExport {
   readonly name: string;
   /** For people. */
@@ -15,6 +15,8 @@ export interface NbdExport {
   readonly preferredBlock: number;
   /** The longest read or write, at most 32 MiB. */
   readonly maximumBlock: number;
+  /** Flushing, and writes that are flushed at once, are not offered: every write is as safe as it will be when it is answered. */
+  readonly noFlush?: boolean;
   /** Block status (base:allocation) is offered. */
   readonly blockStatus?: boolean;
   /** The cache request is offered. */
@@ -27,8 +29,8 @@ export interface NbdExport {
 
 /** What a client is told that the export can do. */
 export function transmissionFlags(one: NbdExport, structured: boolean): number {
-  let flags = TRANSMISSION.hasFlags | TRANSMISSION.flush | TRANSMISSION.fua;
-  flags |= TRANSMISSION.trim | TRANSMISSION.zero;
+  let flags = TRANSMISSION.hasFlags | TRANSMISSION.trim | TRANSMISSION.zero;
+  if (!one.noFlush) flags |= TRANSMISSION.flush | TRANSMISSION.fua;
   if (one.readOnly) flags |= TRANSMISSION.readOnly;
   if (structured) flags |= TRANSMISSION.unfragmented;
   if (one.cache) flags |= TRANSMISSION.cache;

@@ -36,12 +36,14 @@ function fail(error: string): void {
   report({ kind: "failed", error });
 }
 
+/** Without flushes: QEMU would ask for one at each checkpoint, inside the pause. */
 function exportOf(name: string, description: string, bytes: number): NbdExport {
   return {
     name,
     description,
     bytes,
     readOnly: false,
+    noFlush: true,
     minimumBlock: SECTOR_BYTES,
     preferredBlock: 4096,
     maximumBlock: 32 << 20,

@@ -48,6 +48,8 @@ import { type Ground, heed, machineOf, prepareGround, startQemu } from "./vm-pro
 const MIB = 1 << 20;
 /** A planned switchover waits so long for the arbiter, with the VM paused. */
 const HANDOVER_PATIENCE_MS = 2_000;
+/** The primary has so long to read that the VM stays with it. */
+const REFUSAL_HEARD_MS = 2_000;
 
 interface Parts {
   readonly ground: Ground;
@@ -78,6 +80,8 @@ export class BackupGuardian {
   private failover: FailoverTimes | undefined;
   private session: string | undefined;
   private greeting = false;
+  /** The primary was told that this host stands down from a switchover. */
+  private refusedForGood = false;
   private quitting = false;
   /** The standby runs since the primary has handed the VM over. */
   private planned = false;
@@ -216,8 +220,9 @@ export class BackupGuardian {
     if (this.handedOn) return;
     const asked = this.quitting;
     if (!asked) this.post.log.error(`the standby is gone: ${how}`);
-    // Without a standby this host must not ask for the VM: the primary is to hear at once that it is alone.
     this.quitting = true;
+    if (this.refusedForGood) await this.primaryHasClosed();
+    // Without a standby this host must not ask for the VM: the primary is to hear at once that it is alone.
     this.closeLink();
     this.listener?.close();
     this.committer?.forget();
@@ -225,6 +230,14 @@ export class BackupGuardian {
     this.images.discard();
     await this.taps.restore();
     this.finish({ kind: "exit", status: asked ? 0 : 1 });
+  }
+
+  private async primaryHasClosed(): Promise<void> {
+    const { connection } = this;
+    for (const end = performance.now() + REFUSAL_HEARD_MS; performance.now() < end; ) {
+      if (connection === undefined || connection.closed !== undefined) return;
+      await new Promise((again) => setTimeout(again, 5));
+    }
   }
 
   private async greet(caller: Caller): Promise<void> {
@@ -394,9 +407,9 @@ export class BackupGuardian {
         this.sayLast(encodeUnable(this.ids(), effect.reason), effect.reason);
         return;
       case "refuse-handover": {
-        const refusal = encodeHandoverRefused(this.ids(), effect.reason, effect.stoodDown);
-        if (effect.stoodDown) this.sayLast(refusal, effect.reason);
-        else this.connection?.send(refusal);
+        // It is for the primary to close the link then: should the word be lost with it, the VM would be, too.
+        this.refusedForGood = effect.stoodDown;
+        this.send((ids) => encodeHandoverRefused(ids, effect.reason, effect.stoodDown));
         return;
       }
       case "close-link":
