@@ -29,7 +29,7 @@ import type { EpochCell } from "../memory/epoch-cell.ts";
 import { closeDescriptor } from "../os/socket.ts";
 import type { Decision, DirtyRecords } from "./dirty-records.ts";
 import { DiskShipping } from "./disk-shipping.ts";
-import { SyncReport } from "./sync-report.ts";
+import { SyncReport, type SyncSummary } from "./sync-report.ts";
 import { WriteIntents } from "./write-intents.ts";
 
 /** The copy of a dirty bitmap that is read while the bitmap goes on. */
@@ -67,6 +67,8 @@ export interface PrimaryDisksOptions {
 
 export class PrimaryDisks {
   readonly shipping: DiskShipping;
+  /** Disks that were brought into step. */
+  readonly syncs: SyncSummary[] = [];
   private readonly options: PrimaryDisksOptions;
   private readonly ring: WriteRing;
   private endpoint: DiskEndpoint | undefined;
@@ -209,7 +211,7 @@ export class PrimaryDisks {
         this.syncReport = new SyncReport(one, decision, sync, () => this.shipping.bytesOnWire, report);
         if (this.failed || this.stopping) throw new Error("the sync was stopped");
         await sync.run(plan);
-        this.syncReport.end();
+        this.syncs.push(this.syncReport.end());
       } finally {
         this.syncReport?.stop();
         this.sync = undefined;

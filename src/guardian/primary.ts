@@ -176,6 +176,7 @@ export class PrimaryGuardian {
       stagingBytes: protection?.staging.takenBytes ?? 0,
       ...(this.takenOver?.failover === undefined ? {} : { failover: this.takenOver.failover }),
       sync: protection?.disks.progress ?? {},
+      syncs: protection?.disks.syncs ?? [],
       ...this.statistics.summary(this.bytesOnWire),
     };
   }

@@ -11,9 +11,21 @@ const NAMES = {
   records: "quick resync, of what is on record",
 } as const;
 
+/** What the sync of a disk came to. */
+export interface SyncSummary {
+  readonly disk: string;
+  readonly way: Decision["plan"];
+  readonly why: string;
+  readonly seconds: number;
+  readonly totalBytes: number;
+  readonly sentBytes: number;
+  /** With what the VM wrote meanwhile, and what was asked of the backup. */
+  readonly wireBytes: number;
+}
+
 export class SyncReport {
   private readonly name: string;
-  private readonly way: string;
+  private readonly decision: Decision;
   private readonly sync: DiskSync;
   private readonly wireBytes: () => number;
   private readonly wireBefore: number;
@@ -25,18 +37,18 @@ export class SyncReport {
 
   constructor(
     { disk, bytes }: { readonly disk: number; readonly bytes: number },
-    { plan, why }: Decision,
+    decision: Decision,
     sync: DiskSync,
     wireBytes: () => number,
     report: (text: string) => void,
   ) {
     this.name = `disk${disk}`;
-    this.way = plan;
+    this.decision = decision;
     this.sync = sync;
     this.wireBytes = wireBytes;
     this.wireBefore = wireBytes();
     this.report = report;
-    report(`${this.name} (${mib(bytes)} MiB): ${NAMES[plan]}, because ${why}`);
+    report(`${this.name} (${mib(bytes)} MiB): ${NAMES[decision.plan]}, because ${decision.why}`);
     this.timer = setInterval(() => this.tell(), EVERY_MS);
   }
 
@@ -46,7 +58,7 @@ export class SyncReport {
     const rate = this.bytesPerSecond;
     return {
       disk: this.name,
-      way: this.way,
+      way: this.decision.plan,
       totalBytes,
       doneBytes,
       sentBytes,
@@ -56,13 +68,16 @@ export class SyncReport {
     };
   }
 
-  end(): void {
+  end(): SyncSummary {
     const { totalBytes, sentBytes } = this.sync.progress;
-    const seconds = ((performance.now() - this.beganMs) / 1000).toFixed(1);
+    const seconds = (performance.now() - this.beganMs) / 1000;
+    const wireBytes = this.wireBytes() - this.wireBefore;
     this.report(
-      `${this.name}: in step after ${seconds} s; ${mib(totalBytes)} MiB looked at, ${mib(sentBytes)} MiB sent, ` +
-        `${this.wireBytes() - this.wireBefore} bytes on the wire with what the VM wrote meanwhile`,
+      `${this.name}: in step after ${seconds.toFixed(1)} s; ${mib(totalBytes)} MiB looked at, ${mib(sentBytes)} MiB sent, ` +
+        `${wireBytes} bytes on the wire with what the VM wrote meanwhile`,
     );
+    const { plan, why } = this.decision;
+    return { disk: this.name, way: plan, why, seconds, totalBytes, sentBytes, wireBytes };
   }
 
   stop(): void {

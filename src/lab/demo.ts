@@ -3,8 +3,10 @@
  * All figures come from the parts themselves: pauses from QEMU's events, gaps from the client.
  */
 import { writeFile } from "node:fs/promises";
+import type { SyncSummary } from "../guardian/sync-report.ts";
 import type { ClientSummary } from "./client.ts";
 import type { ClientProcess } from "./client-process.ts";
+import { fsckClean } from "./disk-check.ts";
 import { type Kill, Lab } from "./lab.ts";
 import { Screen } from "./screen.ts";
 
@@ -21,8 +23,12 @@ export interface DemoOptions {
 
 /** Every so many checkpoints the VM is held and its RAM compared (I7). */
 const CHECKPOINTS_PER_RAM_CHECK = 20;
+/** At every so many of these looks the disks are compared, too, which takes longer. */
+const RAM_CHECKS_PER_DISK_CHECK = 4;
 /** The client must have had so many answers after the kill before the demo ends. */
 const ANSWERS_AFTER_KILL = 100;
+/** Redis keeps every write on it, synced. */
+const DATA_DISK_MIB = 128;
 const AFTER_KILL_TIMEOUT_MS = 20_000;
 
 interface PrimaryStatus {
@@ -36,6 +42,7 @@ interface PrimaryStatus {
   readonly phase: string;
   readonly acked?: number;
   readonly heldBytes: number;
+  readonly syncs: readonly SyncSummary[];
 }
 
 interface Percentiles {
@@ -61,6 +68,16 @@ export interface DemoReport {
   readonly bytesOnWire: number;
   readonly ramChecks: number;
   readonly ramMismatches: number;
+  readonly disk: {
+    /** How often the disks of both hosts were compared, with the VM held, and how often they differed. */
+    checks: number;
+    mismatches: number;
+    /** The file system on the survivor's image, at the end. */
+    fsckClean: boolean;
+    /** What bringing the returned host's image up to date has cost on the wire; null where no host returned. */
+    resyncBytes: number | null;
+    resyncWay: string | null;
+  };
   readonly failover: { detectMs: number; resumeMs: number; outageMs: number };
   readonly client: {
     connections: number;
@@ -85,6 +102,7 @@ export async function runDemo(options: DemoOptions, onLab: (lab: Lab) => void): 
   const lab = await Lab.create({
     load: options.load,
     intervalMs: options.intervalMs,
+    disks: [{ mebibytes: DATA_DISK_MIB, use: "data" }],
     onEvent: (host, event) => {
       if (event.text !== undefined) screen.note(`${host.toUpperCase()}: ${event.text}`);
     },
@@ -117,6 +135,8 @@ class ProtectedRun {
   private readonly screen: Screen;
   private ramChecks = 0;
   private ramMismatches = 0;
+  private diskChecks = 0;
+  private diskMismatches = 0;
   private killed = false;
 
   constructor(lab: Lab, client: ClientProcess, options: DemoOptions, screen: Screen) {
@@ -138,17 +158,44 @@ class ProtectedRun {
     screen.aliveA = options.kill === "link";
     const enough = client.answers(ANSWERS_AFTER_KILL, AFTER_KILL_TIMEOUT_MS);
     const backup = await this.watchBackup(enough, status);
+    const resync = options.kill === "link" ? undefined : await this.bringBack();
     const summary = await client.finish();
-    return this.report(status, backup, summary, { atMs, atSeconds: killAfterMs / 1000 });
+    const clean = await this.lookAtDisk();
+    return this.report({ status, backup, summary, resync, clean }, { atMs, atSeconds: killAfterMs / 1000 });
+  }
+
+  /** Host A returns, with its old disk, and protects the VM that it lost. */
+  private async bringBack(): Promise<SyncSummary | undefined> {
+    const { client, lab, screen } = this;
+    await lab.failedOver();
+    screen.note("host A returns, with the disk it had");
+    await lab.returnHost();
+    await lab.protect();
+    await client.answers(ANSWERS_AFTER_KILL, AFTER_KILL_TIMEOUT_MS);
+    const { syncs } = await lab.primary.control.order<PrimaryStatus>("status");
+    return syncs[0];
+  }
+
+  /** Ends the VM where it runs, as a power failure would, and looks at the file system that it leaves. */
+  private async lookAtDisk(): Promise<boolean> {
+    const { lab, screen } = this;
+    screen.note("the end: every guardian is killed, and the survivor's file system is checked");
+    const survivor = this.options.kill === "link" ? "b" : lab.owner;
+    await Promise.all([lab.backup.kill(), lab.primary.kill()]);
+    return await fsckClean(lab.disks.image(survivor, 0));
   }
 
   /** Compares the RAM at every 20th checkpoint, until the kill, which may well come in the middle of it. */
   private async checkRam(): Promise<void> {
     for (let epoch = 0; !this.killed; ) {
       try {
-        const check = await this.lab.ramCheck(epoch);
+        const check = await this.lab.ramCheck(epoch, {
+          disks: this.ramChecks % RAM_CHECKS_PER_DISK_CHECK === 0,
+        });
         this.ramChecks++;
+        if (check.disks.length > 0) this.diskChecks++;
         if (check.differing.length > 0) this.ramMismatches++;
+        if (check.disks.some(({ offsets }) => offsets.length > 0)) this.diskMismatches++;
         epoch = check.epoch + CHECKPOINTS_PER_RAM_CHECK;
       } catch (error) {
         if (!this.killed) this.screen.note(`RAM check: ${(error as Error).message}`);
@@ -212,11 +259,17 @@ class ProtectedRun {
   }
 
   private report(
-    status: PrimaryStatus,
-    { failover }: BackupStatus,
-    summary: ClientSummary,
+    seen: {
+      readonly status: PrimaryStatus;
+      readonly backup: BackupStatus;
+      readonly summary: ClientSummary;
+      readonly resync: SyncSummary | undefined;
+      readonly clean: boolean;
+    },
     kill: { atMs: number; atSeconds: number },
   ): DemoReport {
+    const { clean, resync, status, summary } = seen;
+    const { failover } = seen.backup;
     const { p50, p95, p99, max } = status.pauseMs;
     const dirty = status.dirtyPages;
     const detectedAtMs = failover?.detectedAtMs ?? Number.NaN;
@@ -229,6 +282,13 @@ class ProtectedRun {
       bytesOnWire: status.bytesOnWire,
       ramChecks: this.ramChecks,
       ramMismatches: this.ramMismatches,
+      disk: {
+        checks: this.diskChecks,
+        mismatches: this.diskMismatches,
+        fsckClean: clean,
+        resyncBytes: resync?.wireBytes ?? null,
+        resyncWay: resync?.way ?? null,
+      },
       failover: {
         detectMs: detectedAtMs - kill.atMs,
         resumeMs: (failover?.runningAtMs ?? Number.NaN) - detectedAtMs,
@@ -261,8 +321,10 @@ export function random(seed: number): number {
 }
 
 /** Whether nothing went wrong. */
-export function succeeded({ client, ramMismatches, failover }: DemoReport): boolean {
+export function succeeded({ client, disk, ramMismatches, failover }: DemoReport): boolean {
   return (
+    disk.mismatches === 0 &&
+    disk.fsckClean &&
     client.connections === 1 &&
     client.resets === 0 &&
     client.lost === 0 &&

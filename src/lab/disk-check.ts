@@ -1,9 +1,10 @@
 /** What the lab looks at on disk images: whether two are equal, and whether a file system is whole. */
 import { execFile } from "node:child_process";
-import { copyFile, mkdtemp, open, rm } from "node:fs/promises";
+import { copyFile, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
+import { Mapping } from "../os/mapping.ts";
 
 const run = promisify(execFile);
 const STEP_BYTES = 4 << 20;
@@ -26,25 +27,24 @@ export async function differingOffsets(
   return format === "raw" ? await compareRaw(pathA, pathB) : await compareQcow2(pathA, pathB);
 }
 
+/** Mapped, since the VM is held meanwhile and this is several times quicker than reading. */
 async function compareRaw(pathA: string, pathB: string): Promise<number[]> {
-  const [a, b] = [await open(pathA, "r"), await open(pathB, "r")];
+  const a = Mapping.file(pathA, "read");
+  const b = Mapping.file(pathB, "read");
   try {
-    const { size } = await a.stat();
-    if (size !== (await b.stat()).size) throw new Error(`${pathA} and ${pathB} are not of the same size`);
-    const [ofA, ofB] = [Buffer.alloc(STEP_BYTES), Buffer.alloc(STEP_BYTES)];
+    const size = a.bytes.length;
+    if (size !== b.bytes.length) throw new Error(`${pathA} and ${pathB} are not of the same size`);
     const offsets: number[] = [];
     for (let at = 0; at < size && offsets.length < MOST_OFFSETS; at += STEP_BYTES) {
       const length = Math.min(STEP_BYTES, size - at);
-      await Promise.all([a.read(ofA, 0, length, at), b.read(ofB, 0, length, at)]);
-      if (ofA.compare(ofB, 0, length, 0, length) === 0) continue;
-      for (let block = 0; block < length; block += BLOCK_BYTES)
-        if (ofA.compare(ofB, block, block + BLOCK_BYTES, block, block + BLOCK_BYTES) !== 0)
-          offsets.push(at + block);
+      if (a.equals(b, at, length)) continue;
+      for (let block = at; block < at + length; block += BLOCK_BYTES)
+        if (!a.equals(b, block, Math.min(BLOCK_BYTES, at + length - block))) offsets.push(block);
     }
     return offsets.slice(0, MOST_OFFSETS);
   } finally {
-    await a.close();
-    await b.close();
+    a.close();
+    b.close();
   }
 }
 

@@ -59,7 +59,7 @@ function headline(report: DemoReport): string {
 }
 
 function summaryOf(report: DemoReport): string {
-  const { client, failover, pauseMs, dirtyPages, kill } = report;
+  const { client, disk, failover, pauseMs, dirtyPages, kill } = report;
   const ms = (value: number) => (Number.isFinite(value) ? `${value.toFixed(0)} ms` : "not known");
   const lines = [
     "",
@@ -71,6 +71,12 @@ function summaryOf(report: DemoReport): string {
     `  pause         median ${pauseMs.p50.toFixed(1)} ms, p95 ${pauseMs.p95.toFixed(1)} ms, p99 ${pauseMs.p99.toFixed(1)} ms, max ${pauseMs.max.toFixed(1)} ms`,
     `  dirty pages   median ${dirtyPages.p50}, p95 ${dirtyPages.p95}, max ${dirtyPages.max}`,
     `  RAM           compared byte for byte ${report.ramChecks} times, ${report.ramMismatches} differences`,
+    `  disk          compared ${disk.checks} times, ${disk.mismatches} differences; file system at the end ${disk.fsckClean ? "clean" : "DAMAGED"}`,
+    ...(disk.resyncBytes === null
+      ? []
+      : [
+          `  resync        ${disk.resyncBytes} bytes brought the returned host's disk up to date (by ${disk.resyncWay})`,
+        ]),
     ...(kill.kind === "link"
       ? [
           "  note          only the link was cut: without a witness both copies run now. That is what the witness is for.",
