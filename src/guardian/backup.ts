@@ -112,7 +112,8 @@ export class BackupGuardian {
     const { config, log, record } = post;
     const { vm, limits, imageDirectory } = config;
     const ground = await prepareGround(config, log);
-    heed(await backupPreflight(vm, { imageDirectory, stagingMiB: limits.stagingMiB }), log);
+    const { images: disks } = ground;
+    heed(await backupPreflight(vm, { imageDirectory, stagingMiB: limits.stagingMiB, images: disks }), log);
     const path = join(imageDirectory, `${vm.name}.ram`);
     const images = BackupImages.create(path, ramBlockName, ramKiB(vm.memoryMiB, ground.accelerator) * 1024);
     let qemu: QemuProcess | undefined;

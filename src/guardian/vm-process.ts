@@ -3,7 +3,7 @@ import { mkdirSync } from "node:fs";
 import { probeAccelerator } from "../hypervisor/qemu/accelerator.ts";
 import { type Fingerprint, fingerprint, qemuCommand } from "../hypervisor/qemu/command-line.ts";
 import { type DiskImageFacts, ImageProblem, inspectImage } from "../hypervisor/qemu/disk-image.ts";
-import { staticPreflight } from "../hypervisor/qemu/preflight.ts";
+import { sharedDiskFindings, staticPreflight } from "../hypervisor/qemu/preflight.ts";
 import { QemuProcess } from "../hypervisor/qemu/process.ts";
 import { type Accelerator, buildTcgAids, tcgNotice } from "../hypervisor/qemu/tcg-aids.ts";
 import { error, type Finding } from "../hypervisor/qemu/traps.ts";
@@ -40,6 +40,7 @@ export async function prepareGround(config: GuardianConfig, log: Log): Promise<G
   mkdirSync(config.runDirectory, { recursive: true });
   const { boot } = config.vm;
   const images = await inspectImages(config.vm.disks);
+  heed(sharedDiskFindings(config.vm.disks), log);
   const answer = await probeAccelerator({
     cacheDir: config.cacheDirectory,
     ...(boot.kind === "kernel" ? { kernel: boot.kernel } : {}),
@@ -87,7 +88,9 @@ export function machineOf(config: GuardianConfig, ground: Ground, qemu: QemuProc
 
 /** @throws PreflightFailed with one finding for each image that cannot be used */
 async function inspectImages(disks: readonly DiskSpec[]): Promise<DiskImageFacts[]> {
-  const looked = await Promise.allSettled(disks.map(({ format, image }) => inspectImage(image, format)));
+  const looked = await Promise.allSettled(
+    disks.map(({ format, image, storage }) => inspectImage(image, format, { own: storage === "replicated" })),
+  );
   const findings = looked.flatMap((one, index) => {
     if (one.status === "fulfilled") return [];
     const { reason } = one;

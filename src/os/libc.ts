@@ -18,6 +18,7 @@ export const libc = {
   poll: library.func("int poll(void *fds, unsigned long count, int timeoutMs)"),
   shutdown: library.func("int shutdown(int fd, int how)"),
   close: library.func("int close(int fd)"),
+  fcntl: library.func("int fcntl(int fd, int command, void *argument)"),
   mmap: library.func(
     "void *mmap(void *address, size_t length, int protection, int flags, int fd, int64_t offset)",
   ),

@@ -23,6 +23,7 @@ function vm(machine: string, vcpus: number, nics: number): VmSpec {
     vcpus,
     memoryMiB: 96,
     nics: Array.from({ length: nics }, (_, i) => ({ mac: `52:54:00:00:00:0${i + 1}`, tap: `tap${i}` })),
+    disks: [],
     boot: { kind: "firmware" },
     extraArgs: [],
   };

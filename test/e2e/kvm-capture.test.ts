@@ -91,6 +91,7 @@ async function countingVm(t: TestContext): Promise<Running | undefined> {
     vcpus: 1,
     memoryMiB: MEMORY_MIB,
     nics: [],
+    disks: [],
     boot: { kind: "firmware" },
     extraArgs: ["-option-rom", rom],
   };

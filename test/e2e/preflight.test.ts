@@ -145,6 +145,7 @@ const spec = {
   vcpus: 1,
   memoryMiB: 64,
   nics: [{ mac: "52:54:00:00:00:01", tap: "t0" }],
+  disks: [],
   boot: { kind: "firmware" },
   extraArgs: [],
 };
@@ -220,7 +221,7 @@ test("static: no QEMU, no kernel file, and more RAM than there is are found", as
 
 test("backup: an image directory with too little room is found, one with enough is not", async () => {
   const mount = "mount -t tmpfs -o size=32m none /mnt";
-  const asked = { imageDirectory: "/mnt/vm1", stagingMiB: 64 };
+  const asked = { imageDirectory: "/mnt/vm1", stagingMiB: 64, images: [] };
   assert.deepEqual(codes(await lookFrom(mount, "backupPreflight", spec, asked)), ["image-room"]);
   const small = { ...spec, memoryMiB: 16 };
   assert.deepEqual(await lookFrom(mount, "backupPreflight", small, asked), []);
@@ -229,6 +230,23 @@ test("backup: an image directory with too little room is found, one with enough 
     "backup-memory",
     "image-room",
   ]);
+});
+
+test("backup: a disk image whose file system is smaller than what it may grow to gets a warning", async () => {
+  const mount = "mount -t tmpfs -o size=32m none /mnt";
+  const disk = {
+    image: "/mnt/d",
+    format: "raw",
+    bus: "virtio-blk",
+    storage: "replicated",
+    durability: "strict",
+  };
+  const small = { ...spec, memoryMiB: 16, disks: [disk] };
+  const image = { kind: "file", virtualBytes: 1 << 30, allocatedBytes: 0 };
+  const asked = { imageDirectory: "/dev/shm", stagingMiB: 64, images: [image] };
+  assert.deepEqual(codes(await lookFrom(mount, "backupPreflight", small, asked)), ["disk-room"]);
+  const full = { ...asked, images: [{ ...image, allocatedBytes: 1 << 30 }] };
+  assert.deepEqual(await lookFrom(mount, "backupPreflight", small, full), []);
 });
 
 test("accelerator: firmware comes up under TCG, and a machine without that binary says so", async (t) => {

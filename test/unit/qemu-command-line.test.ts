@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { fingerprint, fingerprintMismatch, qemuCommand } from "../../src/hypervisor/qemu/command-line.ts";
+import type { DiskImageFacts } from "../../src/hypervisor/qemu/disk-image.ts";
 import { ramKiB } from "../../src/hypervisor/qemu/tcg-aids.ts";
 import type { VmSpec } from "../../src/hypervisor/vm-spec.ts";
 
@@ -16,9 +17,19 @@ const spec: VmSpec = {
   vcpus: 2,
   memoryMiB: 256,
   nics: [{ mac: "52:54:00:00:00:01", tap: "t0" }],
+  disks: [],
   boot: { kind: "firmware" },
   extraArgs: ["-device", "virtio-rng-pci"],
 };
+
+function print(
+  vm: VmSpec,
+  accelerator: "kvm" | "tcg" = "kvm",
+  qemuVersion = "7.2.22",
+  images: readonly DiskImageFacts[] = [],
+) {
+  return fingerprint(vm, { accelerator, qemuVersion, images });
+}
 
 /** The values of one option. */
 function values(command: string[], option: string): (string | undefined)[] {
@@ -53,10 +64,7 @@ test("only under TCG the RAM size is no multiple of 256 KiB", () => {
 
 test("equal VMs have no mismatch; taps and the case of MACs are the host's own affair", () => {
   const other = { ...spec, nics: [{ mac: "52:54:00:00:00:01".toUpperCase(), tap: "other" }] };
-  assert.equal(
-    fingerprintMismatch(fingerprint(spec, "kvm", "7.2.22"), fingerprint(other, "kvm", "7.2.22")),
-    undefined,
-  );
+  assert.equal(fingerprintMismatch(print(spec, "kvm", "7.2.22"), print(other, "kvm", "7.2.22")), undefined);
 });
 
 for (const [field, change] of [
@@ -68,17 +76,17 @@ for (const [field, change] of [
   ["extraArgs", { extraArgs: [] }],
 ] as const)
   test(`a different ${field} is named, with both values`, () => {
-    const ours = fingerprint(spec, "kvm", "7.2.22");
-    const theirs = fingerprint({ ...spec, ...change }, "kvm", "7.2.22");
+    const ours = print(spec, "kvm", "7.2.22");
+    const theirs = print({ ...spec, ...change }, "kvm", "7.2.22");
     const sentence = fingerprintMismatch(ours, theirs)!;
     assert.ok(sentence.includes(`${field} is ${JSON.stringify(ours[field])} at the primary`), sentence);
     assert.ok(sentence.includes(`${JSON.stringify(theirs[field])} at the backup`), sentence);
   });
 
 test("QEMU's version and accelerator are compared", () => {
-  const ours = fingerprint(spec, "kvm", "7.2.22");
-  assert.match(fingerprintMismatch(ours, fingerprint(spec, "kvm", "10.2.0"))!, /qemuVersion is "7.2.22"/);
-  assert.match(fingerprintMismatch(ours, fingerprint(spec, "tcg", "7.2.22"))!, /accelerator is "kvm"/);
+  const ours = print(spec, "kvm", "7.2.22");
+  assert.match(fingerprintMismatch(ours, print(spec, "kvm", "10.2.0"))!, /qemuVersion is "7.2.22"/);
+  assert.match(fingerprintMismatch(ours, print(spec, "tcg", "7.2.22"))!, /accelerator is "kvm"/);
 });
 
 test("kernels are compared by content, not by path", (t: TestContext) => {
@@ -89,8 +97,56 @@ test("kernels are compared by content, not by path", (t: TestContext) => {
     writeFileSync(kernel, content);
     return { ...spec, boot: { kind: "kernel", kernel, initrd: kernel, append: "" } };
   };
-  const print = (vm: VmSpec) => fingerprint(vm, "kvm", "7.2.22");
   const ours = print(withKernel("a", "linux"));
   assert.equal(fingerprintMismatch(ours, print(withKernel("b", "linux"))), undefined);
   assert.match(fingerprintMismatch(ours, print(withKernel("c", "linux 2")))!, /boot\.kernel/);
+});
+
+test("disks: same devices for both roles, whatever the path; what the guest can see of them is compared", (t) => {
+  const dir = mkdtempSync(join(tmpdir(), "remus-disks-"));
+  t.after(() => rmSync(dir, { recursive: true }));
+  const [one, two] = [join(dir, "one"), join(dir, "two, with a comma")];
+  for (const path of [one, two]) writeFileSync(path, "");
+  const disk = { format: "raw", bus: "virtio-blk", storage: "replicated", durability: "strict" } as const;
+  const scsi = { ...disk, format: "qcow2", bus: "virtio-scsi", virtio: "legacy" } as const;
+  const vm = {
+    ...spec,
+    disks: [
+      { ...disk, image: one },
+      { ...scsi, image: two },
+    ],
+  };
+  const elsewhere = {
+    ...spec,
+    disks: [
+      { ...disk, image: two },
+      { ...scsi, image: one },
+    ],
+  };
+  const base = { accelerator: "kvm", qmpSockets: ["/a", "/b"], ramFile: "/r" } as const;
+  const primary = qemuCommand(vm, { ...base, role: "primary" });
+  assert.deepEqual(values(primary, "-device").slice(-4, -1), [
+    "virtio-scsi-pci,id=scsi0,num_queues=1,disable-legacy=off,disable-modern=on",
+    "virtio-blk-pci,id=vdisk0,drive=disk0,num-queues=1",
+    "scsi-hd,bus=scsi0.0,scsi-id=1,id=vdisk1,drive=disk1",
+  ]);
+  assert.deepEqual(
+    values(primary, "-device"),
+    values(qemuCommand(elsewhere, { ...base, role: "standby" }), "-device"),
+  );
+  const [lower, upper] = values(primary, "-blockdev")
+    .slice(2)
+    .map((text) => JSON.parse(text!) as Record<string, unknown>);
+  assert.deepEqual([lower!.filename, upper!.driver, upper!.file], [two, "qcow2", "disk1-file"]);
+  const facts = { kind: "file", virtualBytes: 1 << 20, allocatedBytes: 0 } as const;
+  const images = [facts, { ...facts, clusterBytes: 65536 }];
+  const ours = print(vm, "kvm", "7.2.22", images);
+  assert.equal(fingerprintMismatch(ours, print(elsewhere, "kvm", "7.2.22", images)), undefined);
+  const larger = print(vm, "kvm", "7.2.22", [{ ...facts, virtualBytes: 2 << 20 }, images[1]!]);
+  assert.match(
+    fingerprintMismatch(ours, larger)!,
+    /disks\[0\] \(bytes\) is 1048576 at the primary and 2097152/,
+  );
+  const other = { ...vm, disks: [vm.disks[0]!, { ...vm.disks[1]!, bus: "virtio-blk" as const }] };
+  assert.match(fingerprintMismatch(ours, print(other, "kvm", "7.2.22", images))!, /disks\[1\]\.bus/);
 });

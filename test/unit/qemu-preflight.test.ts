@@ -13,6 +13,7 @@ const spec: VmSpec = {
   vcpus: 1,
   memoryMiB: 256,
   nics: [{ mac: "52:54:00:00:00:01", tap: "t0" }],
+  disks: [],
   boot: { kind: "kernel", kernel: "/k", initrd: "/i", append: "" },
   extraArgs: [],
 };

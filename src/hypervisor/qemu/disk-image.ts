@@ -1,6 +1,7 @@
 /** What a disk image is, read off its header alone. Source of the qcow2 fields: QEMU docs/interop/qcow2.txt. */
 import { constants } from "node:fs";
 import { access, type FileHandle, open, stat } from "node:fs/promises";
+import { isLocked } from "../../os/file-lock.ts";
 
 /** What both hosts must agree on, and what decides how the image is opened. Sizes in bytes. */
 export interface DiskImageFacts {
@@ -27,8 +28,15 @@ const QCOW2_MAGIC = 0x514649fb;
 const HEADER_BYTES = 104;
 const INCOMPATIBLE = { corrupt: 2n, externalData: 4n } as const;
 
-/** @throws ImageProblem */
-export async function inspectImage(path: string, format: "raw" | "qcow2"): Promise<DiskImageFacts> {
+/** QEMU locks single bytes in this range, one for each thing it does or forbids to others (block/file-posix.c). */
+const LOCKS = { from: 100, length: 200 } as const;
+
+/** @param own nobody else may have it open. @throws ImageProblem */
+export async function inspectImage(
+  path: string,
+  format: "raw" | "qcow2",
+  { own = true } = {},
+): Promise<DiskImageFacts> {
   const kind = await kindOf(path);
   let file: FileHandle;
   try {
@@ -37,6 +45,8 @@ export async function inspectImage(path: string, format: "raw" | "qcow2"): Promi
     throw new ImageProblem("image-unreadable", `cannot be read: ${(error as Error).message}`);
   }
   try {
+    if (own && isLocked(file.fd, LOCKS.from, LOCKS.length))
+      throw new ImageProblem("image-in-use", "is in use by another QEMU; end that first");
     const header = Buffer.alloc(HEADER_BYTES);
     const { bytesRead } = await file.read(header, 0, HEADER_BYTES, 0);
     const isQcow2 = bytesRead >= 72 && header.readUInt32BE(0) === QCOW2_MAGIC;

@@ -92,8 +92,8 @@ const rules: readonly Rule[] = [
       isDisk(option) && !on(properties.get("readonly") ?? properties.get("read-only")),
     finding: said(
       "unprotected-disk",
-      "adds a disk that Remus does not copy yet",
-      "Make it read-only (readonly=on).",
+      "adds a disk that Remus would not copy",
+      "Put it into vm.disks, or make it read-only (readonly=on).",
     ),
   },
   {

@@ -1,0 +1,72 @@
+/** What an image is, read off its header: real images, made by qemu-img. */
+import assert from "node:assert/strict";
+import { execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { type ImageProblem, inspectImage } from "../../src/hypervisor/qemu/disk-image.ts";
+
+function folder(t: TestContext): string {
+  const path = mkdtempSync(join(tmpdir(), "remus-image-"));
+  t.after(() => rmSync(path, { recursive: true, force: true }));
+  return path;
+}
+
+function create(path: string, format: string, ...more: string[]): string {
+  execFileSync("qemu-img", ["create", "-q", "-f", format, ...more, path, "4M"]);
+  return path;
+}
+
+async function problem(path: string, format: "raw" | "qcow2"): Promise<string> {
+  const found = await inspectImage(path, format).then(
+    () => assert.fail(`${path} was taken`),
+    (error: ImageProblem) => error,
+  );
+  assert.ok(found.message.length > 10);
+  return found.code;
+}
+
+test("raw and qcow2: sizes as the guest sees them", async (t) => {
+  const dir = folder(t);
+  const raw = await inspectImage(create(join(dir, "raw"), "raw"), "raw");
+  assert.deepEqual([raw.kind, raw.virtualBytes, raw.clusterBytes], ["file", 4 << 20, undefined]);
+  assert.ok(raw.allocatedBytes < 1 << 20);
+  const qcow2 = await inspectImage(create(join(dir, "q"), "qcow2", "-o", "cluster_size=128k"), "qcow2");
+  assert.deepEqual([qcow2.virtualBytes, qcow2.clusterBytes], [4 << 20, 128 << 10]);
+});
+
+test("what cannot be used is named by a code", async (t) => {
+  const dir = folder(t);
+  const raw = create(join(dir, "raw"), "raw");
+  const qcow2 = create(join(dir, "q"), "qcow2");
+  assert.equal(await problem(join(dir, "none"), "raw"), "image-missing");
+  assert.equal(await problem(raw, "qcow2"), "image-format");
+  assert.equal(await problem(qcow2, "raw"), "image-format");
+  mkdirSync(join(dir, "folder"));
+  assert.equal(await problem(join(dir, "folder"), "raw"), "image-kind");
+  writeFileSync(join(dir, "empty"), "");
+  assert.equal(await problem(join(dir, "empty"), "raw"), "image-size");
+  truncateSync(raw, 1000);
+  assert.equal(await problem(raw, "raw"), "image-size");
+  execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", "-b", qcow2, "-F", "qcow2", join(dir, "over")]);
+  assert.equal(await problem(join(dir, "over"), "qcow2"), "image-backing");
+  const data = create(join(dir, "ext"), "qcow2", "-o", `data_file=${join(dir, "ext.data")}`);
+  assert.equal(await problem(data, "qcow2"), "image-external-data");
+});
+
+test("an image that another QEMU has open is in use, and not when that has ended", async (t) => {
+  const dir = folder(t);
+  const image = create(join(dir, "raw"), "raw");
+  const socket = join(dir, "nbd.sock");
+  const other = spawn("qemu-nbd", ["-f", "raw", "-k", socket, "-t", image]);
+  t.after(() => other.kill("SIGKILL"));
+  for (const end = Date.now() + 10_000; !existsSync(socket) && Date.now() < end; )
+    await new Promise((again) => setTimeout(again, 10));
+  assert.equal(await problem(image, "raw"), "image-in-use");
+  assert.equal((await inspectImage(image, "raw", { own: false })).virtualBytes, 4 << 20);
+  other.kill("SIGTERM");
+  await once(other, "exit");
+  assert.equal((await inspectImage(image, "raw")).virtualBytes, 4 << 20);
+});
