@@ -1,6 +1,6 @@
 /**
  * The guest of the lab: Debian's kernel as it comes, and an initramfs with busybox, an unmodified redis-server and
- * guest/init. No disk. Built once into `.cache/guest-<hash>/`; the hash covers every byte that goes in.
+ * guest/init. It needs no disk. Built once into `.cache/guest-<hash>/`; the hash covers every byte that goes in.
  */
 import { execFile } from "node:child_process";
 import { createHash, randomUUID } from "node:crypto";
@@ -86,6 +86,11 @@ export function loadCommand(load: GuestLoad): string[] {
   return ["PUBLISH", "load", typeof load === "string" ? load : `busy ${load.pace}`];
 }
 
+/** The same for the load on disks without a file system, by their names in the guest; `[]` ends it. */
+export function diskLoadCommand(disks: readonly string[]): string[] {
+  return ["PUBLISH", "load", ["disks", ...disks].join(" ")];
+}
+
 const projectCache = join(import.meta.dirname, "../../.cache");
 
 /** Insertion order: each needs those before it. */
@@ -100,8 +105,11 @@ const moduleNames = [
   "virtio_net",
 ];
 
-/** For a guest with disks; in order, too. What ext4 needs is in the kernel. */
-const diskModuleNames = ["virtio_blk", "scsi_common", "scsi_mod", "virtio_scsi", "sd_mod"];
+/** Loaded when a disk of this kind is asked for; in order, too. What ext4 needs is in the kernel. */
+const diskModuleNames = {
+  vd: ["virtio_blk"],
+  sd: ["scsi_common", "scsi_mod", "virtio_scsi", "sd_mod"],
+};
 
 /**
  * Builds the guest image, or finds the one built before. Several processes may do so at the same time.
@@ -136,19 +144,27 @@ async function findKernel(root: string): Promise<string> {
 
 async function collectEntries(kernelRoot: string): Promise<Entry[]> {
   const modules = await findModules(kernelRoot);
-  const libraries = await sharedLibraries(redisServerFile);
+  const blkdiscard = await findProgram("blkdiscard");
+  const libraries = await sharedLibraries([redisServerFile, blkdiscard]);
   return [
     { path: "init", from: { file: join(import.meta.dirname, "guest/init") } },
     { path: "load", from: { file: join(import.meta.dirname, "guest/load") } },
     { path: "diskload", from: { file: join(import.meta.dirname, "guest/diskload") } },
     { path: "bin/busybox", from: { file: await findProgram("busybox") } },
     { path: "bin/redis-server", from: { file: redisServerFile } },
+    // Busybox has one, too, which cannot write zeroes.
+    { path: "sbin/blkdiscard", from: { file: blkdiscard } },
     ...libraries.map((file) => ({ path: file.slice(1), from: { file } })),
     ...modules,
-    { path: "modules/order", from: { text: moduleNames.map((name) => `${name}.ko\n`).join("") } },
-    { path: "modules/disks", from: { text: diskModuleNames.map((name) => `${name}.ko\n`).join("") } },
+    order("modules/order", moduleNames),
+    order("modules/order-vd", diskModuleNames.vd),
+    order("modules/order-sd", diskModuleNames.sd),
     ...["dev", "proc", "sys", "tmp"].map((name) => ({ path: `${name}/.keep`, from: { text: "" } })),
   ];
+}
+
+function order(path: string, modules: readonly string[]): Entry {
+  return { path, from: { text: modules.map((name) => `${name}.ko\n`).join("") } };
 }
 
 /** Module files lie in lib/ or usr/lib/, plain or xz-compressed, as the Debian release has it. */
@@ -158,7 +174,7 @@ async function findModules(kernelRoot: string): Promise<Entry[]> {
     const all = await readdir(join(kernelRoot, folder), { recursive: true }).catch(() => []);
     files.push(...all.map((file) => join(kernelRoot, folder, file)));
   }
-  return [...moduleNames, ...diskModuleNames].map((name) => {
+  return [...moduleNames, ...diskModuleNames.vd, ...diskModuleNames.sd].map((name) => {
     const plain = files.find((file) => basename(file) === `${name}.ko`);
     const packed = files.find((file) => basename(file) === `${name}.ko.xz`);
     const path = `modules/${name}.ko`;
@@ -170,12 +186,12 @@ async function findModules(kernelRoot: string): Promise<Entry[]> {
   });
 }
 
-/** The absolute paths of all shared libraries of a program, its loader included, as ldd prints them. */
-async function sharedLibraries(program: string): Promise<string[]> {
-  const { stdout } = await run("ldd", [program]);
+/** The absolute paths of all shared libraries of these programs, the loader included, as ldd prints them. */
+async function sharedLibraries(programs: readonly string[]): Promise<string[]> {
+  const { stdout } = await run("ldd", [...programs]);
   const missing = /^\s*(\S+) => not found/m.exec(stdout);
-  if (missing !== null) throw new Error(`${program} needs the library ${missing[1]}, which is not installed`);
-  return [...stdout.matchAll(/(\/\S+) \(0x/g)].map((match) => match[1]!);
+  if (missing !== null) throw new Error(`the guest needs the library ${missing[1]}, which is not installed`);
+  return [...new Set([...stdout.matchAll(/(\/\S+) \(0x/g)].map((match) => match[1]!))];
 }
 
 async function findProgram(name: string): Promise<string> {
