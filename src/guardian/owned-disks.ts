@@ -1,6 +1,10 @@
 /** The VM's disks as the host that owns them sees them. */
 import { open } from "node:fs/promises";
+import { join } from "node:path";
+import { NbdClient } from "../disk/nbd-client.ts";
 import type { StateFile } from "../disk/state-file.ts";
+import { exportDisk, removeExport, startExports, stopExports } from "../hypervisor/qemu/disks.ts";
+import type { Qmp } from "../hypervisor/qemu/qmp.ts";
 import type { VmSpec } from "../hypervisor/vm-spec.ts";
 import type { ReplicatedDisk } from "./primary-disks.ts";
 import type { Ground } from "./vm-process.ts";
@@ -17,6 +21,30 @@ export function ownedDisks(vm: Pick<VmSpec, "disks">, { images }: Ground): Repli
     bytes: images[disk]!.virtualBytes,
     image: vm.disks[disk]!.image,
   }));
+}
+
+/**
+ * The VM went on here from what lay in this host's memory: what it believes to be on stable storage is put there, while it runs. A flush over an
+ * export of QEMU's own does not keep its main loop.
+ */
+export async function settleImages(qmp: Qmp, disks: readonly number[], runDirectory: string): Promise<void> {
+  if (disks.length === 0) return;
+  const path = join(runDirectory, "settle-disks.sock");
+  await startExports(qmp, path);
+  try {
+    for (const index of disks) {
+      await exportDisk(qmp, { index, writable: false });
+      const client = await NbdClient.connect({ path, exportName: `disk${index}` });
+      try {
+        await client.flush();
+      } finally {
+        await client.disconnect();
+        await removeExport(qmp, index);
+      }
+    }
+  } finally {
+    await stopExports(qmp);
+  }
 }
 
 /**

@@ -78,6 +78,7 @@ export class PrimaryDisks {
   private failed = false;
   private stopping = false;
   private isRelaxed = false;
+  private flushing: Promise<void> = Promise.resolve();
   private readonly mirrored: number[] = [];
 
   constructor(options: PrimaryDisksOptions) {
@@ -136,23 +137,38 @@ export class PrimaryDisks {
     this.sync?.stop();
   }
 
-  /** The backup is about to hold everything that this host does: from here on its memory is safe enough for some. */
-  async relax(): Promise<void> {
-    for (const index of this.options.relaxed) await setFlushing(this.options.qemu.qmp, { index, on: false });
-    this.isRelaxed = true;
+  /** The backup holds everything that this host does: from here on its memory is safe enough for some. The VM runs on meanwhile. */
+  relax(): void {
+    const { qemu, relaxed, report } = this.options;
+    this.flushing = (async () => {
+      for (const index of relaxed) await setFlushing(qemu.qmp, { index, on: false });
+      this.isRelaxed = true;
+    })().catch((error: Error) => report(`flushes stay as they are: ${error.message}`));
+  }
+
+  /** The backup is gone: what two memories held must get to the one disk that is left, before anybody outside can see that it was promised. */
+  harden(): Promise<void> {
+    const { qemu, relaxed, report } = this.options;
+    this.flushing = this.flushing
+      .then(async () => {
+        if (!this.isRelaxed) return;
+        this.isRelaxed = false;
+        for (const index of relaxed) await setFlushing(qemu.qmp, { index, on: true });
+      })
+      .catch((error: Error) => report(`flushes of the VM may not reach the disk: ${error.message}`));
+    return this.flushing;
   }
 
   /** Takes everything out of QEMU again. The guest runs on. */
   async stop(): Promise<void> {
     this.stopping = true;
     this.abandon();
-    const { qemu, relaxed } = this.options;
+    const { qemu } = this.options;
+    await this.harden();
     this.intents?.end();
     for (const disk of this.mirrored) await stopReplicatingDisk(qemu, disk);
     await this.endpoint?.stop();
     await this.intents?.remove();
-    if (!this.isRelaxed) return;
-    for (const index of relaxed) await setFlushing(qemu.qmp, { index, on: true });
   }
 
   /** QEMU is gone: ends the thread. */

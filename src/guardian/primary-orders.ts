@@ -14,7 +14,7 @@ export interface Ordered {
 
 /** How long a new primary tries to protect towards the old one. */
 const WAIT_FOR_BACKUP_MS = 120_000;
-const TRY_AGAIN_MS = 250;
+const TRY_AGAIN_MS = 500;
 
 export class PrimaryOrders {
   private readonly guardian: Ordered;

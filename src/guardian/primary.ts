@@ -16,7 +16,7 @@ import type { VmSpec } from "../hypervisor/vm-spec.ts";
 import { type Listener, listen } from "../link/listen.ts";
 import { otherRole, type PrimaryConfig } from "./config.ts";
 import { DirtyRecords } from "./dirty-records.ts";
-import { giveAway, ownedDisks, replicatedDisks } from "./owned-disks.ts";
+import { giveAway, ownedDisks, replicatedDisks, settleImages } from "./owned-disks.ts";
 import { type DiskMessage, PrimaryLink } from "./primary-link.ts";
 import { PrimaryOrders } from "./primary-orders.ts";
 import { PrimaryStatistics } from "./primary-statistics.ts";
@@ -51,6 +51,7 @@ export class PrimaryGuardian {
   private vmRuns = true;
   private requestWaits = false;
   private guestShutDown = false;
+  private settled: Promise<void> = Promise.resolve();
 
   private constructor(post: Post<PrimaryConfig>, ground: Ground, qemu: QemuProcess, takenOver?: TakenOver) {
     const { promise, resolve } = Promise.withResolvers<RoleEnd>();
@@ -192,7 +193,10 @@ export class PrimaryGuardian {
         return guardian.state;
       },
       feed: (event) => this.feed(event),
-      preflight: async () => heed(await livePreflight(this.qemu.qmp, this.qemu.pid), this.post.log),
+      preflight: async () => {
+        await this.settled;
+        heed(await livePreflight(this.qemu.qmp, this.qemu.pid), this.post.log);
+      },
       kill: () => this.qemu.kill(),
       warn: (text) => this.report("warn", text),
     });

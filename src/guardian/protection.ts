@@ -34,6 +34,7 @@ export class Protection {
   private chain: FilterChain | undefined;
   private capture: QemuCapture | undefined;
   private started: Promise<void> = Promise.resolve();
+  private hardened: Promise<void> = Promise.resolve();
 
   constructor(options: ProtectionOptions) {
     this.options = options;
@@ -55,8 +56,8 @@ export class Protection {
   /** Holds output from here on, then lets the VM run as epoch 1. */
   async beginEpochs(): Promise<void> {
     await this.chain?.hold(0);
-    await this.disks.relax();
     this.capture!.begin();
+    this.disks.relax();
   }
 
   captureCheckpoint(hold: boolean): void {
@@ -75,14 +76,16 @@ export class Protection {
     this.chain?.release(upTo);
   }
 
+  /** Only once what the VM has flushed is as safe as one host can make it. */
   releaseAll(): void {
-    this.chain?.releaseAll();
+    this.hardened = this.disks.harden().then(() => this.chain?.releaseAll());
   }
 
   /** Takes everything out of QEMU again; the VM runs on as before. */
   async tearDown(): Promise<void> {
     this.disks.abandon();
     await this.started.catch(() => {});
+    await this.hardened;
     try {
       await this.capture?.stop();
     } finally {
