@@ -1,8 +1,5 @@
-/** What the lab looks at on disk images: whether two are equal, and whether a file system is whole. */
+/** Invariant I7 for disks, looked at from outside: whether a guest would read the same from two images. */
 import { execFile } from "node:child_process";
-import { copyFile, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { promisify } from "node:util";
 import { Mapping } from "../os/mapping.ts";
 
@@ -59,62 +56,4 @@ async function compareQcow2(pathA: string, pathB: string): Promise<number[]> {
     if (code !== 1 || offset === undefined) throw error;
     return [Number(offset)];
   }
-}
-
-/**
- * Whether the ext4 file system of a raw image is whole. Looks at a copy: its journal is replayed first, as the next mount would, and then nothing
- * may be left to mend. `extract` is handed a reader of its files.
- */
-export async function fsckClean(
-  image: string,
-  extract?: (files: ImageFiles) => Promise<void>,
-): Promise<boolean> {
-  const folder = await mkdtemp(join(tmpdir(), `remus-lab-${process.pid}-fsck-`));
-  try {
-    const copy = join(folder, "image");
-    await run("cp", ["--sparse=always", image, copy]);
-    await run("e2fsck", ["-p", "-E", "journal_only", copy]).catch(tolerate(1));
-    const clean = await run("e2fsck", ["-f", "-n", copy]).then(
-      () => true,
-      () => false,
-    );
-    await extract?.(new ImageFiles(copy, folder));
-    return clean;
-  } finally {
-    await rm(folder, { recursive: true, force: true });
-  }
-}
-
-/** The files of an ext4 image that nobody has mounted. */
-export class ImageFiles {
-  private readonly image: string;
-  private readonly folder: string;
-
-  constructor(image: string, folder: string) {
-    this.image = image;
-    this.folder = folder;
-  }
-
-  /** Copies a file out. Returns where to. */
-  async dump(path: string): Promise<string> {
-    const target = join(this.folder, "file");
-    await run("debugfs", ["-R", `dump ${path} ${target}`, this.image]);
-    await copyFile(target, `${target}.copy`);
-    return `${target}.copy`;
-  }
-
-  async list(path: string): Promise<string[]> {
-    const { stdout } = await run("debugfs", ["-R", `ls -p ${path}`, this.image]);
-    return stdout
-      .split("\n")
-      .flatMap((line) => line.split("/")[5] ?? [])
-      .filter((name) => name !== "." && name !== "..");
-  }
-}
-
-/** e2fsck says 1 when it has mended something, which replaying a journal is. */
-function tolerate(most: number): (error: { code?: number }) => void {
-  return (error) => {
-    if (typeof error.code !== "number" || error.code > most) throw error;
-  };
 }

@@ -1,16 +1,22 @@
 /** The disks of a lab's VM: an image of each for both hosts, on a real file system. */
 import { execFile } from "node:child_process";
-import { mkdir, mkdtemp, open, rename, rm } from "node:fs/promises";
+import { randomBytes } from "node:crypto";
+import { type FileHandle, mkdir, open, rename, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import type { DiskSpec } from "../hypervisor/vm-spec.ts";
 import type { GuestDisks } from "./guest-image.ts";
+import { makeFolder } from "./leftovers.ts";
 import type { HostName } from "./namespaces.ts";
 
 const run = promisify(execFile);
+const SECTOR_BYTES = 512;
+/** Of a random image: so much data, so far from one piece's beginning to the next one's. Neither is a multiple of a sync's blocks. */
+const PIECE = { bytes: 100_352, everyBytes: 301_056 };
 
 export interface LabDisk {
+  /** May have a fraction; the disk is a whole number of sectors of 512 bytes. */
   readonly mebibytes: number;
   readonly format?: "raw" | "qcow2";
   readonly bus?: "virtio-blk" | "virtio-scsi";
@@ -20,6 +26,8 @@ export interface LabDisk {
   readonly durability?: "strict" | "replicated";
   /** `data`: ext4, with Redis's data on it. `load`: written all over at random. `idle`: nobody touches it. */
   readonly use: "data" | "load" | "idle";
+  /** Of a disk without a file system: what host A's image begins with. `random`: pieces of random data all over it. */
+  readonly contents?: "blank" | "random";
 }
 
 export class LabDisks {
@@ -33,7 +41,7 @@ export class LabDisks {
 
   /** Makes the images: host A's with what the use needs, host B's blank. */
   static async create(disks: readonly LabDisk[]): Promise<LabDisks> {
-    const lab = new LabDisks(await mkdtemp(join(tmpdir(), `remus-lab-${process.pid}-`)), disks);
+    const lab = new LabDisks(await makeFolder(tmpdir()), disks);
     for (const host of ["a", "b"] as const) {
       await mkdir(join(lab.directory, host, "state"), { recursive: true });
       for (const [index, disk] of disks.entries())
@@ -87,12 +95,14 @@ export class LabDisks {
 
 async function makeImage(
   path: string,
-  { mebibytes, format = "raw", use }: LabDisk,
+  { mebibytes, format = "raw", use, contents = "blank" }: LabDisk,
   filled: boolean,
 ): Promise<void> {
   const raw = `${path}.new`;
   const file = await open(raw, "w");
-  await file.truncate(mebibytes * 2 ** 20);
+  const bytes = Math.floor((mebibytes * 2 ** 20) / SECTOR_BYTES) * SECTOR_BYTES;
+  await file.truncate(bytes);
+  if (filled && contents === "random") await scatter(file, bytes);
   await file.close();
   if (filled && use === "data") await run("mkfs.ext4", ["-q", "-F", "-m", "0", raw]);
   if (format === "raw") await rename(raw, path);
@@ -100,4 +110,12 @@ async function makeImage(
     await run("qemu-img", ["convert", "-f", "raw", "-O", format, raw, path]);
     await rm(raw);
   }
+}
+
+/** The last sectors of the disk among them. */
+async function scatter(file: FileHandle, bytes: number): Promise<void> {
+  const last = Math.max(0, bytes - PIECE.bytes);
+  for (let at = 0; at < last; at += PIECE.everyBytes)
+    await file.write(randomBytes(PIECE.bytes), 0, PIECE.bytes, at);
+  await file.write(randomBytes(bytes - last), 0, bytes - last, last);
 }

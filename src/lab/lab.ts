@@ -2,98 +2,53 @@
  * Two hosts, a client and one VM on one machine, all of them real: namespaces, QEMU, guardians, TCP.
  * The demo, the tests and the measurements all use this.
  */
-import { randomUUID } from "node:crypto";
-import { existsSync, readFileSync } from "node:fs";
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { execFile } from "node:child_process";
+import { existsSync } from "node:fs";
+import { readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { GuardianEvent } from "../guardian/control-client.ts";
+import { promisify } from "node:util";
 import { monotonicMs } from "../guardian/monotonic.ts";
 import type { VmSpec } from "../hypervisor/vm-spec.ts";
+import { CheckpointChecks, type RamCheck } from "./checkpoint-check.ts";
 import { Children } from "./children.ts";
 import { ClientProcess } from "./client-process.ts";
-import { type DiskCheck, differingOffsets } from "./disk-check.ts";
-import { type LabDisk, LabDisks } from "./disks.ts";
+import {
+  cacheDirectory,
+  guardianConfig,
+  guestAddresses,
+  type LabOptions,
+  labVm,
+  otherHost,
+} from "./configuration.ts";
+import { LabDisks } from "./disks.ts";
 import { GuardianProcess } from "./guardian-process.ts";
 import {
   buildGuestImage,
-  type GuestLoad,
-  guestAppend,
-  guestCpu,
+  diskLoadCommand,
   guestProblemPrefix,
   guestReadyLine,
   redisPort,
 } from "./guest-image.ts";
-import { createNetwork, destroyStale, type HostName, type LabNetwork, labAddresses } from "./namespaces.ts";
+import { makeFolder, processRuns, removeLeftovers } from "./leftovers.ts";
+import { createNetwork, destroyStale, type HostName, type LabNetwork } from "./namespaces.ts";
 import { ProxyProcess } from "./proxy-process.ts";
-import { RamComparison } from "./ram-check.ts";
 
+export { guestAddresses, type LabOptions } from "./configuration.ts";
+export { processRuns } from "./leftovers.ts";
+
+const run = promisify(execFile);
 const BOOT_TIMEOUT_MS = 60_000;
-const REPLICATION_PORT = 7000;
-const cacheDirectory = join(import.meta.dirname, "../../.cache");
-
-/** Removes what labs have left whose process was killed. */
-async function removeStaleDirectories(parent: string): Promise<void> {
-  for (const name of await readdir(parent)) {
-    const pid = /^remus-lab-(\d+)-/.exec(name)?.[1];
-    if (pid !== undefined && !processRuns(Number(pid)))
-      await rm(join(parent, name), { recursive: true, force: true });
-  }
-}
-
-/** Whether a process is there and not merely waiting to be reaped. */
-export function processRuns(pid: number): boolean {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
-    return !["Z", "X"].includes(stat.slice(stat.lastIndexOf(")") + 2)[0]!);
-  } catch {
-    return false;
-  }
-}
-
-/** The guest's addresses, one pair per LAN. */
-export const guestAddresses = [
-  { ipv4: "10.77.0.10", ipv6: "fd77::10" },
-  { ipv4: "10.77.1.10", ipv6: "fd77:1::10" },
-] as const;
+const STATUS_TIMEOUT_MS = 20_000;
 
 export type Kill = "power" | "qemu" | "guardian" | "link";
-
-export interface LabOptions {
-  readonly memoryMiB?: number;
-  readonly vcpus?: number;
-  readonly machine?: string;
-  readonly nics?: 1 | 2;
-  /** Default legacy: a shorter pause (vm-spec.ts). */
-  readonly virtio?: "standard" | "legacy";
-  readonly load?: GuestLoad;
-  readonly disks?: readonly LabDisk[];
-  /** Bandwidth limit of a sync. */
-  readonly syncMiBps?: number;
-  readonly limits?: Readonly<Record<string, number>>;
-  readonly intervalMs?: number;
-  readonly detectionMs?: number;
-  /** Off: QEMU outlives its guardian. Only to look at what the filters do then. */
-  readonly bindLifetimes?: boolean;
-  /** Where the primary connects to instead of the backup: a proxy of the test's. */
-  readonly replicationPeer?: string;
-  readonly onEvent?: (host: HostName, event: GuardianEvent) => void;
-}
-
-export interface RamCheck {
-  readonly epoch: number;
-  /** Numbers of the pages that differ. */
-  readonly differing: readonly number[];
-  /** Where the disks differ; empty if they were not looked at. */
-  readonly disks: readonly DiskCheck[];
-}
 
 export class Lab {
   readonly network: LabNetwork;
   /** In memory: it holds the RAM files. */
   readonly directory: string;
   readonly cacheDirectory = cacheDirectory;
-  /** The VM's spec, as in a guardian's configuration. */
+  /** The VM's spec, as in host A's configuration. */
   readonly vm: VmSpec;
   /** The hosts' disk images. */
   readonly disks: LabDisks;
@@ -101,10 +56,12 @@ export class Lab {
   owner: HostName = "a";
   private readonly options: LabOptions;
   private readonly children = new Children();
+  private readonly checks: CheckpointChecks;
   /** They must be killed by hand. */
   private readonly unboundQemus = new Set<number>();
-  private compared: { readonly files: string; readonly ram: RamComparison } | undefined;
   private readonly guardians: { a?: GuardianProcess; b?: GuardianProcess } = {};
+  /** What a failed host leaves: whether it lost power, and the QEMU that may be dying still. */
+  private readonly failed: { a?: Failure; b?: Failure } = {};
 
   private constructor(
     network: LabNetwork,
@@ -118,41 +75,20 @@ export class Lab {
     this.options = options;
     this.vm = vm;
     this.disks = disks;
+    this.checks = new CheckpointChecks(disks, this.ramFile);
   }
 
-  /** Makes network and guest image; nothing runs yet. */
+  /** Makes network, disks and guest image; nothing runs yet. */
   static async create(options: LabOptions = {}): Promise<Lab> {
     await destroyStale();
     const memory = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
-    for (const parent of new Set([memory, tmpdir()])) await removeStaleDirectories(parent);
-    const image = await buildGuestImage();
-    const lans = options.nics ?? 1;
-    const network = await createNetwork({ lans });
+    for (const parent of new Set([memory, tmpdir()])) await removeLeftovers(parent);
+    const boot = await buildGuestImage();
+    const network = await createNetwork({ lans: options.nics ?? 1 });
     let disks: LabDisks | undefined;
     try {
       disks = await LabDisks.create(options.disks ?? []);
-      const nics = Array.from({ length: lans }, (_, lan) => ({
-        mac: `52:54:00:72:65:0${lan}`,
-        ipv4: `${guestAddresses[lan]!.ipv4}/24`,
-        ipv6: `${guestAddresses[lan]!.ipv6}/64`,
-      }));
-      const vm: VmSpec = {
-        name: "lab",
-        uuid: randomUUID(),
-        machine: options.machine ?? "pc",
-        cpu: guestCpu,
-        vcpus: options.vcpus ?? 1,
-        memoryMiB: options.memoryMiB ?? 256,
-        nics: nics.map(({ mac }, lan) => ({ mac, tap: `tap${lan}`, virtio: options.virtio ?? "legacy" })),
-        disks: disks.spec("a"),
-        boot: {
-          kind: "kernel",
-          ...image,
-          append: guestAppend({ nics, load: options.load ?? "idle", disks: disks.inGuest }),
-        },
-        extraArgs: [],
-      };
-      return new Lab(network, await mkdtemp(join(memory, `remus-lab-${process.pid}-`)), options, vm, disks);
+      return new Lab(network, await makeFolder(memory), options, labVm(options, boot, disks), disks);
     } catch (error) {
       await disks?.destroy();
       await network.destroy();
@@ -190,10 +126,10 @@ export class Lab {
     await this.guestReady();
   }
 
-  /** Waits until Redis answers inside the guest. */
+  /** Waits until Redis answers inside the guest, which boots on the owner. */
   async guestReady(): Promise<void> {
     const deadline = Date.now() + BOOT_TIMEOUT_MS;
-    const log = this.serialLog;
+    const log = this.serialLogOf(this.owner);
     for (;;) {
       const text = existsSync(log) ? await readFile(log, "utf8") : "";
       const problem = text.split("\n").find((line) => line.startsWith(guestProblemPrefix));
@@ -212,12 +148,30 @@ export class Lab {
     await this.primary.control.order("protect");
   }
 
+  /** The same for a protection that a guardian begins by itself, as it does after a switchover. */
+  async untilProtected(): Promise<void> {
+    await this.untilStatus(this.owner, ({ phase }) => phase === "protected", "protects the VM");
+  }
+
   async stopProtection(): Promise<void> {
     await this.primary.control.order("stop");
   }
 
   client(host: string = guestAddresses[0].ipv4, key = "counter"): ClientProcess {
     return ClientProcess.start(this.children, this.network.exec("client"), host, redisPort, key);
+  }
+
+  /** One command to the guest's Redis, from the client. Returns the answer as redis-cli prints it. */
+  async redis(...words: readonly string[]): Promise<string> {
+    const [program, ...prefix] = this.network.exec("client");
+    const { stdout } = await run(program!, [...prefix, "redis-cli", "-h", guestAddresses[0].ipv4, ...words]);
+    return stdout.trim();
+  }
+
+  /** Writes all over these disks from now on, and no others; by their names in the guest (`disks.inGuest`). */
+  async loadDisks(names: readonly string[]): Promise<void> {
+    const taken = await this.redis(...diskLoadCommand(names));
+    if (taken !== "1") throw new Error(`the guest took no order for its disks: Redis says ${taken}`);
   }
 
   /** A fault proxy on host A, from `from` to `to` (ADDRESS:PORT). */
@@ -234,79 +188,47 @@ export class Lab {
   /** Waits until the survivor of a failure runs the VM as its primary. */
   async failedOver(): Promise<void> {
     const survivor = otherHost(this.owner);
-    await this.until(
-      async () =>
-        (await this.guardians[survivor]!.control.order<{ role: string }>("status")).role === "primary",
-      `host ${survivor} runs the VM`,
-    );
+    await this.untilStatus(survivor, ({ role }) => role === "primary", "runs the VM");
     this.owner = survivor;
   }
 
-  /** Brings a host that was lost back: its network, and a guardian that takes the VM in as a backup. */
-  async returnHost(): Promise<void> {
+  /**
+   * The host that failed, and does not run the VM, comes back: its network, and a guardian that takes the VM in as a backup, with the
+   * images and the state file that it had. After a power failure nothing else of it is left.
+   */
+  async returnHost(vm: Record<string, unknown> = {}): Promise<GuardianProcess> {
     const host = otherHost(this.owner);
-    await this.network.restoreHost(host);
-    await this.startGuardian(host, "backup");
+    const guardian = this.guardians[host];
+    const { power = false, qemuPid } = this.failed[host] ?? {};
+    delete this.failed[host];
+    if (guardian?.alive === true && qemuPid === undefined)
+      throw new Error(`host ${host} cannot return: it has not failed`);
+    await guardian?.exited;
+    await until(() => qemuPid === undefined || !processRuns(qemuPid), `host ${host}'s QEMU ends`);
+    if (power) {
+      await this.forgetMemory(host);
+      await this.network.restartHost(host);
+    }
+    return await this.startGuardian(host, "backup", vm);
   }
 
   /**
    * Holds the VM at its next checkpoint, or the first from `atEpoch` on, and compares the primary's RAM with the backup's image, byte for byte
    * (I7), and their disks, if `disks` says so.
    */
-  async ramCheck(atEpoch = 0, { disks = false } = {}): Promise<RamCheck> {
-    const ram = await this.comparison();
-    const { epoch } = await this.primary.control.order<{ epoch: number }>("hold", { atEpoch });
-    try {
-      for (;;) {
-        const status = await this.backup.control.order<{ committed?: number }>("status");
-        if (status.committed === epoch)
-          return { epoch, differing: ram.differingPages(), disks: disks ? await this.diskCheck() : [] };
-        if (status.committed === undefined || status.committed > epoch)
-          throw new Error(`the backup is at ${status.committed}, the held VM at ${epoch}`);
-      }
-    } finally {
-      await this.primary.control.order("proceed").catch(() => {});
-    }
+  ramCheck(atEpoch = 0, { disks = false } = {}): Promise<RamCheck> {
+    return this.checks.check(this, atEpoch, disks);
   }
 
-  /** With the VM held, and everything committed. */
-  private async diskCheck(): Promise<DiskCheck[]> {
-    await this.backup.control.order("flush-disks");
-    const replicated = this.vm.disks.flatMap(({ storage }, index) =>
-      storage === "replicated" ? [index] : [],
-    );
-    return await Promise.all(
-      replicated.map(async (disk) => ({
-        disk,
-        offsets: await differingOffsets(
-          this.disks.image("a", disk),
-          this.disks.image("b", disk),
-          this.vm.disks[disk]!.format,
-        ),
-      })),
-    );
-  }
-
-  /** Made before the VM is held. Which files there are changes with the roles, and with a new guardian. */
-  private async comparison(): Promise<RamComparison> {
-    const ours = await this.primary.control.order<{ ramImage?: string }>("status");
-    const theirs = await this.backup.control.order<{ ramImage: string; qemuPid: number }>("status");
-    const ramFile = ours.ramImage ?? this.ramFile;
-    const files = `${ramFile} ${theirs.ramImage} ${theirs.qemuPid}`;
-    if (this.compared?.files !== files) {
-      this.compared?.ram.close();
-      this.compared = { files, ram: new RamComparison(ramFile, theirs.ramImage) };
-    }
-    return this.compared.ram;
-  }
-
-  /** Lets the host that runs the VM fail. Returns when (monotonicMs). */
-  async kill(kind: Kill): Promise<number> {
-    const qemuPid = await this.qemuPid(this.owner);
-    if (kind === "power") await this.network.cutHost(this.owner);
+  /** Lets a host fail, the one that runs the VM if not told otherwise. Returns when (monotonicMs). */
+  async kill(kind: Kill, host: HostName = this.owner): Promise<number> {
+    const guardian = this.guardians[host]!;
+    const qemuPid = await this.qemuPid(host);
+    if (kind !== "link") this.failed[host] = { power: kind === "power", qemuPid };
+    if (kind === "power") await this.network.cutHost(host);
     const atMs = monotonicMs();
     if (kind === "power" || kind === "qemu") process.kill(qemuPid, "SIGKILL");
-    if (kind === "power" || kind === "guardian") this.primary.signal("SIGKILL");
+    if (kind === "power" || kind === "guardian") guardian.signal("SIGKILL");
     if (kind === "link") await this.network.cutReplication();
     return atMs;
   }
@@ -315,16 +237,20 @@ export class Lab {
   async destroy(): Promise<void> {
     await this.children.end();
     for (const pid of this.unboundQemus) if (processRuns(pid)) process.kill(pid, "SIGKILL");
-    this.compared?.ram.close();
-    this.compared = undefined;
+    this.checks.close();
     await this.network.destroy();
     await rm(this.directory, { recursive: true, force: true });
     await this.disks.destroy();
   }
 
-  /** What the guest writes to its serial port, on host A. */
+  /** What the guest writes to its serial port while it runs on this host. */
+  serialLogOf(host: HostName): string {
+    return join(this.directory, `serial-${host}.log`);
+  }
+
+  /** The same, on host A. */
   get serialLog(): string {
-    return join(this.directory, "serial.log");
+    return this.serialLogOf("a");
   }
 
   private get ramFile(): string {
@@ -336,33 +262,21 @@ export class Lab {
     role: "primary" | "backup",
     vm: Record<string, unknown> = {},
   ): Promise<GuardianProcess> {
+    const { bindLifetimes, onEvent } = this.options;
     const directory = join(this.directory, host);
-    const { intervalMs, detectionMs, bindLifetimes, limits, onEvent, replicationPeer, syncMiBps } =
-      this.options;
-    const address = (of: HostName) => `${labAddresses.replication[of]}:${REPLICATION_PORT}`;
-    const config = {
-      role,
-      vm: { ...this.vm, disks: this.disks.spec(host), ...vm },
-      replication: { listen: address(host), peer: replicationPeer ?? address(otherHost(host)) },
-      runDirectory: directory,
-      imageDirectory: join(directory, "image"),
+    const places = {
+      directory,
       stateDirectory: this.disks.stateDirectory(host),
-      cacheDirectory,
-      timing: {
-        ...(intervalMs === undefined ? {} : { intervalMs }),
-        ...(detectionMs === undefined ? {} : { detectionMs }),
-        ...(syncMiBps === undefined ? {} : { syncMiBps }),
-      },
-      limits: limits ?? {},
-      arbiter: "assume-no-partition",
-      lab: {
-        ...(host === "a" ? { ramFile: this.ramFile, serialLog: this.serialLog } : {}),
-        ...(bindLifetimes === undefined ? {} : { bindLifetimes }),
-      },
+      serialLog: this.serialLogOf(host),
+      ...(host === "a" ? { ramFile: this.ramFile } : {}),
     };
     const guardian = await GuardianProcess.start(
       directory,
-      config,
+      guardianConfig(
+        { host, role, vm: { ...this.vm, disks: this.disks.spec(host), ...vm } },
+        places,
+        this.options,
+      ),
       this.network.exec(host),
       this.children,
       (event) => onEvent?.(host, event),
@@ -372,15 +286,33 @@ export class Lab {
     return guardian;
   }
 
-  private async until(look: () => Promise<boolean>, what: string, withinMs = 20_000): Promise<void> {
-    const deadline = Date.now() + withinMs;
-    while (!(await look())) {
-      if (Date.now() > deadline) throw new Error(`not within ${withinMs} ms: ${what}`);
-      await new Promise((again) => setTimeout(again, 10));
-    }
+  /** A host without power keeps what is on its disks. The log is no part of it, but ours. */
+  private async forgetMemory(host: HostName): Promise<void> {
+    const directory = join(this.directory, host);
+    for (const name of await readdir(directory))
+      if (name !== "guardian.log") await rm(join(directory, name), { recursive: true, force: true });
+  }
+
+  private async untilStatus(
+    host: HostName,
+    right: (status: { readonly role: string; readonly phase: string }) => boolean,
+    what: string,
+  ): Promise<void> {
+    const { control } = this.guardians[host]!;
+    await until(async () => right(await control.order("status")), `host ${host} ${what}`);
   }
 }
 
-function otherHost(host: HostName): HostName {
-  return host === "a" ? "b" : "a";
+interface Failure {
+  readonly power: boolean;
+  readonly qemuPid: number;
+}
+
+/** There is no event to wait for. */
+async function until(look: () => Promise<boolean> | boolean, what: string): Promise<void> {
+  const deadline = Date.now() + STATUS_TIMEOUT_MS;
+  while (!(await look())) {
+    if (Date.now() > deadline) throw new Error(`not within ${STATUS_TIMEOUT_MS} ms: ${what}`);
+    await new Promise((again) => setTimeout(again, 10));
+  }
 }

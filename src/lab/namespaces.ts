@@ -45,6 +45,8 @@ export interface LabNetwork {
   /** Every cable of the host: its LANs and replication. As when it loses power. */
   cutHost(host: HostName): Promise<void>;
   restoreHost(host: HostName): Promise<void>;
+  /** The same, of a host that lost power: its bridges have learnt nothing, and have all their ports. Nothing may run on it. */
+  restartHost(host: HostName): Promise<void>;
   cutReplication(): Promise<void>;
   restoreReplication(): Promise<void>;
   /** The host's LAN cables, all of them; replication stays. */
@@ -180,6 +182,16 @@ class Namespaces implements LabNetwork {
 
   restoreHost(host: HostName): Promise<void> {
     return this.#restore([...this.#lanPorts(host), `${host}-repl`]);
+  }
+
+  async restartHost(host: HostName): Promise<void> {
+    // A bridge forgets what it learnt about a port that leaves it.
+    const ports = this.#lans.flatMap((lan) => [`up${lan}`, `tap${lan}`].map((port) => ({ port, lan })));
+    await this.#batch(host, [
+      ...ports.map(({ port }) => `link set ${port} nomaster`),
+      ...ports.map(({ port, lan }) => `link set ${port} master br${lan}`),
+    ]);
+    await this.restoreHost(host);
   }
 
   cutReplication(): Promise<void> {

@@ -1,0 +1,109 @@
+/** What the lab's VM is, and what its guardians are told. */
+import { randomUUID } from "node:crypto";
+import { join } from "node:path";
+import type { GuardianEvent } from "../guardian/control-client.ts";
+import type { VmSpec } from "../hypervisor/vm-spec.ts";
+import type { LabDisk, LabDisks } from "./disks.ts";
+import { type GuestImage, type GuestLoad, guestAppend, guestCpu } from "./guest-image.ts";
+import { type HostName, labAddresses } from "./namespaces.ts";
+
+const REPLICATION_PORT = 7000;
+
+export const cacheDirectory = join(import.meta.dirname, "../../.cache");
+
+/** The guest's addresses, one pair per LAN. */
+export const guestAddresses = [
+  { ipv4: "10.77.0.10", ipv6: "fd77::10" },
+  { ipv4: "10.77.1.10", ipv6: "fd77:1::10" },
+] as const;
+
+export interface LabOptions {
+  readonly memoryMiB?: number;
+  readonly vcpus?: number;
+  readonly machine?: string;
+  readonly nics?: 1 | 2;
+  /** Default legacy: a shorter pause (vm-spec.ts). */
+  readonly virtio?: "standard" | "legacy";
+  readonly load?: GuestLoad;
+  readonly disks?: readonly LabDisk[];
+  /** Bandwidth limit of a sync. */
+  readonly syncMiBps?: number;
+  readonly limits?: Readonly<Record<string, number>>;
+  readonly intervalMs?: number;
+  readonly detectionMs?: number;
+  /** Off: QEMU outlives its guardian. Only to look at what the filters do then. */
+  readonly bindLifetimes?: boolean;
+  /** Where the primary connects to instead of the backup: a proxy of the test's. */
+  readonly replicationPeer?: string;
+  readonly onEvent?: (host: HostName, event: GuardianEvent) => void;
+}
+
+/** Where a host keeps what it has. */
+export interface HostPlaces {
+  /** In memory. */
+  readonly directory: string;
+  readonly stateDirectory: string;
+  readonly serialLog: string;
+  /** RAM of the VM, should it be booted here. */
+  readonly ramFile?: string;
+}
+
+/** The VM, with host A's disk images. */
+export function labVm(options: LabOptions, image: GuestImage, disks: LabDisks): VmSpec {
+  const nics = Array.from({ length: options.nics ?? 1 }, (_, lan) => ({
+    mac: `52:54:00:72:65:0${lan}`,
+    ipv4: `${guestAddresses[lan]!.ipv4}/24`,
+    ipv6: `${guestAddresses[lan]!.ipv6}/64`,
+  }));
+  return {
+    name: "lab",
+    uuid: randomUUID(),
+    machine: options.machine ?? "pc",
+    cpu: guestCpu,
+    vcpus: options.vcpus ?? 1,
+    memoryMiB: options.memoryMiB ?? 256,
+    nics: nics.map(({ mac }, lan) => ({ mac, tap: `tap${lan}`, virtio: options.virtio ?? "legacy" })),
+    disks: disks.spec("a"),
+    boot: {
+      kind: "kernel",
+      ...image,
+      append: guestAppend({ nics, load: options.load ?? "idle", disks: disks.inGuest }),
+    },
+    extraArgs: [],
+  };
+}
+
+/** A guardian's configuration file. Both hosts can be reached and reach the other, so that roles can change. */
+export function guardianConfig(
+  { host, role, vm }: { host: HostName; role: "primary" | "backup"; vm: Record<string, unknown> },
+  { directory, stateDirectory, serialLog, ramFile }: HostPlaces,
+  options: LabOptions,
+): Record<string, unknown> {
+  const { intervalMs, detectionMs, bindLifetimes, limits, replicationPeer, syncMiBps } = options;
+  const address = (of: HostName) => `${labAddresses.replication[of]}:${REPLICATION_PORT}`;
+  return {
+    role,
+    vm,
+    replication: { listen: address(host), peer: replicationPeer ?? address(otherHost(host)) },
+    runDirectory: directory,
+    imageDirectory: join(directory, "image"),
+    stateDirectory,
+    cacheDirectory,
+    timing: {
+      ...(intervalMs === undefined ? {} : { intervalMs }),
+      ...(detectionMs === undefined ? {} : { detectionMs }),
+      ...(syncMiBps === undefined ? {} : { syncMiBps }),
+    },
+    limits: limits ?? {},
+    arbiter: "assume-no-partition",
+    lab: {
+      serialLog,
+      ...(ramFile === undefined ? {} : { ramFile }),
+      ...(bindLifetimes === undefined ? {} : { bindLifetimes }),
+    },
+  };
+}
+
+export function otherHost(host: HostName): HostName {
+  return host === "a" ? "b" : "a";
+}
