@@ -62,6 +62,7 @@ export class Lab {
   private readonly guardians: { a?: GuardianProcess; b?: GuardianProcess } = {};
   /** What a failed host leaves: whether it lost power, and the QEMU that may be dying still. */
   private readonly failed: { a?: Failure; b?: Failure } = {};
+  private destroyed: Promise<void> | undefined;
 
   private constructor(
     network: LabNetwork,
@@ -150,7 +151,11 @@ export class Lab {
 
   /** The same for a protection that a guardian begins by itself, as it does after a switchover. */
   async untilProtected(): Promise<void> {
-    await this.untilStatus(this.owner, ({ phase }) => phase === "protected", "protects the VM");
+    await this.untilStatus(
+      this.owner,
+      ({ phase, acked = -1 }) => phase === "protected" && acked >= 0,
+      "protects the VM",
+    );
   }
 
   async stopProtection(): Promise<void> {
@@ -233,8 +238,13 @@ export class Lab {
     return atMs;
   }
 
-  /** Ends every process and removes every file and namespace of this lab. */
-  async destroy(): Promise<void> {
+  /** Ends every process and removes every file and namespace of this lab. Asked twice, as when Ctrl-C meets the end, it does so once. */
+  destroy(): Promise<void> {
+    this.destroyed ??= this.takeDown();
+    return this.destroyed;
+  }
+
+  private async takeDown(): Promise<void> {
     await this.children.end();
     for (const pid of this.unboundQemus) if (processRuns(pid)) process.kill(pid, "SIGKILL");
     this.checks.close();
@@ -295,7 +305,7 @@ export class Lab {
 
   private async untilStatus(
     host: HostName,
-    right: (status: { readonly role: string; readonly phase: string }) => boolean,
+    right: (status: { readonly role: string; readonly phase: string; readonly acked?: number }) => boolean,
     what: string,
   ): Promise<void> {
     const { control } = this.guardians[host]!;
