@@ -1,5 +1,6 @@
-/** `npm start`: the demo and its options. */
+/** `npm start`: the demo and its options; `npm run circle`: host A dies, returns and gets its VM back, several times. */
 import { Command, InvalidArgumentError, Option } from "commander";
+import { type CircleOptions, circleSucceeded, circleSummary, runCircle } from "./circle.ts";
 import { type DemoOptions, type DemoReport, runDemo, succeeded } from "./demo.ts";
 import type { Lab } from "./lab.ts";
 import { acquirePrivilege } from "./rootless.ts";
@@ -37,20 +38,54 @@ program
     process.exitCode = await demo(options);
   });
 
+program
+  .command("circle")
+  .description(
+    "Host A loses power, host B carries on, host A returns, and the VM moves home: several times, with one client.",
+  )
+  .option("--rounds <n>", "how often", wholeNumber(1, 1000), 5)
+  .option("--disk-mib <n>", "size of the VM's disk", wholeNumber(16, 16 << 10), 256)
+  .addOption(new Option("--load <kind>", "what the guest does").choices(["idle", "busy"]).default("busy"))
+  .option("--seed <n>", "chooses the instants of the kills", wholeNumber(0, 2 ** 31), 1)
+  .option("--json <file>", "write the figures to this file")
+  .action(async (given) => {
+    const say = (text: string) => process.stdout.write(`${text}\n`);
+    process.exitCode = await circle({ ...given, say });
+  });
+
 async function demo(options: DemoOptions): Promise<number> {
+  const report = await stoppable((onLab) => runDemo(options, onLab));
+  process.stdout.write(summaryOf(report));
+  return succeeded(report) ? 0 : 1;
+}
+
+async function circle(options: CircleOptions): Promise<number> {
+  const report = await stoppable((onLab) => runCircle(options, onLab));
+  process.stdout.write(circleSummary(report));
+  return circleSucceeded(report) ? 0 : 1;
+}
+
+/** Runs something in a lab that is taken down on Ctrl-C. */
+async function stoppable<Report>(run: (onLab: (lab: Lab) => void) => Promise<Report>): Promise<Report> {
   let lab: Lab | undefined;
+  let stopping = false;
   const stop = async (): Promise<void> => {
+    stopping = true;
     await lab?.destroy();
     process.stdout.write("\nstopped; everything is cleaned up\n");
     process.exit(130);
   };
   process.once("SIGINT", stop);
   process.once("SIGTERM", stop);
-  const report = await runDemo(options, (made) => {
-    lab = made;
-  });
-  process.stdout.write(summaryOf(report));
-  return succeeded(report) ? 0 : 1;
+  try {
+    return await run((made) => {
+      lab = made;
+    });
+  } catch (error) {
+    // That its lab went away is no news then.
+    if (stopping) await new Promise(() => {});
+    throw error;
+  }
 }
 
 function headline(report: DemoReport): string {
