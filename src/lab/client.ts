@@ -20,6 +20,8 @@ export interface ClientProgress {
   readonly resets: number;
   readonly requests: number;
   readonly acked: number;
+  /** The counter's highest value that an answer told. */
+  readonly highest: number;
   /** Answers per second since the line before. */
   readonly rate: number;
   /** Longest time without an answer since the line before, one still open included. */
@@ -39,6 +41,8 @@ export interface ClientSummary {
   readonly resets: number;
   readonly requests: number;
   readonly acked: number;
+  /** The counter's highest value that an answer told; 0 without one. */
+  readonly highest: number;
   /** Acknowledged increments that later answers did not contain. */
   readonly lost: number;
   /** Answers not above the one before. */
@@ -212,6 +216,7 @@ class CounterClient {
       resets: this.#resets,
       requests: this.#requests,
       acked: this.#acked,
+      highest: this.#audit.highest,
       rate: Math.round(((this.#acked - before.acked) * 1000) / Math.max(milliseconds(atNs - before.atNs), 1)),
       lastGapMs: Math.max(milliseconds(openGapNs), milliseconds(before.gapNs)),
     };
@@ -227,6 +232,7 @@ class CounterClient {
       resets: this.#resets,
       requests: this.#requests,
       acked: this.#acked,
+      highest: this.#audit.highest,
       lost: this.#audit.lost,
       wentBack: this.#audit.wentBack,
       repeated: this.#audit.repeated,

@@ -9,6 +9,8 @@ export class CounterAudit {
   lost = 0;
   /** Increments too many: applied twice, or made by somebody else. */
   repeated = 0;
+  /** The highest answer; 0 while there was none. */
+  highest = 0;
   #last: number | undefined;
   /** Requests whose connection broke before the answer. Each may have been applied, or not. */
   #unanswered = 0;
@@ -24,6 +26,7 @@ export class CounterAudit {
         this.repeated += value - expected - this.#unanswered;
       }
     }
+    if (this.#last === undefined || value > this.highest) this.highest = value;
     this.#last = value;
     this.#unanswered = 0;
   }

@@ -94,6 +94,7 @@ test("an older state: wentBack and lost are counted", deadline, async (t) => {
   const summary = await clientThrough(t, [1, 2, 3, 2, 3]);
   assert.partialDeepStrictEqual(summary, { wentBack: 1, lost: 2, repeated: 0, connections: 1, resets: 0 });
   assert.ok(summary.acked >= 6, "it went on after the fault");
+  assert.equal(summary.highest, summary.acked - 2, "the last answer: two came again");
   assert.equal(summary.requests, summary.acked);
 });
 

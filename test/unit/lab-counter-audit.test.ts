@@ -28,6 +28,19 @@ test("an older state is counted once, with every acknowledged increment that is 
   assert.deepEqual(audit([7, 7]), { wentBack: 1, lost: 1, repeated: 0 });
 });
 
+test("the highest value that was told stays what it is when the counter goes back", () => {
+  const judge = new CounterAudit();
+  for (const [answer, highest] of [
+    [-3, -3],
+    [5, 5],
+    [4, 5],
+    [6, 6],
+  ] as const) {
+    judge.answer(answer);
+    assert.equal(judge.highest, highest);
+  }
+});
+
 test("an increment applied twice is counted as often as it is too many", () => {
   assert.deepEqual(audit([1, 3, 4]), { wentBack: 0, lost: 0, repeated: 1 });
   assert.deepEqual(audit([1, 6]), { wentBack: 0, lost: 0, repeated: 4 });
