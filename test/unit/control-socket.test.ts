@@ -14,7 +14,8 @@ const deadline = () => AbortSignal.timeout(DEADLINE_MS);
 async function open(t: TestContext, orders: Record<string, Order>) {
   const directory = mkdtempSync(join(tmpdir(), "remus-control-"));
   const path = join(directory, "control.sock");
-  const control = await ControlSocket.open(path, orders);
+  const control = new ControlSocket(path);
+  await control.take(orders);
   t.after(() => {
     control.close();
     rmSync(directory, { recursive: true });
@@ -253,7 +254,8 @@ test("a socket left behind by a guardian that was killed is replaced", async (t)
   const directory = mkdtempSync(join(tmpdir(), "remus-control-"));
   const path = join(directory, "control.sock");
   writeFileSync(path, "");
-  const control = await ControlSocket.open(path, { status: () => ({ fresh: true }) });
+  const control = new ControlSocket(path);
+  await control.take({ status: () => ({ fresh: true }) });
   t.after(() => {
     control.close();
     rmSync(directory, { recursive: true });
@@ -261,4 +263,19 @@ test("a socket left behind by a guardian that was killed is replaced", async (t)
   const client = await ControlClient.connect(path);
   t.after(() => client.close());
   assert.deepEqual(await client.order("status"), { fresh: true });
+});
+
+test("with another role come other orders; who is connected and watches stays so", async (t) => {
+  const { control, path } = await open(t, { status: () => ({ role: "backup" }) });
+  const seen: GuardianEvent[] = [];
+  const client = await ControlClient.connect(path, (event) => seen.push(event));
+  t.after(() => client.close());
+  await client.order("watch");
+  assert.deepEqual(await client.order("status"), { role: "backup" });
+  await control.take({ protect: () => ({ role: "primary" }) });
+  assert.deepEqual(await client.order("protect"), { role: "primary" });
+  await assert.rejects(client.order("status"), (error: OrderFailed) => error.code === "unknown-command");
+  control.publish({ kind: "phase", role: "primary" });
+  await client.order("protect");
+  assert.equal(seen.length, 1);
 });

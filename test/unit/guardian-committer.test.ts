@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { PAGE_BYTES, PAGE_RAW, type PageList } from "../../src/codec/replication.ts";
-import { Committer } from "../../src/guardian/committer.ts";
+import { Committer, type DiskImages } from "../../src/guardian/committer.ts";
 import { BackupImages } from "../../src/memory/backup-images.ts";
 import { LAYOUT } from "./replication-samples.ts";
 
@@ -26,10 +26,11 @@ const checkpoint = (epoch: number, count: number) => ({
   epoch,
   pages: Array.from({ length: count }, (_, number) => message(number, epoch)),
   device: Uint8Array.of(epoch),
+  disk: [],
   bytes: count * PAGE_BYTES,
 });
 
-function setUp(t: TestContext) {
+function setUp(t: TestContext, disks?: DiskImages) {
   const directory = mkdtempSync(join(tmpdir(), "remus-committer-"));
   const images = BackupImages.create(join(directory, "vm1.ram"), "pc.ram", PAGES * PAGE_BYTES);
   images.begin({ ...LAYOUT, blocks: [{ id: 0, name: "pc.ram", bytes: PAGES * PAGE_BYTES }] });
@@ -43,7 +44,7 @@ function setUp(t: TestContext) {
     return Array.from({ length: PAGES }, (_, number) => file[number * PAGE_BYTES]!);
   };
   const committed: { epoch: number; image: number[]; device: number }[] = [];
-  const committer: Committer = new Committer(images, (epoch) =>
+  const committer: Committer = new Committer(images, disks, (epoch) =>
     committed.push({ epoch, image: image(), device: committer.device[0]! }),
   );
   return { committer, committed, image };
@@ -105,4 +106,47 @@ test("I2: what is forgotten is never committed, and the next session's checkpoin
     committed.map(({ epoch }) => epoch),
     [0],
   );
+});
+
+test("I2: memory and disks commit as one: the next checkpoint waits until the disks have this one", async (t) => {
+  const applied: number[] = [];
+  const under: (() => void)[] = [];
+  const disks: DiskImages = {
+    apply: (entries) =>
+      new Promise((resolve) => {
+        under.push(() => {
+          applied.push(...entries.map(({ offset }) => offset));
+          resolve(true);
+        });
+      }),
+  };
+  const { committer, committed, image } = setUp(t, disks);
+  const entry = (offset: number) => ({ disk: 0, kind: 1, offset, length: 512 }) as const;
+  committer.add({ ...checkpoint(1, 2), disk: [entry(1), entry(2)] });
+  committer.add({ ...checkpoint(2, 1), disk: [entry(3)] });
+  await nextTurn();
+  assert.deepEqual([committed, image()], [[], filled([2, 1])], "the second one's pages wait");
+  under.shift()!();
+  await nextTurn();
+  assert.deepEqual(
+    committed.map(({ epoch }) => epoch),
+    [1],
+  );
+  assert.deepEqual([applied, image()], [[1, 2], filled([1, 2], [1, 1])]);
+  committer.forget();
+  under.shift()!();
+  await nextTurn();
+  assert.equal(committed.length, 1, "what was forgotten while the disks had it is not committed");
+  committer.add({ ...checkpoint(0, 1), disk: [] });
+  under.shift()!();
+  await nextTurn();
+  assert.deepEqual(committed.at(-1)?.epoch, 0);
+});
+
+test("disks that failed: nothing is committed any more", async (t) => {
+  const { committer, committed } = setUp(t, { apply: () => Promise.resolve(false) });
+  committer.add({ ...checkpoint(1, 1), disk: [] });
+  committer.add({ ...checkpoint(2, 1), disk: [] });
+  for (let turn = 0; turn < 5; turn++) await nextTurn();
+  assert.deepEqual(committed, []);
 });
