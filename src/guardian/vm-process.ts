@@ -2,12 +2,12 @@
 import { mkdirSync } from "node:fs";
 import { probeAccelerator } from "../hypervisor/qemu/accelerator.ts";
 import { type Fingerprint, fingerprint, qemuCommand } from "../hypervisor/qemu/command-line.ts";
-import { type DiskImageFacts, ImageProblem, inspectImage } from "../hypervisor/qemu/disk-image.ts";
-import { sharedDiskFindings, staticPreflight } from "../hypervisor/qemu/preflight.ts";
+import type { DiskImageFacts } from "../hypervisor/qemu/disk-image.ts";
+import { diskPreflight } from "../hypervisor/qemu/disk-preflight.ts";
+import { staticPreflight } from "../hypervisor/qemu/preflight.ts";
 import { QemuProcess } from "../hypervisor/qemu/process.ts";
 import { type Accelerator, buildTcgAids, tcgNotice } from "../hypervisor/qemu/tcg-aids.ts";
-import { error, type Finding } from "../hypervisor/qemu/traps.ts";
-import type { DiskSpec } from "../hypervisor/vm-spec.ts";
+import type { Finding } from "../hypervisor/qemu/traps.ts";
 import type { GuardianConfig } from "./config.ts";
 import type { Log } from "./log.ts";
 
@@ -39,8 +39,7 @@ export interface Ground {
 export async function prepareGround(config: GuardianConfig, log: Log): Promise<Ground> {
   mkdirSync(config.runDirectory, { recursive: true });
   const { boot } = config.vm;
-  const images = await inspectImages(config.vm.disks);
-  heed(sharedDiskFindings(config.vm.disks), log);
+  const disks = await diskPreflight(config.vm.disks, config);
   const answer = await probeAccelerator({
     cacheDir: config.cacheDirectory,
     ...(boot.kind === "kernel" ? { kernel: boot.kernel } : {}),
@@ -51,7 +50,8 @@ export async function prepareGround(config: GuardianConfig, log: Log): Promise<G
     runDirectory: config.runDirectory,
     runsHere: config.role === "primary",
   });
-  heed(findings, log);
+  heed([...findings, ...disks.findings], log);
+  const { images } = disks;
   const accelerator = config.accelerator === "auto" ? answer.accelerator : config.accelerator;
   if (accelerator === "kvm") return { accelerator, preload: undefined, images };
   log.warn(tcgNotice);
@@ -84,19 +84,4 @@ export function startQemu(
 export function machineOf(config: GuardianConfig, ground: Ground, qemu: QemuProcess): Fingerprint {
   const { accelerator, images } = ground;
   return fingerprint(config.vm, { accelerator, qemuVersion: qemu.qmp.version, images });
-}
-
-/** @throws PreflightFailed with one finding for each image that cannot be used */
-async function inspectImages(disks: readonly DiskSpec[]): Promise<DiskImageFacts[]> {
-  const looked = await Promise.allSettled(
-    disks.map(({ format, image, storage }) => inspectImage(image, format, { own: storage === "replicated" })),
-  );
-  const findings = looked.flatMap((one, index) => {
-    if (one.status === "fulfilled") return [];
-    const { reason } = one;
-    const code = reason instanceof ImageProblem ? reason.code : "image-unreadable";
-    return [error(code, `vm.disks[${index}].image ${disks[index]!.image} ${(reason as Error).message}.`)];
-  });
-  if (findings.length > 0) throw new PreflightFailed(findings);
-  return looked.map((one) => (one as PromiseFulfilledResult<DiskImageFacts>).value);
 }

@@ -2,7 +2,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { ConfigError, type GuardianConfig, parseConfig, readConfig } from "../../src/guardian/config.ts";
+import {
+  ConfigError,
+  type GuardianConfig,
+  otherRole,
+  parseConfig,
+  readConfig,
+} from "../../src/guardian/config.ts";
 import type { VmSpec } from "../../src/hypervisor/vm-spec.ts";
 
 const primary = `role: primary
@@ -82,6 +88,94 @@ test("JSON is read too, and a backup listens", () => {
   assert.deepEqual(config.replication, { listen: { host: "fd00::2", port: 7000 } });
   const written = { ...config, replication: { listen: "[fd00::2]:7000" } };
   assert.deepEqual(parseConfig(JSON.stringify(written), "f"), config);
+});
+
+test("disks have defaults, except for their image and format", () => {
+  const text = changed("  boot:", "  disks:\n    - { image: /d, format: raw }\n  boot:");
+  const disks: VmSpec["disks"] = parseConfig(text, "f").vm.disks;
+  assert.deepEqual(disks, [
+    {
+      image: "/d",
+      format: "raw",
+      bus: "virtio-blk",
+      virtio: "standard",
+      storage: "replicated",
+      durability: "strict",
+    },
+  ]);
+});
+
+for (const [what, disks, expected] of [
+  ["no format", "{ image: /d }", "f:11:11: vm.disks[0].format is missing"],
+  [
+    "a format that would be guessed",
+    "{ image: /d, format: auto }",
+    'f:11:24: vm.disks[0].format must be "raw" or "qcow2"',
+  ],
+  ["no image", "{ format: raw }", "f:11:11: vm.disks[0].image is missing; it must be an absolute path"],
+  ["a relative image", "{ image: d, format: raw }", "f:11:13: vm.disks[0].image must be an absolute path"],
+  [
+    "another bus",
+    "{ image: /d, format: raw, bus: ide }",
+    'f:11:37: vm.disks[0].bus must be "virtio-blk" or "virtio-scsi"',
+  ],
+  [
+    "another storage",
+    "{ image: /d, format: raw, storage: local }",
+    'f:11:37: vm.disks[0].storage must be "replicated" or "shared"',
+  ],
+  [
+    "another durability",
+    "{ image: /d, format: raw, durability: none }",
+    'f:11:37: vm.disks[0].durability must be "strict" or "replicated"',
+  ],
+  [
+    "an image twice",
+    "{ image: /d, format: raw }, { image: /d, format: raw }",
+    "f:11:41: vm.disks[1].image is also that of disks[0]; give each disk an image of its own",
+  ],
+  [
+    "nine disks",
+    Array.from({ length: 9 }, (_, i) => `{ image: /d${i}, format: raw }`).join(", "),
+    "f:11:3: vm.disks must have at most 8 disks",
+  ],
+] as const)
+  test(`refused, with its place: ${what}`, () => {
+    const found = mistakes(changed("  boot:", `  disks: [${disks}]\n  boot:`));
+    assert.ok(found[0]?.startsWith(expected), found.join("\n"));
+  });
+
+for (const [field, lines, least, most] of [
+  ["limits.diskMiB", "limits: { diskMiB: N }", 8, 1 << 20],
+  ["limits.commitMiB", "limits: { commitMiB: N }", 1, 1 << 20],
+  ["timing.syncMiBps", "timing: { syncMiBps: N }", 1, 1 << 20],
+] as const)
+  test(`${field} is a whole number from ${least} to ${most}`, () => {
+    const found = (value: number) => mistakes(`${primary}${lines.replace("N", String(value))}\n`);
+    for (const good of [least, most]) assert.deepEqual(found(good), []);
+    for (const bad of [least - 1, most + 1, least + 0.5])
+      assert.match(found(bad)[0] ?? "", new RegExp(`${field} must be a whole number, ${least} to ${most}$`));
+  });
+
+test("a guardian with both addresses has another role, and that one's other role is the first", () => {
+  const both = '{ peer: "10.0.0.2:7000", listen: "10.0.0.1:7000" }';
+  const config = parseConfig(changed('{ peer: "10.0.0.2:7000" }', both), "f");
+  const other = otherRole(config);
+  assert.deepEqual(other, { ...config, role: "backup" });
+  assert.deepEqual(otherRole(other!), config);
+});
+
+test("a guardian with the one address that its role needs has no other role", () => {
+  assert.equal(otherRole(parseConfig(primary, "f")), undefined);
+  const backup = changed("role: primary", "role: backup").replace("peer:", "listen:");
+  assert.equal(otherRole(parseConfig(backup, "f")), undefined);
+});
+
+test("each role needs its address, whether it has the other one or not", () => {
+  const [missing] = mistakes(changed("peer:", "listen:"));
+  assert.match(missing ?? "", /^f:13:1\d?: replication\.peer is missing; it must be ADDR:PORT/);
+  const [noListen] = mistakes(changed("role: primary", "role: backup"));
+  assert.match(noListen ?? "", /replication\.listen is missing; it must be ADDR:PORT/);
 });
 
 for (const [what, from, to, expected] of [

@@ -2,7 +2,17 @@
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
@@ -54,6 +64,35 @@ test("what cannot be used is named by a code", async (t) => {
   assert.equal(await problem(join(dir, "over"), "qcow2"), "image-backing");
   const data = create(join(dir, "ext"), "qcow2", "-o", `data_file=${join(dir, "ext.data")}`);
   assert.equal(await problem(data, "qcow2"), "image-external-data");
+});
+
+/** Offsets and values: QEMU docs/interop/qcow2.txt, "Header". */
+for (const [what, offset, bytes, expected] of [
+  ["version 4", 4, [0, 0, 0, 4], "image-format"],
+  ["encryption of its own", 32, [0, 0, 0, 2], "image-encrypted"],
+  ["the corrupt bit", 79, [2], "image-corrupt"],
+  ["clusters of 2^40 bytes", 20, [0, 0, 0, 40], "image-corrupt"],
+  ["a size of no bytes", 24, [0, 0, 0, 0, 0, 0, 0, 0], "image-size"],
+  ["a size of half a sector", 31, [1], "image-size"],
+  ["the dirty bit, which QEMU mends itself", 79, [1], undefined],
+] as const)
+  test(`qcow2 with ${what}: ${expected ?? "taken"}`, async (t) => {
+    const image = create(join(folder(t), "q"), "qcow2");
+    const file = openSync(image, "r+");
+    writeSync(file, Uint8Array.from(bytes), 0, bytes.length, offset);
+    closeSync(file);
+    if (expected === undefined) assert.equal((await inspectImage(image, "qcow2")).virtualBytes, 4 << 20);
+    else assert.equal(await problem(image, "qcow2"), expected);
+  });
+
+test("qcow2 of version 2, with snapshots, and with dirty bitmaps in it, is taken", async (t) => {
+  const dir = folder(t);
+  const old = await inspectImage(create(join(dir, "old"), "qcow2", "-o", "compat=0.10"), "qcow2");
+  assert.deepEqual([old.virtualBytes, old.clusterBytes], [4 << 20, 64 << 10]);
+  const image = create(join(dir, "q"), "qcow2");
+  execFileSync("qemu-img", ["snapshot", "-c", "before", image]);
+  execFileSync("qemu-img", ["bitmap", "--add", image, "b"]);
+  assert.equal((await inspectImage(image, "qcow2")).virtualBytes, 4 << 20);
 });
 
 test("an image that another QEMU has open is in use, and not when that has ended", async (t) => {

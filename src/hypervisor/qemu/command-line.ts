@@ -78,7 +78,10 @@ function network(spec: VmSpec, nic: VmSpec["nics"][number], index: number): stri
   ];
 }
 
-/** A device's id and its nodes' names are those of disk-nodes.ts. One queue: a device saves state for each. */
+/**
+ * A device's id and its nodes' names are those of disk-nodes.ts. One queue: a device saves state for each. Block sizes
+ * and the serial number, which the guest sees, are said here, so that no image and no host decides them.
+ */
 function disks({ disks }: VmSpec): string[] {
   const args = disks.flatMap((disk, index) => {
     const { format, file } = diskNodes(index);
@@ -89,9 +92,10 @@ function disks({ disks }: VmSpec): string[] {
   const scsi = disks.find(({ bus }) => bus === "virtio-scsi");
   if (scsi !== undefined) args.push("-device", `virtio-scsi-pci,id=scsi0,num_queues=1${legacy(scsi)}`);
   disks.forEach((disk, index) => {
-    const id = `id=vdisk${index},drive=${diskNodes(index).format}`;
-    if (disk.bus === "virtio-scsi") args.push("-device", `scsi-hd,bus=scsi0.0,scsi-id=${index},${id}`);
-    else args.push("-device", `virtio-blk-pci,${id},num-queues=1${legacy(disk)}`);
+    const seen = `serial=disk${index},logical_block_size=512,physical_block_size=512`;
+    const common = `id=vdisk${index},drive=${diskNodes(index).format},${seen}`;
+    if (disk.bus === "virtio-scsi") args.push("-device", `scsi-hd,bus=scsi0.0,scsi-id=${index},${common}`);
+    else args.push("-device", `virtio-blk-pci,${common},num-queues=1${legacy(disk)}`);
   });
   return args;
 }

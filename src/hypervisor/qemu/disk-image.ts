@@ -26,24 +26,24 @@ export class ImageProblem extends Error {
 
 const QCOW2_MAGIC = 0x514649fb;
 const HEADER_BYTES = 104;
+/** An image that was not closed (the dirty bit, of lazy refcounts) is not among them: QEMU repairs that when it opens it. */
 const INCOMPATIBLE = { corrupt: 2n, externalData: 4n } as const;
 
 /** QEMU locks single bytes in this range, one for each thing it does or forbids to others (block/file-posix.c). */
 const LOCKS = { from: 100, length: 200 } as const;
 
-/** @param own nobody else may have it open. @throws ImageProblem */
+/**
+ * Looks at headers and locks alone.
+ * @param own nobody else may have it open
+ * @throws ImageProblem, a sentence without its subject and its full stop
+ */
 export async function inspectImage(
   path: string,
   format: "raw" | "qcow2",
   { own = true } = {},
 ): Promise<DiskImageFacts> {
   const kind = await kindOf(path);
-  let file: FileHandle;
-  try {
-    file = await open(path, "r");
-  } catch (error) {
-    throw new ImageProblem("image-unreadable", `cannot be read: ${(error as Error).message}`);
-  }
+  const file = await opened(path, kind === "block-device" && own);
   try {
     if (own && isLocked(file.fd, LOCKS.from, LOCKS.length))
       throw new ImageProblem("image-in-use", "is in use by another QEMU; end that first");
@@ -89,6 +89,20 @@ async function kindOf(path: string): Promise<DiskImageFacts["kind"]> {
   return facts.isFile() ? "file" : "block-device";
 }
 
+/** @param exclusive no file system, LVM, RAID or swap of this host may have the device: with O_EXCL the kernel says so */
+async function opened(path: string, exclusive: boolean): Promise<FileHandle> {
+  try {
+    return await open(path, constants.O_RDONLY | (exclusive ? constants.O_EXCL : 0));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "EBUSY")
+      throw new ImageProblem(
+        "image-in-use",
+        "is mounted here, or part of LVM, RAID or swap; take it out of that, or name another",
+      );
+    throw new ImageProblem("image-unreadable", `cannot be read: ${(error as Error).message}`);
+  }
+}
+
 async function sizeOf(file: FileHandle, kind: DiskImageFacts["kind"]): Promise<number> {
   if (kind === "file") return (await file.stat()).size;
   // A block device has no size in its inode; sysfs has it in units of 512 bytes.
@@ -106,7 +120,7 @@ function wholeSectors(bytes: number): number {
   if (bytes > 0 && bytes % 512 === 0) return bytes;
   throw new ImageProblem(
     "image-size",
-    `has ${bytes} bytes; a disk has a multiple of 512, and more than none`,
+    `has ${bytes} bytes; make it a multiple of 512 (truncate -s), and more than none`,
   );
 }
 
@@ -132,8 +146,8 @@ function qcow2(header: Buffer): Pick<DiskImageFacts, "virtualBytes" | "clusterBy
       "image-external-data",
       "keeps its data in another file, which Remus does not copy; convert it",
     );
-  return {
-    virtualBytes: wholeSectors(Number(header.readBigUInt64BE(24))),
-    clusterBytes: 2 ** header.readUInt32BE(20),
-  };
+  const clusterBits = header.readUInt32BE(20);
+  if (clusterBits < 9 || clusterBits > 21)
+    throw new ImageProblem("image-corrupt", "has a header that makes no sense; restore it from a backup");
+  return { virtualBytes: wholeSectors(Number(header.readBigUInt64BE(24))), clusterBytes: 2 ** clusterBits };
 }

@@ -1,12 +1,12 @@
 /**
- * Preflight: what would go wrong is said before anything is touched. Three looks: at the spec and the host before
- * QEMU is started, at the running QEMU before it is protected, and at the backup before it takes a VM in.
+ * Preflight: what would go wrong is said before anything is touched. Four looks: at the spec and the host, and at the
+ * disks (disk-preflight.ts), before QEMU is started; at the running QEMU before it is protected (live-preflight.ts);
+ * and at the backup before it takes a VM in.
  */
-
-import { dirname } from "node:path";
-import type { DiskSpec, VmSpec } from "../vm-spec.ts";
+import type { VmSpec } from "../vm-spec.ts";
 import type { AcceleratorAnswer } from "./accelerator.ts";
 import type { DiskImageFacts } from "./disk-image.ts";
+import { diskRoomFindings } from "./disk-preflight.ts";
 import { asksForDirtyRing, extraArgsFindings } from "./extra-args.ts";
 import { directory, type HostFacts, type LinkFact, lookAtHost, memAvailableMiB } from "./host-facts.ts";
 import { ramKiB } from "./tcg-aids.ts";
@@ -171,21 +171,6 @@ function memoryFindings(spec: VmSpec, question: StaticQuestion, host: HostFacts)
   return [error("memory", text)];
 }
 
-/** What a user must know of disks that both hosts see. */
-export function sharedDiskFindings(disks: readonly DiskSpec[]): Finding[] {
-  return disks.flatMap(({ image, storage }, index) =>
-    storage === "replicated"
-      ? []
-      : [
-          warning(
-            "shared-disk",
-            `vm.disks[${index}] (${image}) is shared storage, which is for testing: what the VM writes to it reaches it at once, and is not taken back ` +
-              "when a failover goes back to the last checkpoint. The VM may then find a disk that is newer than its memory. Use storage: replicated.",
-          ),
-        ],
-  );
-}
-
 export interface BackupQuestion {
   readonly imageDirectory: string;
   readonly stagingMiB: number;
@@ -193,7 +178,7 @@ export interface BackupQuestion {
   readonly images: readonly DiskImageFacts[];
 }
 
-/** At the backup: is there room for the RAM image, for staging, and for the standby? */
+/** At the backup: is there room for the RAM image, for staging, for the standby, and for the disks? */
 export async function backupPreflight(spec: VmSpec, question: BackupQuestion): Promise<Finding[]> {
   const { imageDirectory, images, stagingMiB } = question;
   const fact = await directory(imageDirectory);
@@ -214,17 +199,5 @@ export async function backupPreflight(spec: VmSpec, question: BackupQuestion): P
     const text = `This host lacks memory for the standby: ${needed} MiB (${parts}), ${available} MiB available.`;
     found.push(error("backup-memory", `${text} Free some, or put imageDirectory on a disk.`));
   }
-  for (const [index, image] of images.entries())
-    found.push(...(await roomFindings(spec.disks[index]!, index, image)));
-  return found;
-}
-
-/** A sparse image grows as the primary's is written. */
-async function roomFindings(disk: DiskSpec, index: number, image: DiskImageFacts): Promise<Finding[]> {
-  if (disk.storage === "shared" || image.kind === "block-device") return [];
-  const { freeMiB } = await directory(dirname(disk.image));
-  const missingMiB = Math.ceil((image.virtualBytes - image.allocatedBytes) / 2 ** 20);
-  if (freeMiB >= missingMiB) return [];
-  const text = `vm.disks[${index}].image ${disk.image} may grow by ${missingMiB} MiB, and its file system has ${freeMiB} MiB free. Should it fill up, protection ends.`;
-  return [warning("disk-room", text)];
+  return [...found, ...(await diskRoomFindings(spec.disks, images))];
 }
