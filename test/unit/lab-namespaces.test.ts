@@ -118,6 +118,35 @@ test("replication and LAN are cut one without the other", options, async (t) => 
   assert.ok(await reaches(network, "client", "10.77.0.10"));
 });
 
+test(
+  "a host that lost power comes back with all ports, and bridges that have learnt nothing",
+  options,
+  async (t) => {
+    const network = await lab(t, 2);
+    const [program, ...words] = network.exec("b");
+    const inHost = async (...command: string[]) => (await run(program!, [...words, ...command])).stdout;
+    const learnt = async () => await inHost("bridge", "fdb", "show");
+    // As a guardian leaves them that was a standby. (Static, for nobody has this tap open.)
+    await inHost("ip", "link", "set", "tap1", "nomaster");
+    await inHost("bridge", "fdb", "replace", "52:54:00:72:65:00", "dev", "tap0", "master", "static");
+    await standInGuest(network, "b", 0, "10.77.0.12");
+    assert.ok(await reaches(network, "client", "10.77.0.12"));
+    assert.match(await learnt(), /52:54:00:72:65:00 dev tap0/);
+
+    await network.cutHost("b");
+    await network.restartHost("b");
+    assert.doesNotMatch(await learnt(), /52:54:00:72:65:00/);
+    const ports = (await network.links("b")).filter(({ master }) => master !== undefined);
+    assert.deepEqual(ports.map(({ ifname, master }) => `${ifname} ${master}`).sort(), [
+      "tap0 br0",
+      "tap1 br1",
+      "up0 br0",
+      "up1 br1",
+    ]);
+    assert.ok(await reaches(network, "client", "10.77.0.12"));
+  },
+);
+
 test("several labs at once do not meet", options, async (t) => {
   const one = await lab(t);
   const other = await lab(t);
