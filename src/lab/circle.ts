@@ -2,7 +2,8 @@
  * The full circle, again and again, under the eyes of one TCP client: host A dies, host B carries on, host A returns and is brought up to
  * date, and the VM moves home by a planned switchover. RAM and disk are compared after each protection.
  */
-import { writeFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import type { SyncSummary } from "../guardian/sync-report.ts";
 import type { ClientSummary } from "./client.ts";
@@ -52,6 +53,8 @@ const KILL_WITHIN_MS = 3_000;
 const PATIENCE_MS = 30_000;
 /** Enough to see that the client goes on. */
 const ANSWERS = 20;
+/** Of each guardian's log, when something went wrong. */
+const LAST_LINES = 20;
 
 /** Runs the circle. Returns the report; its lab is gone when this settles, however it ends. */
 export async function runCircle(options: CircleOptions, onLab: (lab: Lab) => void): Promise<CircleReport> {
@@ -64,9 +67,23 @@ export async function runCircle(options: CircleOptions, onLab: (lab: Lab) => voi
     const report = await new Circle(lab, options).run();
     if (options.json !== undefined) await writeFile(options.json, `${JSON.stringify(report, null, 2)}\n`);
     return report;
+  } catch (error) {
+    options.say(await lastWords(lab));
+    throw error;
   } finally {
     await lab.destroy();
   }
+}
+
+/** The ends of both guardians' logs. */
+async function lastWords(lab: Lab): Promise<string> {
+  const logs = await Promise.all(
+    (["a", "b"] as const).map(async (host) => {
+      const text = await readFile(join(lab.directory, host, "guardian.log"), "utf8").catch(() => "");
+      return [`guardian of host ${host}:`, ...text.trimEnd().split("\n").slice(-LAST_LINES)].join("\n  ");
+    }),
+  );
+  return logs.join("\n");
 }
 
 class Circle {

@@ -26,6 +26,8 @@ export interface LabOptions {
   readonly virtio?: "standard" | "legacy";
   readonly load?: GuestLoad;
   readonly disks?: readonly LabDisk[];
+  /** A host that loses power loses what it has not synced (forgetful-disk.ts). */
+  readonly forgetful?: boolean;
   /** Bandwidth limit of a sync. */
   readonly syncMiBps?: number;
   readonly limits?: Readonly<Record<string, number>>;

@@ -6,12 +6,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import type { DiskSpec } from "../hypervisor/vm-spec.ts";
+import { ForgetfulDisk } from "./forgetful-disk.ts";
 import type { GuestDisks } from "./guest-image.ts";
-import { makeFolder } from "./leftovers.ts";
+import { makeFolder, removeFolder } from "./leftovers.ts";
 import type { HostName } from "./namespaces.ts";
 
 const run = promisify(execFile);
 const SECTOR_BYTES = 512;
+/** Of a file system for images, each with a copy while it is made, and state. */
+const STORE_SLACK_MIB = 128;
 /** Of a random image: so much data, so far from one piece's beginning to the next one's. Neither is a multiple of a sync's blocks. */
 const PIECE = { bytes: 100_352, everyBytes: 301_056 };
 
@@ -33,22 +36,45 @@ export interface LabDisk {
 export class LabDisks {
   readonly directory: string;
   private readonly disks: readonly LabDisk[];
+  private readonly forgetful = new Map<HostName, ForgetfulDisk>();
 
   private constructor(directory: string, disks: readonly LabDisk[]) {
     this.directory = directory;
     this.disks = disks;
   }
 
-  /** Makes the images: host A's with what the use needs, host B's blank. */
-  static async create(disks: readonly LabDisk[]): Promise<LabDisks> {
+  /** Makes the images: host A's with what the use needs, host B's blank. `forgetful`: a host that loses power loses what is not synced. */
+  static async create(disks: readonly LabDisk[], forgetful = false): Promise<LabDisks> {
     const lab = new LabDisks(await makeFolder(tmpdir()), disks);
-    for (const host of ["a", "b"] as const) {
-      await mkdir(join(lab.directory, host, "state"), { recursive: true });
-      for (const [index, disk] of disks.entries())
-        if (host === "a" || disk.storage !== "shared")
-          await makeImage(lab.image(host, index), disk, host === "a");
+    try {
+      for (const host of ["a", "b"] as const) await lab.prepare(host, forgetful);
+    } catch (error) {
+      await lab.destroy();
+      throw error;
     }
     return lab;
+  }
+
+  private async prepare(host: HostName, forgetful: boolean): Promise<void> {
+    const { directory, disks } = this;
+    const folder = join(directory, host);
+    await mkdir(folder, { recursive: true });
+    const mebibytes = disks.reduce((sum, one) => sum + 2 * one.mebibytes, STORE_SLACK_MIB);
+    if (forgetful) this.forgetful.set(host, await ForgetfulDisk.mount(folder, mebibytes));
+    await mkdir(join(folder, "state"));
+    for (const [index, disk] of disks.entries())
+      if (host === "a" || disk.storage !== "shared")
+        await makeImage(this.image(host, index), disk, host === "a");
+  }
+
+  /** The host loses power. */
+  losePower(host: HostName): void {
+    this.forgetful.get(host)?.forget();
+  }
+
+  /** What the host had on its disks is there again. */
+  async powerIsBack(host: HostName): Promise<void> {
+    await this.forgetful.get(host)?.again();
   }
 
   /** Path of a host's image. */
@@ -89,7 +115,7 @@ export class LabDisks {
   }
 
   async destroy(): Promise<void> {
-    await rm(this.directory, { recursive: true, force: true });
+    await removeFolder(this.directory);
   }
 }
 

@@ -91,6 +91,20 @@ export function diskLoadCommand(disks: readonly string[]): string[] {
   return ["PUBLISH", "load", ["disks", ...disks].join(" ")];
 }
 
+/**
+ * So many writes at random places of a disk without a file system, with a rest between two; the guest counts `scattered` up when done.
+ * Without arguments: ends it.
+ */
+export function scatterCommand(scatter?: {
+  readonly disk: string;
+  readonly count: number;
+  readonly blockKib: number;
+  readonly restUs: number;
+}): string[] {
+  const { disk, count, blockKib, restUs } = scatter ?? {};
+  return ["PUBLISH", "load", ["scatter", disk, count, blockKib, restUs].join(" ").trim()];
+}
+
 const projectCache = join(import.meta.dirname, "../../.cache");
 
 /** Insertion order: each needs those before it. */
@@ -150,6 +164,7 @@ async function collectEntries(kernelRoot: string): Promise<Entry[]> {
     { path: "init", from: { file: join(import.meta.dirname, "guest/init") } },
     { path: "load", from: { file: join(import.meta.dirname, "guest/load") } },
     { path: "diskload", from: { file: join(import.meta.dirname, "guest/diskload") } },
+    { path: "scatter", from: { file: join(import.meta.dirname, "guest/scatter") } },
     { path: "bin/busybox", from: { file: await findProgram("busybox") } },
     { path: "bin/redis-server", from: { file: redisServerFile } },
     // Busybox has one, too, which cannot write zeroes.

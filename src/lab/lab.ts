@@ -88,7 +88,7 @@ export class Lab {
     const network = await createNetwork({ lans: options.nics ?? 1 });
     let disks: LabDisks | undefined;
     try {
-      disks = await LabDisks.create(options.disks ?? []);
+      disks = await LabDisks.create(options.disks ?? [], options.forgetful);
       return new Lab(network, await makeFolder(memory), options, labVm(options, boot, disks), disks);
     } catch (error) {
       await disks?.destroy();
@@ -212,6 +212,7 @@ export class Lab {
     await until(() => qemuPid === undefined || !processRuns(qemuPid), `host ${host}'s QEMU ends`);
     if (power) {
       await this.forgetMemory(host);
+      await this.disks.powerIsBack(host);
       await this.network.restartHost(host);
     }
     return await this.startGuardian(host, "backup", vm);
@@ -234,6 +235,7 @@ export class Lab {
     const atMs = monotonicMs();
     if (kind === "power" || kind === "qemu") process.kill(qemuPid, "SIGKILL");
     if (kind === "power" || kind === "guardian") guardian.signal("SIGKILL");
+    if (kind === "power") this.disks.losePower(host);
     if (kind === "link") await this.network.cutReplication();
     return atMs;
   }

@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { unmountAll } from "./forgetful-disk.ts";
 
 /** Makes a folder in `parent` that `removeLeftovers` will know. */
 export function makeFolder(parent: string): Promise<string> {
@@ -12,9 +13,14 @@ export function makeFolder(parent: string): Promise<string> {
 export async function removeLeftovers(parent: string): Promise<void> {
   for (const name of await readdir(parent)) {
     const pid = /^remus-lab-(\d+)-/.exec(name)?.[1];
-    if (pid !== undefined && !processRuns(Number(pid)))
-      await rm(join(parent, name), { recursive: true, force: true });
+    if (pid !== undefined && !processRuns(Number(pid))) await removeFolder(join(parent, name));
   }
+}
+
+/** Removes a folder with all that is in it, and on it. */
+export async function removeFolder(path: string): Promise<void> {
+  await unmountAll(path);
+  await rm(path, { recursive: true, force: true });
 }
 
 /** Whether a process is there and not merely waiting to be reaped. */

@@ -1,0 +1,83 @@
+/**
+ * `primary`: the host that runs the VM loses power at a random instant, with writes all over its disks; it returns and is brought up to date
+ * by records: the survivor's notes, and the dead host's write-intent logs. Both hosts' disks must be equal then, every time. A write that is
+ * in neither would be silent corruption.
+ *
+ * The dead host forgets what it has not synced, and in the extents that its logs name garbage is put on top.
+ */
+import { setTimeout as pause } from "node:timers/promises";
+import type { SyncSummary } from "../../src/guardian/sync-report.ts";
+import { scatterCommand } from "../../src/lab/guest-image.ts";
+import { Lab } from "../../src/lab/lab.ts";
+import { Dice } from "./dice.ts";
+import { garble, namedExtents } from "./lost-writes.ts";
+
+export interface PrimaryKilledOptions {
+  readonly kills: number;
+  readonly seed: number;
+  readonly say: (text: string) => void;
+}
+
+const DISKS = [
+  { mebibytes: 192, use: "load" },
+  { mebibytes: 96, use: "load", format: "qcow2", bus: "virtio-scsi" },
+] as const;
+const GARBLED_PLACES = 100;
+
+/** Returns how many of the returns went wrong. */
+export async function primaryKilled(
+  { kills, say, seed }: PrimaryKilledOptions,
+  onLab: (lab: Lab) => void,
+): Promise<number> {
+  const dice = new Dice(seed);
+  const lab = await Lab.create({ disks: DISKS, forgetful: true });
+  onLab(lab);
+  let wrong = 0;
+  try {
+    await lab.start();
+    await lab.protect();
+    for (let kill = 1; kill <= kills; kill++) {
+      const well = await oneReturn(lab, dice, (text) => say(`kill ${kill} (seed ${seed}): ${text}`));
+      if (!well) wrong++;
+    }
+    return wrong;
+  } finally {
+    await lab.destroy();
+  }
+}
+
+/** Returns whether all was equal in the end, and by records. */
+async function oneReturn(lab: Lab, dice: Dice, say: (text: string) => void): Promise<boolean> {
+  const load = dice.one(["load", "small", "large"] as const);
+  if (load !== "load") {
+    const blockKib = load === "small" ? 4 : 1024;
+    await lab.redis(...scatterCommand({ disk: "vda", count: 1_000_000, blockKib, restUs: 0 }));
+  }
+  const seconds = dice.between(0.5, load === "large" ? 20 : 8);
+  await pause(seconds * 1000);
+  const dead = lab.owner;
+  await lab.kill("power");
+  await lab.failedOver();
+  await pause(dice.between(0, 1500));
+  await lab.disks.powerIsBack(dead);
+  const named: number[] = [];
+  for (const [disk] of DISKS.entries()) {
+    const extents = await namedExtents(lab, dead, disk);
+    await garble(lab, { host: dead, disk }, extents, { dice, places: GARBLED_PLACES });
+    named.push(extents.reduce((sum, { from, to }) => sum + to - from, 0));
+  }
+  await lab.returnHost();
+  await lab.redis(...scatterCommand());
+  await lab.protect();
+  const { syncs } = await lab.primary.control.order<{ syncs: SyncSummary[] }>("status");
+  const { disks, epoch } = await lab.ramCheck(0, { disks: true });
+  const byRecords = syncs.length === DISKS.length && syncs.every(({ way }) => way === "records");
+  const equal = disks.every(({ offsets }) => offsets.length === 0);
+  const mib = (bytes: number) => (bytes / 2 ** 20).toFixed(1);
+  say(
+    `host ${dead} died after ${seconds.toFixed(1)} s of load "${load}"; its logs named ${named.map(mib).join(" and ")} MiB; ` +
+      `${syncs.map(({ disk, sentBytes, way, why }) => `${disk} by ${way}${way === "records" ? "" : `, because ${why}`}, ${mib(sentBytes)} MiB`).join("; ")}; at checkpoint ${epoch} ` +
+      (equal ? "all equal" : `THE DISKS DIFFER: ${JSON.stringify(disks)}`),
+  );
+  return byRecords && equal;
+}
