@@ -3,61 +3,17 @@
  * A file with a mistake is refused with every mistake in it: file:line:column, the field, what is wrong, what to do.
  */
 import { readFile } from "node:fs/promises";
-import { isIP } from "node:net";
 import { isMap, isNode, isPair, LineCounter, parseDocument } from "yaml";
 import { z } from "zod";
-
-const absolutePath = z
-  .string("must be an absolute path; begin it with /")
-  .refine((path) => path.startsWith("/"), "must be an absolute path; begin it with /")
-  .refine((path) => !path.includes("\0"), "must not contain a zero byte");
-
-/** Sockets are made in there, and the path of a unix socket is short. */
-const socketDirectory = absolutePath.refine(
-  (path) => Buffer.byteLength(path) <= 80,
-  "must be at most 80 bytes long, because sockets are made in it; take a shorter one",
-);
-
-const whole = (least: number, most: number) =>
-  z
-    .number(`must be a whole number, ${least} to ${most}`)
-    .refine(
-      (n) => Number.isInteger(n) && n >= least && n <= most,
-      `must be a whole number, ${least} to ${most}`,
-    );
-
-const mac = z
-  .string('must be a MAC address in quotes, such as "52:54:00:12:34:56"')
-  .regex(/^([0-9a-f]{2}:){5}[0-9a-f]{2}$/i, "must be a MAC address such as 52:54:00:12:34:56")
-  .refine((text) => (Number.parseInt(text.slice(0, 2), 16) & 1) === 0 || text.length !== 17, {
-    message: "is a multicast address; make its first byte even, e.g. 52:54:00:12:34:56",
-  })
-  .refine((text) => !/^[0:]+$/.test(text), "must not be all zeros; take e.g. 52:54:00:12:34:56");
-
-/** Linux: at most 15 bytes, no slash, no white space, not `.` or `..`. */
-const tapName = z
-  .string("must be the name of a tap device")
-  .regex(
-    /^(?!\.\.?$)[^\s/:,]{1,15}$/,
-    "must be the name of a tap device: 1 to 15 characters, no space, /, : or comma",
-  );
-
-/** `ADDR:PORT`; an IPv6 address stands in brackets. */
-const endpoint = z
-  .string("must be ADDR:PORT, e.g. 10.0.0.2:7000 or [fd00::2]:7000")
-  .refine(
-    (text) => parseEndpoint(text) !== undefined,
-    "must be ADDR:PORT, e.g. 10.0.0.2:7000 or [fd00::2]:7000",
-  )
-  .transform((text) => parseEndpoint(text)!);
-
-function parseEndpoint(text: string): { host: string; port: number } | undefined {
-  const match = /^(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(text);
-  const host = match?.[1] ?? match?.[2];
-  const port = Number(match?.[3]);
-  const right = host !== undefined && isIP(host) === (match?.[1] === undefined ? 4 : 6);
-  return right && port >= 1 && port <= 65535 ? { host, port } : undefined;
-}
+import {
+  absolutePath,
+  endpoint,
+  libraryDirectory,
+  mac,
+  socketDirectory,
+  tapName,
+  whole,
+} from "./config-fields.ts";
 
 const boot = z.discriminatedUnion(
   "kind",
@@ -163,7 +119,7 @@ const common = {
   vm,
   runDirectory: socketDirectory,
   imageDirectory: absolutePath.default("/dev/shm/remus"),
-  cacheDirectory: absolutePath.default("/var/cache/remus"),
+  cacheDirectory: libraryDirectory.default("/var/cache/remus"),
   stateDirectory: absolutePath.default("/var/lib/remus"),
   timing,
   limits,

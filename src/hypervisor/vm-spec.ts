@@ -31,7 +31,7 @@ export interface DiskSpec {
   readonly durability: "strict" | "replicated";
 }
 
-/** How the guest starts: a kernel of its own, or firmware alone (nothing to boot; used to test capture over KVM). */
+/** How the guest starts: with a kernel that QEMU is given, or as firmware does, from the disks in their order. */
 export type BootSpec =
   | { readonly kind: "kernel"; readonly kernel: string; readonly initrd: string; readonly append: string }
   | { readonly kind: "firmware" };

@@ -219,6 +219,12 @@ for (const [what, from, to, expected] of [
     `/${"x".repeat(80)}`,
     "f:12:1: runDirectory must be at most 80",
   ],
+  [
+    "a cache from which no library can be loaded",
+    "arbiter:",
+    "cacheDirectory: /var/my cache\narbiter:",
+    "f:14:1: cacheDirectory must have no space",
+  ],
   ["a port that is none", "10.0.0.2:7000", "10.0.0.2:70000", "f:13:16: replication.peer must be ADDR:PORT"],
   ["a name for an address", "10.0.0.2:7000", "hostb:7000", "f:13:16: replication.peer must be ADDR:PORT"],
   [

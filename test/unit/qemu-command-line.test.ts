@@ -127,8 +127,8 @@ test("disks: same devices for both roles, whatever the path; what the guest can 
   const primary = qemuCommand(vm, { ...base, role: "primary" });
   assert.deepEqual(values(primary, "-device").slice(-4, -1), [
     "virtio-scsi-pci,id=scsi0,num_queues=1,disable-legacy=off,disable-modern=on",
-    "virtio-blk-pci,id=vdisk0,drive=disk0,serial=disk0,logical_block_size=512,physical_block_size=512,num-queues=1",
-    "scsi-hd,bus=scsi0.0,scsi-id=1,id=vdisk1,drive=disk1,serial=disk1,logical_block_size=512,physical_block_size=512",
+    "virtio-blk-pci,id=vdisk0,drive=disk0,serial=disk0,logical_block_size=512,physical_block_size=512,bootindex=0,num-queues=1",
+    "scsi-hd,bus=scsi0.0,scsi-id=1,id=vdisk1,drive=disk1,serial=disk1,logical_block_size=512,physical_block_size=512,bootindex=1",
   ]);
   assert.deepEqual(
     values(primary, "-device"),

@@ -80,19 +80,22 @@ function network(spec: VmSpec, nic: VmSpec["nics"][number], index: number): stri
 
 /**
  * A device's id and its nodes' names are those of disk-nodes.ts. One queue: a device saves state for each. Block sizes
- * and the serial number, which the guest sees, are said here, so that no image and no host decides them.
+ * and the serial number, which the guest sees, are said here, so that no image and no host decides them. Firmware boots
+ * from the disks in their order.
  */
-function disks({ disks }: VmSpec): string[] {
+function disks({ boot, disks }: VmSpec): string[] {
   const args = disks.flatMap((disk, index) => {
     const { format, file } = diskNodes(index);
     const lower = fileNodeOptions({ index, driver: driverOf(disk), filename: disk.image, noFlush: false });
     const upper = { driver: disk.format, "node-name": format, file, discard: "unmap" };
     return ["-blockdev", JSON.stringify(lower), "-blockdev", JSON.stringify(upper)];
   });
+  // With a kernel of its own the guest boots from nothing else, and QEMU gives the first place to that.
+  const order = (index: number) => (boot.kind === "firmware" ? `,bootindex=${index}` : "");
   const scsi = disks.find(({ bus }) => bus === "virtio-scsi");
   if (scsi !== undefined) args.push("-device", `virtio-scsi-pci,id=scsi0,num_queues=1${legacy(scsi)}`);
   disks.forEach((disk, index) => {
-    const seen = `serial=disk${index},logical_block_size=512,physical_block_size=512`;
+    const seen = `serial=disk${index},logical_block_size=512,physical_block_size=512${order(index)}`;
     const common = `id=vdisk${index},drive=${diskNodes(index).format},${seen}`;
     if (disk.bus === "virtio-scsi") args.push("-device", `scsi-hd,bus=scsi0.0,scsi-id=${index},${common}`);
     else args.push("-device", `virtio-blk-pci,${common},num-queues=1${legacy(disk)}`);
