@@ -87,14 +87,14 @@ async function put(path: string, text: string): Promise<void> {
 
 function parse(path: string, text: string, vm: string): DiskState {
   const todo = "mend it, or remove it once you know which host has the VM's latest disk";
-  let state: DiskState;
+  let state: DiskState | null;
   try {
-    state = JSON.parse(text) as DiskState;
+    state = JSON.parse(text) as DiskState | null;
   } catch (cause) {
     throw new StateFileError(`${path} is no JSON; ${todo}`, { cause });
   }
   const right =
-    state.version === 1 &&
+    state?.version === 1 &&
     Number.isSafeInteger(state.generation) &&
     ["owner", "syncing", "replica"].includes(state.images);
   if (!right) throw new StateFileError(`${path} is not a state file of version 1; ${todo}`);
@@ -107,13 +107,18 @@ function parse(path: string, text: string, vm: string): DiskState {
 
 /** Why the VM must not be started from these images; `undefined` if it may. */
 export function whyNotStart({ state, path }: StateFile): string | undefined {
-  if (state === undefined || state.images === "owner") return undefined;
-  const what =
-    state.images === "syncing"
-      ? "a copy that was never finished, and no file system"
-      : "the backup's copy, which may hold a part of a checkpoint";
+  if (state === undefined) return undefined;
+  const what = whatElse(state);
+  if (what === undefined) return undefined;
   return (
     `the disk images here are ${what} (generation ${state.generation}, ${path}). Start the VM on the host that ran it last, and this one ` +
     `as its backup. If that host is lost for good, remove ${path} to start from what is here at your own risk`
   );
+}
+
+/** What the images are, if not the VM's latest as far as this host knows. */
+function whatElse({ handedOver, images }: DiskState): string | undefined {
+  if (images === "syncing") return "a copy that was never finished, and no file system";
+  if (images === "replica") return "the backup's copy, which may hold a part of a checkpoint";
+  return handedOver === true ? "what was left when the VM was given to the other host" : undefined;
 }
