@@ -61,10 +61,15 @@ export class DiskApplier {
     await Promise.all([...this.disks.values()].map((disk) => disk.flush()));
   }
 
-  /** Lets go of the images. What is under way is finished first. */
-  async close(): Promise<void> {
+  /** Resolves when nothing is under way any more, well or not. */
+  async idle(): Promise<void> {
     await this.turn;
     await Promise.allSettled([...this.underWay].map(({ done }) => done));
+  }
+
+  /** Lets go of the images. What is under way is finished first. */
+  async close(): Promise<void> {
+    await this.idle();
     await Promise.all([...this.disks.values()].map((disk) => disk.disconnect()));
   }
 

@@ -37,7 +37,7 @@ export class BackupDisks {
   appliedBytes = 0;
   private readonly options: BackupDisksOptions;
   private readonly clients: ReadonlyMap<number, NbdClient>;
-  private readonly applier: DiskApplier;
+  private applier: DiskApplier;
   private session: { readonly id: string; readonly generation: Generation } | undefined;
   private noted: Promise<void> = Promise.resolve();
   private durable: { readonly epoch: EpochId; readonly atMs: number } = { epoch: -1, atMs: 0 };
@@ -92,8 +92,17 @@ export class BackupDisks {
   begin(session: string, generation: Generation): void {
     this.session = { id: session, generation };
     this.appliedBytes = 0;
+    // An error of the last session's may have been mended meanwhile.
+    const before = this.applier;
+    this.applier = new DiskApplier(this.clients);
+    this.failed = false;
     this.durable = { epoch: -1, atMs: performance.now() };
-    if (this.clients.size > 0) this.noted = this.noteSyncing(session, generation);
+    if (this.clients.size === 0) return;
+    const before = this.applier;
+    // What failed may have been mended since, and everything is brought over anew. If not, it fails again.
+    if (this.failed) this.applier = new DiskApplier(this.clients);
+    this.failed = false;
+    this.noted = before.idle().then(() => this.noteSyncing(session, generation));
     this.noted.catch((error: Error) => this.fail(error));
   }
 
@@ -106,14 +115,17 @@ export class BackupDisks {
     });
   }
 
-  /** Puts the writes of a whole checkpoint in, behind all before it. False: they are not, `onFailed` was told. */
+  /** Puts the writes of a whole checkpoint in, behind all before it. False: they are not, and `onFailed` was told or the session is over. */
   async apply(entries: readonly DiskEntry[]): Promise<boolean> {
+    const { session } = this;
+    const ours = () => session === this.session && !this.failed;
     try {
       await this.noted;
+      if (!ours()) return false;
       await this.applier.apply(entries);
-      return !this.failed;
+      return ours();
     } catch (error) {
-      this.fail(error as Error);
+      if (ours()) this.fail(error as Error);
       return false;
     }
   }
@@ -179,6 +191,8 @@ export class BackupDisks {
     const { session } = this;
     if (session === undefined) return;
     await this.applier.flush();
+    // Of a session that is over it must not be noted any more: the next one may have begun to write.
+    if (session !== this.session) return;
     await this.options.record.write({
       generation: session.generation,
       images: "replica",
