@@ -219,34 +219,23 @@ test("static: no QEMU, no kernel file, and more RAM than there is are found", as
   assert.deepEqual(found, ["boot-file", "boot-file", "memory", "qemu-missing"]);
 });
 
-test("backup: an image directory with too little room is found, one with enough is not", async () => {
+test("backup: too little room for the RAM image, or for a disk, is found; enough is not", async () => {
   const mount = "mount -t tmpfs -o size=32m none /mnt";
   const asked = { imageDirectory: "/mnt/vm1", stagingMiB: 64, images: [] };
   assert.deepEqual(codes(await lookFrom(mount, "backupPreflight", spec, asked)), ["image-room"]);
   const small = { ...spec, memoryMiB: 16 };
   assert.deepEqual(await lookFrom(mount, "backupPreflight", small, asked), []);
+  const disk = { image: "/mnt/d", format: "raw", bus: "virtio-blk", storage: "replicated" };
+  const withDisk = { ...small, disks: [disk] };
+  const image = { kind: "file", virtualBytes: 20 << 20, allocatedBytes: 0 };
+  const diskAsked = { ...asked, imageDirectory: "/dev/shm", images: [image] };
+  const withFile = `${mount}; truncate -s 20M /mnt/d; head -c 20M /dev/zero > /mnt/other`;
+  assert.deepEqual(codes(await lookFrom(withFile, "backupPreflight", withDisk, diskAsked)), ["disk-room"]);
   const huge = { ...spec, memoryMiB: 1 << 30 };
   assert.deepEqual(codes(await lookFrom(mount, "backupPreflight", huge, asked)), [
     "backup-memory",
     "image-room",
   ]);
-});
-
-test("backup: a disk image whose file system is smaller than what it may grow to gets a warning", async () => {
-  const mount = "mount -t tmpfs -o size=32m none /mnt";
-  const disk = {
-    image: "/mnt/d",
-    format: "raw",
-    bus: "virtio-blk",
-    storage: "replicated",
-    durability: "strict",
-  };
-  const small = { ...spec, memoryMiB: 16, disks: [disk] };
-  const image = { kind: "file", virtualBytes: 1 << 30, allocatedBytes: 0 };
-  const asked = { imageDirectory: "/dev/shm", stagingMiB: 64, images: [image] };
-  assert.deepEqual(codes(await lookFrom(mount, "backupPreflight", small, asked)), ["disk-room"]);
-  const full = { ...asked, images: [{ ...image, allocatedBytes: 1 << 30 }] };
-  assert.deepEqual(await lookFrom(mount, "backupPreflight", small, full), []);
 });
 
 test("accelerator: firmware comes up under TCG, and a machine without that binary says so", async (t) => {
