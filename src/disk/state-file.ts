@@ -97,7 +97,7 @@ function parse(path: string, text: string, vm: string): DiskState {
     state?.version === 1 &&
     Number.isSafeInteger(state.generation) &&
     ["owner", "syncing", "replica"].includes(state.images);
-  if (!right) throw new StateFileError(`${path} is not a state file of version 1; ${todo}`);
+  if (state === null || !right) throw new StateFileError(`${path} is not a state file of version 1; ${todo}`);
   if (state.vm !== vm)
     throw new StateFileError(
       `${path} is about VM ${state.vm}, and this is ${vm}; give each VM a name of its own, or remove it`,
