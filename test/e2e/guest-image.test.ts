@@ -25,7 +25,7 @@ import {
 } from "../../src/lab/guest-image.ts";
 import { createNetwork, type LabNetwork } from "../../src/lab/namespaces.ts";
 import { attach, exportOf, listen, MemoryDisk } from "../unit/nbd-samples.ts";
-import { eventually } from "./lab-session.ts";
+import { eventually, PATIENCE_MS } from "./lab-session.ts";
 
 const run = promisify(execFile);
 const clientProgram = `${import.meta.dirname}/../../src/lab/client.ts`;
@@ -223,12 +223,16 @@ test("disks: Redis' data is on ext4 and outlives the power; another is written a
     inClient(network, "redis-cli", "-h", "10.77.0.10", ...diskLoadCommand(names));
   assert.equal(asked.changes, 0, "nobody has told it to write yet");
   assert.equal(await load(["sda"]), "1", "somebody in the guest listens");
-  await eventually("writes, zeroes, discards and flushes, small and large, all over the disk", () => {
-    const sizes = asked.writeSizes;
-    const kinds = (["zero", "trim", "flush"] as const).every((kind) => asked.count(kind) > 0);
-    const small = sizes.some((bytes) => bytes % 4096 !== 0);
-    return kinds && small && sizes.length > 100 && Math.max(...sizes) > 500_000 && asked.reached(16) === 16;
-  });
+  await eventually(
+    "writes, zeroes, discards and flushes, small and large, all over the disk",
+    () => {
+      const sizes = asked.writeSizes;
+      const kinds = (["zero", "trim", "flush"] as const).every((kind) => asked.count(kind) > 0);
+      const small = sizes.some((bytes) => bytes % 4096 !== 0);
+      return kinds && small && sizes.length > 100 && Math.max(...sizes) > 500_000 && asked.reached(16) === 16;
+    },
+    PATIENCE_MS,
+  );
   assert.equal(await load([]), "1");
   // The last step and its flush are still to come; then there is nothing left that could write.
   let seen = -1;
