@@ -6,7 +6,14 @@
  *   remus     everything: output held, checkpoint sent, acknowledged and committed
  *
  * Each has the same VM in the same lab and one client that counts over TCP. The pause is QMP STOP to RESUME, by QEMU's clock.
- * Options: --rounds 3, --seconds 8 (per kind and round), --interval 25, --load idle|busy (default both).
+ *
+ * With --disk the VM has a disk with Redis's data on it, every write synced, and the kinds are
+ *
+ *   drained      as above, the disk not replicated: what QEMU flushes at each stop is in it
+ *   strict       everything, the disk replicated, `durability: strict`
+ *   replicated   the same with `durability: replicated`
+ *
+ * Options: --rounds 3, --seconds 8 (per kind and round), --interval 25, --load idle|busy (default both), --disk.
  */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -15,6 +22,7 @@ import { QemuCapture } from "../src/hypervisor/qemu/capture.ts";
 import { qemuCommand } from "../src/hypervisor/qemu/command-line.ts";
 import { QemuProcess } from "../src/hypervisor/qemu/process.ts";
 import { buildTcgAids } from "../src/hypervisor/qemu/tcg-aids.ts";
+import type { LabDisk } from "../src/lab/disks.ts";
 import { Lab } from "../src/lab/lab.ts";
 import { EpochCell } from "../src/memory/epoch-cell.ts";
 import { Staging } from "../src/memory/staging.ts";
@@ -25,6 +33,7 @@ const { values } = parseArgs({
     seconds: { type: "string", default: "8" },
     interval: { type: "string", default: "25" },
     load: { type: "string" },
+    disk: { type: "boolean", default: false },
   },
 });
 const seconds = Number(values.seconds);
@@ -99,7 +108,7 @@ async function drained(lab: Lab): Promise<Measured> {
           } else if (report.kind === "captured") measured.pages.push(report.pages);
           else if (report.kind === "requested") {
             dueMs = Math.max(dueMs + intervalMs, performance.now());
-            setTimeout(() => capture.capture(false), dueMs - performance.now());
+            setTimeout(() => capture.capture(false), Math.max(0, dueMs - performance.now()));
           }
         },
       });
@@ -180,15 +189,29 @@ function percentile(values: readonly number[], share: number): number {
 function row(kind: string, { pausesMs, pages }: Measured): string {
   const ms = (share: number) => percentile(pausesMs, share).toFixed(2).padStart(7);
   const median = pages.length === 0 ? "not known" : String(percentile(pages, 0.5));
-  return `${kind.padEnd(8)} ${ms(0.5)} ${ms(0.95)} ${ms(0.99)} ${ms(1)}   ${String(pausesMs.length).padStart(6)}   ${median}`;
+  return `${kind.padEnd(10)} ${ms(0.5)} ${ms(0.95)} ${ms(0.99)} ${ms(1)}   ${String(pausesMs.length).padStart(6)}   ${median}`;
 }
 
-const kinds = { drained, colo, remus };
+interface Kind {
+  readonly measure: (lab: Lab) => Promise<Measured>;
+  readonly disks?: readonly LabDisk[];
+}
+
+const disk = (durability: "strict" | "replicated"): LabDisk[] => [
+  { mebibytes: 256, use: "data", durability },
+];
+const kinds: Readonly<Record<string, Kind>> = values.disk
+  ? {
+      drained: { measure: drained, disks: disk("strict") },
+      strict: { measure: remus, disks: disk("strict") },
+      replicated: { measure: remus, disks: disk("replicated") },
+    }
+  : { drained: { measure: drained }, colo: { measure: colo }, remus: { measure: remus } };
 for (const load of loads) {
   const all = new Map<string, Measured>();
   for (let round = 1; round <= Number(values.rounds); round++)
-    for (const [kind, measure] of Object.entries(kinds)) {
-      const lab = await Lab.create({ load, intervalMs });
+    for (const [kind, { measure, disks = [] }] of Object.entries(kinds)) {
+      const lab = await Lab.create({ load, intervalMs, disks });
       try {
         const measured = await measure(lab);
         const before = all.get(kind) ?? { pausesMs: [], pages: [] };
@@ -202,7 +225,7 @@ for (const load of loads) {
       }
     }
   console.log(`load ${load}, interval ${intervalMs} ms, pause in ms:`);
-  console.log("kind         p50     p95     p99     max   pauses   dirty pages (median)");
+  console.log("kind           p50     p95     p99     max   pauses   dirty pages (median)");
   for (const [kind, measured] of all) console.log(row(kind, measured));
   console.log();
 }

@@ -92,10 +92,6 @@ export class BackupDisks {
   begin(session: string, generation: Generation): void {
     this.session = { id: session, generation };
     this.appliedBytes = 0;
-    // An error of the last session's may have been mended meanwhile.
-    const before = this.applier;
-    this.applier = new DiskApplier(this.clients);
-    this.failed = false;
     this.durable = { epoch: -1, atMs: performance.now() };
     if (this.clients.size === 0) return;
     const before = this.applier;
