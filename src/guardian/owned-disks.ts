@@ -6,8 +6,16 @@ import type { StateFile } from "../disk/state-file.ts";
 import { exportDisk, removeExport, startExports, stopExports } from "../hypervisor/qemu/disks.ts";
 import type { Qmp } from "../hypervisor/qemu/qmp.ts";
 import type { VmSpec } from "../hypervisor/vm-spec.ts";
-import type { ReplicatedDisk } from "./primary-disks.ts";
 import type { Ground } from "./vm-process.ts";
+
+/** A disk of which each host has an image. */
+export interface ReplicatedDisk {
+  /** Its number in `vm.disks`. */
+  readonly disk: number;
+  readonly bytes: number;
+  /** The image's path. */
+  readonly image: string;
+}
 
 /** Numbers of the disks that each host has an image of. */
 export function replicatedDisks({ disks }: Pick<VmSpec, "disks">): number[] {

@@ -29,19 +29,12 @@ import type { EpochCell } from "../memory/epoch-cell.ts";
 import { closeDescriptor } from "../os/socket.ts";
 import type { Decision, DirtyRecords } from "./dirty-records.ts";
 import { DiskShipping } from "./disk-shipping.ts";
+import type { ReplicatedDisk } from "./owned-disks.ts";
 import { SyncReport, type SyncSummary } from "./sync-report.ts";
 import { WriteIntents } from "./write-intents.ts";
 
 /** The copy of a dirty bitmap that is read while the bitmap goes on. */
 const SNAPSHOT = "remus-sync";
-
-export interface ReplicatedDisk {
-  /** Its number in `vm.disks`. */
-  readonly disk: number;
-  readonly bytes: number;
-  /** The image's path. */
-  readonly image: string;
-}
 
 export interface PrimaryDisksOptions {
   readonly qemu: QemuProcess;

@@ -15,7 +15,7 @@ import type { Fingerprint } from "../hypervisor/qemu/command-line.ts";
 import { connect, LinkError } from "../link/connect.ts";
 import type { Connection } from "../link/connection.ts";
 import type { PrimaryConfig } from "./config.ts";
-import type { ReplicatedDisk } from "./primary-disks.ts";
+import type { ReplicatedDisk } from "./owned-disks.ts";
 
 /** What the backup has to say about the disks. */
 export type DiskMessage = MessageOf<"disk-applied"> | MessageOf<"disk-durable"> | MessageOf<"hashes">;

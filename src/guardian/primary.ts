@@ -104,6 +104,12 @@ export class PrimaryGuardian {
   /** The VM runs here already, since this host was its backup. */
   static async adopt(post: Post<PrimaryConfig>, takenOver: TakenOver): Promise<PrimaryGuardian> {
     const guardian = new PrimaryGuardian(post, takenOver.ground, takenOver.qemu, takenOver);
+    const { config, log } = post;
+    guardian.settled = settleImages(
+      takenOver.qemu.qmp,
+      replicatedDisks(config.vm),
+      config.runDirectory,
+    ).catch((error: Error) => log.error(`putting the VM's disks on stable storage: ${error.message}`));
     await guardian.open();
     post.log.info(
       `this host is the primary of VM ${post.config.vm.name} now (generation ${takenOver.generation})`,

@@ -13,7 +13,7 @@ import { newLogPath, removeIntents } from "../disk/intent-log.ts";
 import { renewIntent } from "../hypervisor/qemu/disks.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import { closeDescriptor } from "../os/socket.ts";
-import type { ReplicatedDisk } from "./primary-disks.ts";
+import type { ReplicatedDisk } from "./owned-disks.ts";
 
 /** A log that names more of its disk gives way: so much, or this share of a large disk. */
 const LARGE_BYTES = 64 << 20;

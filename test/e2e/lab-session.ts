@@ -71,3 +71,9 @@ export async function phaseOf(guardian: {
 }): Promise<string> {
   return (await guardian.control.order<{ phase: string }>("status")).phase;
 }
+
+export async function roleOf(guardian: {
+  control: { order<T>(command: string): Promise<T> };
+}): Promise<string> {
+  return (await guardian.control.order<{ role: string }>("status")).role;
+}

@@ -6,7 +6,7 @@ import { promisify } from "node:util";
 import type { ClientProcess } from "../../src/lab/client-process.ts";
 import { guestAddresses, type Lab, type LabOptions, processRuns } from "../../src/lab/lab.ts";
 import type { ProxyProcess } from "../../src/lab/proxy-process.ts";
-import { assertUnharmed, eventually, makeLab, PATIENCE_MS, phaseOf } from "./lab-session.ts";
+import { assertUnharmed, eventually, makeLab, PATIENCE_MS, roleOf } from "./lab-session.ts";
 
 const run = promisify(execFile);
 const PROXY = "127.0.0.1:7001";
@@ -85,7 +85,7 @@ test("the guardian alone dies and QEMU lives on: not one frame leaks (fail close
   await lab.primary.kill();
   // The client goes on asking (retransmissions), as does ping: the guest has every reason to send.
   const pings = ping(lab, guestAddresses[0].ipv4, 1).catch(() => "no answer");
-  await eventually("the backup runs the VM", async () => (await phaseOf(lab.backup)) === "running", 15_000);
+  await eventually("the backup runs the VM", async () => (await roleOf(lab.backup)) === "primary", 15_000);
   await client.answers(20, PATIENCE_MS);
   await pings;
   assert.ok(processRuns(qemuPid), "QEMU on A outlived its guardian, or this proves nothing");
