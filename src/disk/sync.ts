@@ -97,12 +97,22 @@ export class DiskSync {
     const queue = strides(extents, STRIDE_BYTES);
     const worker = async () => {
       for (const stride of queue) {
-        if (this.stopped) throw new Error("the sync was stopped");
+        this.mayGoOn();
         await work(stride);
         this.counts.doneBytes += stride.to - stride.from;
       }
     };
-    await Promise.all(Array.from({ length: SIDE_BY_SIDE }, worker));
+    try {
+      await Promise.all(Array.from({ length: SIDE_BY_SIDE }, worker));
+    } catch (error) {
+      // Those that are under way still are to send nothing more.
+      this.stopped = true;
+      throw error;
+    }
+  }
+
+  private mayGoOn(): void {
+    if (this.stopped) throw new Error("the sync was stopped");
   }
 
   private async copyData(stride: Extent): Promise<void> {
@@ -133,10 +143,12 @@ export class DiskSync {
   private async copy(extent: Extent): Promise<void> {
     for (const part of strides([extent], READ_BYTES)) {
       await this.peer.room(part.to - part.from);
+      this.mayGoOn();
       const read: ReadUnderWay = { ...part, overtaken: [] };
       this.underWay.add(read);
       try {
         const bytes = await this.source.read(part.from, part.to - part.from);
+        this.mayGoOn();
         const entries = subtract(part, read.overtaken).flatMap((left) =>
           this.entries(left, bytes.subarray(left.from - part.from, left.to - part.from)),
         );
