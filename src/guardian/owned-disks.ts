@@ -1,11 +1,14 @@
 /** The VM's disks as the host that owns them sees them. */
 import { open } from "node:fs/promises";
 import { join } from "node:path";
+import type { Generation } from "../core/words.ts";
 import { NbdClient } from "../disk/nbd-client.ts";
-import type { StateFile } from "../disk/state-file.ts";
+import { type StateFile, whyNotStart } from "../disk/state-file.ts";
 import { exportDisk, removeExport, startExports, stopExports } from "../hypervisor/qemu/disks.ts";
 import type { Qmp } from "../hypervisor/qemu/qmp.ts";
 import type { VmSpec } from "../hypervisor/vm-spec.ts";
+import type { PrimaryConfig } from "./config.ts";
+import type { Post } from "./role.ts";
 import type { Ground } from "./vm-process.ts";
 
 /** A disk of which each host has an image. */
@@ -22,53 +25,88 @@ export function replicatedDisks({ disks }: Pick<VmSpec, "disks">): number[] {
   return disks.flatMap(({ storage }, index) => (storage === "replicated" ? [index] : []));
 }
 
-/** The same, with their sizes. */
-export function ownedDisks(vm: Pick<VmSpec, "disks">, { images }: Ground): ReplicatedDisk[] {
-  return replicatedDisks(vm).map((disk) => ({
-    disk,
-    bytes: images[disk]!.virtualBytes,
-    image: vm.disks[disk]!.image,
-  }));
-}
+/** What a primary does with them beside protecting them. */
+export class OwnedDisks {
+  readonly all: readonly ReplicatedDisk[];
+  /** Of those, whose flushes need not reach this host's stable storage while two hosts hold them in memory. */
+  readonly relaxed: readonly number[];
+  private readonly record: StateFile;
+  private readonly runDirectory: string;
+  private settling: Promise<void> = Promise.resolve();
 
-/**
- * The VM went on here from what lay in this host's memory: what it believes to be on stable storage is put there, while it runs. A flush over an
- * export of QEMU's own does not keep its main loop.
- */
-export async function settleImages(qmp: Qmp, disks: readonly number[], runDirectory: string): Promise<void> {
-  if (disks.length === 0) return;
-  const path = join(runDirectory, "settle-disks.sock");
-  await startExports(qmp, path);
-  try {
-    for (const index of disks) {
-      await exportDisk(qmp, { index, writable: false });
-      const client = await NbdClient.connect({ path, exportName: `disk${index}` });
+  constructor({ config, record }: Post<PrimaryConfig>, { images }: Ground) {
+    const { disks } = config.vm;
+    this.record = record;
+    this.runDirectory = config.runDirectory;
+    this.all = replicatedDisks(config.vm).map((disk) => ({
+      disk,
+      bytes: images[disk]!.virtualBytes,
+      image: disks[disk]!.image,
+    }));
+    this.relaxed = disks.flatMap(({ durability }, index) => (durability === "replicated" ? [index] : []));
+  }
+
+  /** Throws if the images here are another host's copy: a VM must not be started from them. */
+  refuseForeign(): void {
+    const reason = this.all.length === 0 ? undefined : whyNotStart(this.record);
+    if (reason !== undefined) throw new Error(reason);
+  }
+
+  /** Notes that the images here are the VM's own, and in which protection they are followed. */
+  async note(generation: Generation, session?: string): Promise<void> {
+    if (this.all.length === 0) return;
+    await this.record.write({ generation, images: "owner", ...(session === undefined ? {} : { session }) });
+  }
+
+  /**
+   * The VM went on here from what lay in this host's memory: what it believes to be on stable storage is put there, while it runs. A flush over an
+   * export of QEMU's own does not keep its main loop.
+   */
+  settle(qmp: Qmp): Promise<void> {
+    this.settling = this.flush(qmp);
+    return this.settling;
+  }
+
+  /** Resolves when nothing of that is under way. */
+  async settled(): Promise<void> {
+    await this.settling.catch(() => {});
+  }
+
+  /**
+   * The VM runs on another host now, by plan. What is here is exactly the session's last checkpoint: QEMU wrote nothing after
+   * it. That is put on stable storage and noted, so that a resync need not look at more than what the other host changes.
+   */
+  async giveAway(session: string): Promise<void> {
+    const owner = this.record.state;
+    if (this.all.length === 0 || owner === undefined) return;
+    for (const { image } of this.all) {
+      const file = await open(image, "r+");
       try {
-        await client.flush();
+        await file.sync();
       } finally {
-        await client.disconnect();
-        await removeExport(qmp, index);
+        await file.close();
       }
     }
-  } finally {
-    await stopExports(qmp);
+    await this.record.write({ generation: owner.generation, images: "owner", session, handedOver: true });
   }
-}
 
-/**
- * The VM runs on another host now, by plan. What is here is exactly the session's last checkpoint: QEMU wrote nothing after
- * it. That is put on stable storage and noted, so that a resync need not look at more than what the other host changes.
- */
-export async function giveAway(vm: Pick<VmSpec, "disks">, record: StateFile, session: string): Promise<void> {
-  const owner = record.state;
-  if (replicatedDisks(vm).length === 0 || owner === undefined) return;
-  for (const disk of replicatedDisks(vm)) {
-    const image = await open(vm.disks[disk]!.image, "r+");
+  private async flush(qmp: Qmp): Promise<void> {
+    if (this.all.length === 0) return;
+    const path = join(this.runDirectory, "settle-disks.sock");
+    await startExports(qmp, path);
     try {
-      await image.sync();
+      for (const { disk } of this.all) {
+        await exportDisk(qmp, { index: disk, writable: false });
+        const client = await NbdClient.connect({ path, exportName: `disk${disk}` });
+        try {
+          await client.flush();
+        } finally {
+          await client.disconnect();
+          await removeExport(qmp, disk);
+        }
+      }
     } finally {
-      await image.close();
+      await stopExports(qmp);
     }
   }
-  await record.write({ generation: owner.generation, images: "owner", session, handedOver: true });
 }

@@ -7,16 +7,15 @@ import type { PacerSettings } from "../core/pacer.ts";
 import { startPrimary, stepPrimary } from "../core/primary.ts";
 import type { PrimaryEffect, PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
 import { InvariantBroken } from "../core/transition.ts";
-import { type StateFile, whyNotStart } from "../disk/state-file.ts";
 import type { CaptureReport } from "../hypervisor/qemu/capture-orders.ts";
 import { ramBlockName } from "../hypervisor/qemu/command-line.ts";
 import { livePreflight } from "../hypervisor/qemu/live-preflight.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
-import type { VmSpec } from "../hypervisor/vm-spec.ts";
-import { type Listener, listen } from "../link/listen.ts";
+import type { Listener } from "../link/listen.ts";
+import { openClosedDoor } from "./closed-door.ts";
 import { otherRole, type PrimaryConfig } from "./config.ts";
 import { DirtyRecords } from "./dirty-records.ts";
-import { giveAway, ownedDisks, replicatedDisks, settleImages } from "./owned-disks.ts";
+import { OwnedDisks } from "./owned-disks.ts";
 import { type DiskMessage, PrimaryLink } from "./primary-link.ts";
 import { PrimaryOrders } from "./primary-orders.ts";
 import { PrimaryStatistics } from "./primary-statistics.ts";
@@ -39,6 +38,7 @@ export class PrimaryGuardian {
   private readonly takenOver: TakenOver | undefined;
   private readonly link: PrimaryLink;
   private readonly orders: PrimaryOrders;
+  private readonly disks: OwnedDisks;
   private readonly records: DirtyRecords;
   private readonly settings: PacerSettings;
   private readonly statistics: PrimaryStatistics;
@@ -51,7 +51,6 @@ export class PrimaryGuardian {
   private vmRuns = true;
   private requestWaits = false;
   private guestShutDown = false;
-  private settled: Promise<void> = Promise.resolve();
 
   private constructor(post: Post<PrimaryConfig>, ground: Ground, qemu: QemuProcess, takenOver?: TakenOver) {
     const { promise, resolve } = Promise.withResolvers<RoleEnd>();
@@ -63,11 +62,13 @@ export class PrimaryGuardian {
     this.qemu = qemu;
     this.takenOver = takenOver;
     this.state = startPrimary(takenOver?.generation ?? post.record.state?.generation ?? 1);
-    this.records = new DirtyRecords(qemu.qmp, replicatedDisks(config.vm), baselineOf(takenOver));
+    this.disks = new OwnedDisks(post, ground);
+    const numbers = this.disks.all.map(({ disk }) => disk);
+    this.records = new DirtyRecords(qemu.qmp, numbers, baselineOf(takenOver));
     this.link = new PrimaryLink({
       config,
       machine: machineOf(config, ground, qemu),
-      disks: ownedDisks(config.vm, ground),
+      disks: this.disks.all,
       generation: () => this.state.generation,
       feed: (event) => this.feed(event),
       onDiskMessage: (message) => this.fromBackupDisks(message),
@@ -86,9 +87,9 @@ export class PrimaryGuardian {
 
   /** Preflight, then the VM. Fails with one sentence a problem and nothing started. */
   static async start(post: Post<PrimaryConfig>): Promise<PrimaryGuardian> {
-    const { config, log, record } = post;
+    const { config, log } = post;
     const ground = await prepareGround(config, log);
-    refuseForeignImages(config.vm, record);
+    new OwnedDisks(post, ground).refuseForeign();
     const qemu = await startQemu(config, ground, { role: "primary", ramFile: config.lab.ramFile });
     const guardian = new PrimaryGuardian(post, ground, qemu);
     try {
@@ -104,12 +105,9 @@ export class PrimaryGuardian {
   /** The VM runs here already, since this host was its backup. */
   static async adopt(post: Post<PrimaryConfig>, takenOver: TakenOver): Promise<PrimaryGuardian> {
     const guardian = new PrimaryGuardian(post, takenOver.ground, takenOver.qemu, takenOver);
-    const { config, log } = post;
-    guardian.settled = settleImages(
-      takenOver.qemu.qmp,
-      replicatedDisks(config.vm),
-      config.runDirectory,
-    ).catch((error: Error) => log.error(`putting the VM's disks on stable storage: ${error.message}`));
+    guardian.disks
+      .settle(takenOver.qemu.qmp)
+      .catch((error: Error) => post.log.error(`putting the VM's disks on stable storage: ${error.message}`));
     await guardian.open();
     post.log.info(
       `this host is the primary of VM ${post.config.vm.name} now (generation ${takenOver.generation})`,
@@ -119,11 +117,11 @@ export class PrimaryGuardian {
   }
 
   private async open(): Promise<void> {
-    const { config, control } = this.post;
-    if (replicatedDisks(config.vm).length > 0) await this.note();
-    await this.openDoor();
+    await this.disks.note(this.state.generation);
+    if (this.takenOver !== undefined)
+      this.listener = await openClosedDoor(this.post, this.takenOver.epoch, () => this.state.generation);
     const { orders, statistics } = this;
-    await control.take({
+    await this.post.control.take({
       status: () => this.status(),
       protect: () => orders.protect(),
       stop: () => orders.stop(),
@@ -135,35 +133,6 @@ export class PrimaryGuardian {
       quit: () => orders.quit(),
     });
     this.publish();
-  }
-
-  /** Who comes here as a primary is told that it is none any more (I3). */
-  private async openDoor(): Promise<void> {
-    const { config, log } = this.post;
-    const { listen: address } = config.replication;
-    if (address === undefined || this.takenOver === undefined) return;
-    const { epoch } = this.takenOver;
-    this.listener = await listen({
-      address: address.host,
-      port: address.port,
-      vmId: this.link.ids.vmId,
-      host: hostname(),
-      generation: () => this.state.generation,
-      onPrimary: (caller) => caller.tellTakeover(epoch),
-      onTurnedAway: ({ message, peer }) => log.warn(`${peer}: ${message}`),
-      heartbeatMs: config.timing.heartbeatMs,
-      detectionMs: config.timing.detectionMs,
-    });
-  }
-
-  /** That the images here are the VM's own. */
-  private note(session?: string): Promise<void> {
-    const { generation } = this.state;
-    return this.post.record.write({
-      generation,
-      images: "owner",
-      ...(session === undefined ? {} : { session }),
-    });
   }
 
   private status(): Record<string, unknown> {
@@ -200,7 +169,7 @@ export class PrimaryGuardian {
       },
       feed: (event) => this.feed(event),
       preflight: async () => {
-        await this.settled;
+        await this.disks.settled();
         heed(await livePreflight(this.qemu.qmp, this.qemu.pid), this.post.log);
       },
       kill: () => this.qemu.kill(),
@@ -249,11 +218,10 @@ export class PrimaryGuardian {
 
   /** A VM that another host owns is backed up here from now on, if this host may be called. */
   private async whatNext(): Promise<RoleEnd> {
-    const { config, record } = this.post;
     const { state } = this;
     if (state.phase !== "superseded") return { kind: "exit", status: this.guestShutDown ? 0 : 1 };
-    if (otherRole(config) === undefined) return { kind: "exit", status: 0 };
-    if (state.planned) await giveAway(config.vm, record, this.link.session);
+    if (otherRole(this.post.config) === undefined) return { kind: "exit", status: 0 };
+    if (state.planned) await this.disks.giveAway(this.link.session);
     return { kind: "backup", generation: state.generation };
   }
 
@@ -426,10 +394,8 @@ export class PrimaryGuardian {
       stagingBytes: config.limits.stagingMiB * MIB,
       heldBytes: config.limits.heldMiB * MIB,
       disks: {
-        disks: ownedDisks(config.vm, this.ground),
-        relaxed: config.vm.disks.flatMap(({ durability }, index) =>
-          durability === "replicated" ? [index] : [],
-        ),
+        disks: this.disks.all,
+        relaxed: this.disks.relaxed,
         ringBytes: config.limits.diskMiB * MIB,
         syncBytesPerSecond: config.timing.syncMiBps === undefined ? undefined : config.timing.syncMiBps * MIB,
         connection: connection!,
@@ -438,7 +404,7 @@ export class PrimaryGuardian {
         records: this.records,
         log: { folder: config.stateDirectory, vm: config.vm.name, session: this.link.session },
         // Should this host fail, it knows which protection its logs are of.
-        onLogging: () => this.note(this.link.session),
+        onLogging: () => this.disks.note(this.state.generation, this.link.session),
         onFailed: (reason) => void this.partFailed("disk-failed", reason),
         report: (text) => this.report("info", text),
       },
@@ -489,11 +455,4 @@ export class PrimaryGuardian {
 function baselineOf(takenOver: TakenOver | undefined): { session: string; epoch: number } | undefined {
   if (takenOver?.session === undefined) return undefined;
   return { session: takenOver.session, epoch: takenOver.epoch };
-}
-
-/** A VM must not be started from an image that is another host's copy. */
-function refuseForeignImages(vm: VmSpec, record: StateFile): void {
-  if (replicatedDisks(vm).length === 0) return;
-  const reason = whyNotStart(record);
-  if (reason !== undefined) throw new Error(reason);
 }
