@@ -50,6 +50,14 @@ for (const [what, disks, found] of [
   ["one image twice, by a hard link", [["one"], ["two"], ["same"]], ["error image-twice"]],
   ["shared storage", [["one", { storage: "shared" }]], ["warning shared-disk"]],
   ["flushes that nobody waits for", [["one", { durability: "replicated" }]], []],
+  [
+    "flushes that nobody waits for, where they are needed",
+    [
+      ["none", { format: "qcow2", durability: "replicated" }],
+      ["one", { storage: "shared", durability: "replicated" }],
+    ],
+    ["error image-missing", "warning shared-disk", "error durability-format", "error durability-shared"],
+  ],
 ] as [string, [string, Partial<DiskSpec>?][], string[]][])
   test(`disks: ${what}`, async (t) => {
     const path = folder(t);

@@ -26,6 +26,7 @@ export async function diskPreflight(
       ...looked.flatMap(({ findings }) => findings),
       ...(await twinFindings(disks)),
       ...disks.flatMap(sharedFindings),
+      ...disks.flatMap(durabilityFindings),
       ...(await stateFindings(disks, question.stateDirectory)),
     ],
   };
@@ -81,6 +82,17 @@ function sharedFindings(disk: DiskSpec, index: number): Finding[] {
     `vm.disks[${index}] (${disk.image}) is shared storage, which is for testing: what the VM writes to it reaches it at once, and is not taken back ` +
     "when a failover goes back to the last checkpoint. The VM may then find a disk that is newer than its memory. Use storage: replicated.";
   return [warning("shared-disk", text)];
+}
+
+/** Without flushes qcow2 does not keep its own structures in order: after a power failure data of the guest's was seen in the wrong places. */
+function durabilityFindings(disk: DiskSpec, index: number): Finding[] {
+  if (disk.durability === "strict") return [];
+  const name = `${nameOf(disk, index)} cannot have durability: replicated:`;
+  if (disk.storage === "shared")
+    return [error("durability-shared", `${name} no second host holds what is written to it. Use strict.`)];
+  if (disk.format === "raw") return [];
+  const text = `${name} should this host lose power, a ${disk.format} image would itself be damaged. Use raw, or strict.`;
+  return [error("durability-format", text)];
 }
 
 /** What is noted there must be found again after a crash of this host. */
