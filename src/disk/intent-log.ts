@@ -4,12 +4,14 @@
  *
  * A file: a page of JSON, then one bit an extent. A bit is only ever set; a log that has grown gives way to a new one.
  */
-import { type FileHandle, open, readdir, readFile, rm } from "node:fs/promises";
+import { type FileHandle, open, readdir, readFile, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Extent } from "./extents.ts";
 
 const HEAD_BYTES = 4096;
 const PAGE_BYTES = 4096;
+/** How the name of a log ends that QEMU has not been given yet. */
+const UNFINISHED = ".new";
 /** QEMU tells of 64 KiB at a time. Larger extents on disks for which the bits would take more than 128 KiB. */
 const LEAST_EXTENT_BYTES = 64 << 10;
 const MOST_EXTENTS = 1 << 20;
@@ -50,11 +52,14 @@ export class IntentLog {
     of: Pick<IntentLogHead, "session" | "disk" | "diskBytes">,
   ): Promise<IntentLog> {
     const head: IntentLogHead = { version: 1, ...of, extentBytes: extentBytesFor(of.diskBytes) };
-    const file = await open(path, "w+", 0o600);
+    // Under its own name it is whole, whenever this host should fail.
+    const unfinished = `${path}${UNFINISHED}`;
+    const file = await open(unfinished, "w+", 0o600);
     try {
       await file.write(JSON.stringify(head).padEnd(HEAD_BYTES, " "), 0);
       await file.truncate(HEAD_BYTES + bitBytes(head.diskBytes, head.extentBytes));
       await file.sync();
+      await rename(unfinished, path);
       await syncFolder(join(path, ".."));
     } catch (error) {
       await file.close();
@@ -118,14 +123,15 @@ export async function newLogPath(folder: string, vm: string, disk: number): Prom
   return join(folder, `${vm}-disk${disk}.intent-${Math.max(0, ...numbers) + 1}`);
 }
 
-async function logFiles(folder: string, vm: string, disk: number): Promise<string[]> {
+async function logFiles(folder: string, vm: string, disk: number, ending = ""): Promise<string[]> {
   const prefix = `${vm}-disk${disk}.intent-`;
   const names = await readdir(folder).catch((error: NodeJS.ErrnoException) => {
     if (error.code === "ENOENT") return [];
     throw error;
   });
   return names
-    .filter((name) => name.startsWith(prefix) && /^\d+$/.test(name.slice(prefix.length)))
+    .filter((name) => name.startsWith(prefix) && name.endsWith(ending))
+    .filter((name) => /^\d+$/.test(name.slice(prefix.length, name.length - ending.length)))
     .map((name) => join(folder, name));
 }
 
@@ -156,7 +162,8 @@ export async function removeIntents(
   disk: number,
   keep: readonly string[] = [],
 ): Promise<void> {
-  for (const path of await logFiles(folder, vm, disk))
+  const unfinished = await logFiles(folder, vm, disk, UNFINISHED);
+  for (const path of [...(await logFiles(folder, vm, disk)), ...unfinished])
     if (!keep.includes(path)) await rm(path, { force: true });
 }
 
