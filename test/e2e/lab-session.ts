@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
+import type { ClientSummary } from "../../src/lab/client.ts";
 import type { ClientProcess } from "../../src/lab/client-process.ts";
 import { Lab, type LabOptions } from "../../src/lab/lab.ts";
 
@@ -36,13 +37,15 @@ export async function protectedLab(
   return { lab, client };
 }
 
-/** Ends the client: one connection, nothing lost, nothing taken back (I4). */
-export async function assertUnharmed(client: ClientProcess): Promise<void> {
-  const { connections, resets, lost, wentBack, repeated } = await client.finish();
+/** Ends the client: one connection, nothing lost, nothing taken back (I4). Returns what else it has to say. */
+export async function assertUnharmed(client: ClientProcess): Promise<ClientSummary> {
+  const summary = await client.finish();
+  const { connections, resets, lost, wentBack, repeated } = summary;
   assert.deepEqual(
     { connections, resets, lost, wentBack, repeated },
     { connections: 1, resets: 0, lost: 0, wentBack: 0, repeated: 0 },
   );
+  return summary;
 }
 
 /** I7: the backup's image equals the primary's RAM at a checkpoint. */
