@@ -8,7 +8,7 @@ const allowed = {
   disk: ["codec", "core", "memory", "os"],
   net: ["codec", "core", "memory", "os", "hypervisor"],
   link: ["codec", "core"],
-  witness: ["core"],
+  witness: ["core", "os"],
   guardian: ["hypervisor", "memory", "disk", "net", "link", "witness", "codec", "core", "os"],
   lab: ["guardian", "hypervisor", "memory", "os", "codec", "core"],
 };

@@ -2,7 +2,7 @@
  * The arbiter for a pair without a witness: it grants every request. A host that has merely lost contact then runs the VM while the
  * other one does too. It must be chosen by name, and says so each time it is asked.
  */
-import type { Arbiter, Verdict } from "../core/arbiter.ts";
+import type { Arbiter, Claim, Verdict } from "../core/arbiter.ts";
 import type { Generation } from "../core/words.ts";
 
 export class AssumeNoPartition implements Arbiter {
@@ -20,4 +20,11 @@ export class AssumeNoPartition implements Arbiter {
     );
     return Promise.resolve({ granted: true, generation: generation + 1 });
   }
+
+  /** It remembers nothing, so it cannot say that a VM has moved on. */
+  latest(): Promise<Claim | undefined> {
+    return Promise.resolve(undefined);
+  }
+
+  close(): void {}
 }

@@ -1,0 +1,26 @@
+/** The kinds of witness, and how each is chosen. */
+import type { Arbiter } from "../core/arbiter.ts";
+import { type EtcdOptions, EtcdRegister } from "./etcd.ts";
+import { type LockFileOptions, LockFileRegister } from "./lock-file.ts";
+import { type ServerClientOptions, ServerRegister } from "./server-client.ts";
+import { type Notices, Witness } from "./witness.ts";
+
+export type WitnessChoice =
+  | ({ readonly kind: "etcd" } & EtcdOptions)
+  | ({ readonly kind: "server" } & ServerClientOptions)
+  | ({ readonly kind: "lock-file" } & LockFileOptions);
+
+export function openWitness(choice: WitnessChoice, notices: Notices): Arbiter {
+  return new Witness(register(choice), notices);
+}
+
+function register(choice: WitnessChoice) {
+  switch (choice.kind) {
+    case "etcd":
+      return new EtcdRegister(choice);
+    case "server":
+      return new ServerRegister(choice);
+    case "lock-file":
+      return new LockFileRegister(choice);
+  }
+}
