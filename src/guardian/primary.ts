@@ -14,6 +14,7 @@ import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import type { Listener } from "../link/listen.ts";
 import { openClosedDoor } from "./closed-door.ts";
 import { otherRole, type PrimaryConfig } from "./config.ts";
+import { OrderRefused } from "./control.ts";
 import { DirtyRecords } from "./dirty-records.ts";
 import { OwnedDisks } from "./owned-disks.ts";
 import { type DiskMessage, PrimaryLink } from "./primary-link.ts";
@@ -125,7 +126,10 @@ export class PrimaryGuardian {
       status: () => this.status(),
       protect: () => orders.protect(),
       stop: () => orders.stop(),
-      switchover: () => orders.switchover(),
+      switchover: () => {
+        refuseToMoveShared(config.vm);
+        return orders.switchover();
+      },
       samples: () => statistics.samples(),
       "reset-statistics": () => statistics.reset(this.bytesOnWire),
       hold: ({ atEpoch }, caller) => orders.hold(atEpoch ?? 0, caller),
