@@ -43,6 +43,8 @@ missing_packages() {
   # Other people's NBD clients and servers, which ours are tried against.
   have nbdinfo || printf 'libnbd-bin '
   have nbdkit || printf 'nbdkit '
+  # Certificates for the witness's tests.
+  have openssl || printf 'openssl '
 }
 
 busybox_is_dynamic() {
@@ -89,32 +91,48 @@ kernel_package() {
     sed -n 's/^ *Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -n 1
 }
 
-kernel_is_here() { [ -e .cache/kernel/complete ]; }
+is_unpacked() { [ -e ".cache/$1/complete" ]; }
 
-# The guests' kernel is unpacked into .cache and never installed: /boot and the boot loader stay as they are.
+# unpack_package NAME PACKAGE: unpacks a Debian package into .cache/NAME. It is not installed, so nothing of it starts.
+unpack_package() {
+  say "fetching $2"
+  fresh=$PWD/.cache/$1.$$
+  trap 'rm -rf "$fresh"' EXIT
+  mkdir -p "$fresh/deb"
+  # Without the sandbox user: it may not write into a folder inside somebody's home.
+  user=$(id -un)
+  (cd "$fresh/deb" && apt-get -qq -o Dpkg::Use-Pty=0 -o "APT::Sandbox::User=$user" download "$2") \
+    >/dev/null || fail "apt-get download $2 failed: look at its message above"
+  dpkg -x "$fresh"/deb/*.deb "$fresh" || fail "the package $2 could not be unpacked into .cache"
+  rm -r "$fresh/deb"
+  : >"$fresh/complete"
+  # Whole or not at all, also when two of us run at once: this move fails when the other one was quicker.
+  mv -T "$fresh" ".cache/$1" 2>/dev/null || is_unpacked "$1" || fail "cannot move $2 into .cache/$1"
+  trap - EXIT
+  rm -rf "$fresh"
+}
+
+can_unpack() { have apt-get && have dpkg; }
+
+# The guests' kernel is never installed: /boot and the boot loader stay as they are.
 fetch_kernel() {
-  kernel_is_here && return 0
-  have apt-get && have dpkg || fail "the guests' kernel is missing and there is no apt-get to fetch it:" \
+  is_unpacked kernel && return 0
+  can_unpack || fail "the guests' kernel is missing and there is no apt-get to fetch it:" \
     "unpack Debian's linux-image-cloud-amd64 into .cache/kernel and make the file .cache/kernel/complete"
   if is_root; then apt_update; fi
   package=$(kernel_package)
   [ -n "$package" ] || fail "apt knows no kernel package behind linux-image-cloud-amd64. On Debian, as root run:" \
     "apt-get update. Other distributions are not set up automatically."
-  say "fetching the guests' kernel, $package"
-  fresh=$PWD/.cache/kernel.$$
-  trap 'rm -rf "$fresh"' EXIT
-  mkdir -p "$fresh/deb"
-  # Without the sandbox user: it may not write into a folder inside somebody's home.
-  user=$(id -un)
-  (cd "$fresh/deb" && apt-get -qq -o Dpkg::Use-Pty=0 -o "APT::Sandbox::User=$user" download "$package") \
-    >/dev/null || fail "apt-get download $package failed: look at its message above"
-  dpkg -x "$fresh"/deb/*.deb "$fresh" || fail "the package $package could not be unpacked into .cache"
-  rm -r "$fresh/deb"
-  : >"$fresh/complete"
-  # Whole or not at all, also when two of us run at once: this move fails when the other one was quicker.
-  mv -T "$fresh" .cache/kernel 2>/dev/null || kernel_is_here || fail "cannot move the kernel into .cache/kernel"
-  trap - EXIT
-  rm -rf "$fresh"
+  unpack_package kernel "$package"
+}
+
+# For the witness's tests. The installed package would start a service on this machine.
+fetch_etcd() {
+  is_unpacked etcd && return 0
+  can_unpack || fail "etcd is missing and there is no apt-get to fetch it:" \
+    "unpack Debian's etcd-server into .cache/etcd and make the file .cache/etcd/complete"
+  if is_root; then apt_update; fi
+  unpack_package etcd etcd-server
 }
 
 own_node_runs() { node_modules/.bin/node --version >/dev/null 2>&1; }
@@ -139,4 +157,5 @@ mkdir -p .cache || fail "cannot make .cache in $PWD: run this as the owner of th
 install_programs
 check_redis
 fetch_kernel
+[ "$purpose" = demo ] || fetch_etcd
 install_node_packages
