@@ -60,7 +60,8 @@ class Admission {
   private bytes = 0;
 
   room(): number {
-    if (epochCell.ending) return ring.roomBytes;
+    // An epoch that nobody will ever end may be as long as it likes.
+    if (epochCell.ending || ring.abandoned) return ring.roomBytes;
     const epoch = epochCell.get();
     if (epoch !== this.epoch) {
       this.epoch = epoch;
@@ -79,6 +80,7 @@ const admission = new Admission();
 
 class MirroredDisk {
   private readonly disk: number;
+  private readonly sector = new Uint8Array(SECTOR_BYTES);
   private readonly door: NbdDoor;
 
   constructor({ disk, bytes, fd }: EndpointDisk) {
@@ -97,12 +99,32 @@ class MirroredDisk {
     this.door.close();
   }
 
+  /**
+   * Into the ring go whole sectors: the backup would have to read a part of one to write it. Where a piece ends within a sector, its beginning
+   * waits here for the next piece.
+   */
   private data({ offset }: NbdRequest, piece: Uint8Array, at: number): number {
-    let most = Math.min(piece.length, admission.room());
-    // A cut must not go through a sector: the backup would have to read it to write it.
-    if (most < piece.length) most = Math.max(0, most - ((at + most) % SECTOR_BYTES));
+    let done = 0;
+    const begun = at % SECTOR_BYTES;
+    if (begun > 0) {
+      done = Math.min(piece.length, SECTOR_BYTES - begun);
+      this.sector.set(piece.subarray(0, done), begun);
+      if (begun + done < SECTOR_BYTES) return done;
+      if (this.put(offset + at - begun, this.sector) === 0) return 0;
+    }
+    const rest = piece.subarray(done);
+    const whole = rest.length - (rest.length % SECTOR_BYTES);
+    const taken = this.put(offset + at + done, rest.subarray(0, whole));
+    if (taken < whole) return done + taken;
+    this.sector.set(rest.subarray(whole));
+    return piece.length;
+  }
+
+  /** Returns how much of whole sectors was taken. */
+  private put(offset: number, sectors: Uint8Array): number {
+    const room = admission.room();
     // The tag: taken before the answer, so never too high. See EpochCell.
-    const taken = ring.write(this.disk, offset + at, piece, epochCell.get(), most);
+    const taken = ring.write(this.disk, offset, sectors, epochCell.get(), room - (room % SECTOR_BYTES));
     admission.took(taken);
     return taken;
   }

@@ -20,9 +20,12 @@ export interface SharedRing {
   readonly words: SharedArrayBuffer;
 }
 
-/** Words of 64 bits: slots ever published, slots ever freed, bytes ever freed; whether the reader wants to be told; the writer's health. */
-const WORD = { published: 0, freed: 1, freedBytes: 2, bell: 3, broken: 4 } as const;
-const WORD_COUNT = 5;
+/**
+ * Words of 64 bits: slots ever published, slots ever freed, bytes ever freed; whether the reader wants to be told; the writer's health;
+ * whether what comes is still wanted.
+ */
+const WORD = { published: 0, freed: 1, freedBytes: 2, bell: 3, broken: 4, abandoned: 5 } as const;
+const WORD_COUNT = 6;
 /** Numbers in a slot: disk, kind, offset, length, epoch, and where its data begins, counted in bytes ever put in. */
 const SLOT = { disk: 0, kind: 1, offset: 2, length: 3, epoch: 4, at: 5 } as const;
 const SLOT_NUMBERS = 6;
@@ -109,6 +112,11 @@ export class WriteRing {
     Atomics.store(this.words, WORD.broken, 1n);
   }
 
+  /** The reader drops whatever comes. */
+  get abandoned(): boolean {
+    return this.word(WORD.abandoned) === 1;
+  }
+
   // The reader
 
   get broken(): boolean {
@@ -155,6 +163,11 @@ export class WriteRing {
   listen(): boolean {
     Atomics.store(this.words, WORD.bell, 1n);
     return this.peek() === undefined;
+  }
+
+  /** From now on what comes is dropped: let the writer not spare room for anything. */
+  abandon(): void {
+    Atomics.store(this.words, WORD.abandoned, 1n);
   }
 
   private word(index: number): number {

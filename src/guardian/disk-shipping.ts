@@ -85,6 +85,7 @@ export class DiskShipping implements SyncPeer {
   /** Nobody listens any more: what comes is dropped, so that the guest never waits. */
   abandon(): void {
     this.abandoned = true;
+    this.ring.abandon();
     const error = new Error("the backup is gone");
     for (const { lost } of this.asked.splice(0)) lost(error);
     for (const wake of this.wakeWindow.splice(0)) wake();
