@@ -8,6 +8,7 @@ import { exportDisk, removeExport, startExports, stopExports } from "../hypervis
 import type { Qmp } from "../hypervisor/qemu/qmp.ts";
 import type { VmSpec } from "../hypervisor/vm-spec.ts";
 import type { PrimaryConfig } from "./config.ts";
+import { OrderRefused } from "./control.ts";
 import type { Post } from "./role.ts";
 import type { Ground } from "./vm-process.ts";
 
@@ -30,6 +31,8 @@ export class OwnedDisks {
   readonly all: readonly ReplicatedDisk[];
   /** Of those, whose flushes need not reach this host's stable storage while two hosts hold them in memory. */
   readonly relaxed: readonly number[];
+  /** Numbers of those that both hosts see. */
+  private readonly shared: readonly number[];
   private readonly record: StateFile;
   private readonly runDirectory: string;
   private settling: Promise<void> = Promise.resolve();
@@ -43,6 +46,7 @@ export class OwnedDisks {
       bytes: images[disk]!.virtualBytes,
       image: disks[disk]!.image,
     }));
+    this.shared = disks.flatMap(({ storage }, index) => (storage === "shared" ? [index] : []));
     this.relaxed = disks.flatMap(({ durability }, index) => (durability === "replicated" ? [index] : []));
   }
 
@@ -50,6 +54,14 @@ export class OwnedDisks {
   refuseForeign(): void {
     const reason = this.all.length === 0 ? undefined : whyNotStart(this.record);
     if (reason !== undefined) throw new Error(reason);
+  }
+
+  /** Throws if the VM cannot be moved by plan: the standby cannot have an image that QEMU here keeps locked until it ends. */
+  refuseToMove(): void {
+    const [index] = this.shared;
+    if (index === undefined) return;
+    const text = `vm.disks[${index}] is shared storage, which QEMU here keeps locked until it ends`;
+    throw new OrderRefused("shared-disk", `${text}. Only a VM whose disks are all replicated can be moved`);
   }
 
   /** Notes that the images here are the VM's own, and in which protection they are followed. */

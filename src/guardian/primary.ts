@@ -14,7 +14,6 @@ import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import type { Listener } from "../link/listen.ts";
 import { openClosedDoor } from "./closed-door.ts";
 import { otherRole, type PrimaryConfig } from "./config.ts";
-import { OrderRefused } from "./control.ts";
 import { DirtyRecords } from "./dirty-records.ts";
 import { OwnedDisks } from "./owned-disks.ts";
 import { type DiskMessage, PrimaryLink } from "./primary-link.ts";
@@ -127,7 +126,7 @@ export class PrimaryGuardian {
       protect: () => orders.protect(),
       stop: () => orders.stop(),
       switchover: () => {
-        refuseToMoveShared(config.vm);
+        this.disks.refuseToMove();
         return orders.switchover();
       },
       samples: () => statistics.samples(),
