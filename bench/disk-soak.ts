@@ -33,6 +33,9 @@ if (soak === undefined) {
   console.error(`say what: ${Object.keys(soaks).join(", ")}`);
   process.exit(64);
 }
-const wrong = await soak();
+const wrong = await soak().catch((error: Error) => {
+  console.error(error.stack);
+  return 1;
+});
 console.log(wrong === 0 ? "nothing went wrong" : `${wrong} WENT WRONG`);
 process.exit(wrong === 0 ? 0 : 1);

@@ -3,7 +3,7 @@
  * before the host returns. A resync must mend them all; and as nothing else is touched, nothing else may need mending.
  */
 import { execFile } from "node:child_process";
-import { readFile } from "node:fs/promises";
+import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import type { Extent } from "../../src/disk/extents.ts";
@@ -29,8 +29,35 @@ export async function namedExtents(lab: Lab, host: HostName, disk: number): Prom
   if (images !== "owner" || session === undefined)
     throw new Error(`host ${host} died as the VM's host, and its state file says "${images}" of ${session}`);
   const extents = await readIntents(lab.disks.stateDirectory(host), lab.vm.name, disk, session);
-  if (extents === undefined) throw new Error(`host ${host} has no write-intent log of disk${disk}`);
+  if (extents === undefined)
+    throw new Error(
+      `host ${host} has no write-intent log of disk${disk} in session ${session}; there are ${await logs(lab, host)}`,
+    );
   return extents;
+}
+
+/** For people. */
+async function logs(lab: Lab, host: HostName): Promise<string> {
+  const folder = lab.disks.stateDirectory(host);
+  const names = await readdir(folder);
+  return (
+    await Promise.all(
+      names.map(async (name) => {
+        const bytes = await readFile(join(folder, name));
+        return `${name} (${bytes.length} bytes: ${bytes.subarray(0, 200).toString("latin1").trimEnd()})`;
+      }),
+    )
+  ).join(", ");
+}
+
+/** A qcow2 image must have kept its own structures whole. @throws with what qemu-img says if not */
+export async function expectSound(lab: Lab, host: HostName, disk: number): Promise<void> {
+  const { format } = lab.vm.disks[disk]!;
+  if (format === "raw") return;
+  // 3: there are clusters that nothing refers to, which does no harm.
+  await run("qemu-img", ["check", "-f", format, lab.disks.image(host, disk)]).catch((error) => {
+    if ((error as { code?: number }).code !== 3) throw error;
+  });
 }
 
 /** Writes garbage to `places` blocks, at random in the extents, of the image of a host that is down. */

@@ -2,8 +2,7 @@
  * The full circle, again and again, under the eyes of one TCP client: host A dies, host B carries on, host A returns and is brought up to
  * date, and the VM moves home by a planned switchover. RAM and disk are compared after each protection.
  */
-import { readFile, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { writeFile } from "node:fs/promises";
 import { setTimeout as pause } from "node:timers/promises";
 import type { SyncSummary } from "../guardian/sync-report.ts";
 import type { ClientSummary } from "./client.ts";
@@ -11,6 +10,7 @@ import type { ClientProcess } from "./client-process.ts";
 import { random } from "./demo.ts";
 import { longestGap } from "./gap-watch.ts";
 import { Lab } from "./lab.ts";
+import { lastWords } from "./last-words.ts";
 
 export interface CircleOptions {
   readonly rounds: number;
@@ -53,8 +53,6 @@ const KILL_WITHIN_MS = 3_000;
 const PATIENCE_MS = 30_000;
 /** Enough to see that the client goes on. */
 const ANSWERS = 20;
-/** Of each guardian's log, when something went wrong. */
-const LAST_LINES = 20;
 
 /** Runs the circle. Returns the report; its lab is gone when this settles, however it ends. */
 export async function runCircle(options: CircleOptions, onLab: (lab: Lab) => void): Promise<CircleReport> {
@@ -73,17 +71,6 @@ export async function runCircle(options: CircleOptions, onLab: (lab: Lab) => voi
   } finally {
     await lab.destroy();
   }
-}
-
-/** The ends of both guardians' logs. */
-async function lastWords(lab: Lab): Promise<string> {
-  const logs = await Promise.all(
-    (["a", "b"] as const).map(async (host) => {
-      const text = await readFile(join(lab.directory, host, "guardian.log"), "utf8").catch(() => "");
-      return [`guardian of host ${host}:`, ...text.trimEnd().split("\n").slice(-LAST_LINES)].join("\n  ");
-    }),
-  );
-  return logs.join("\n");
 }
 
 class Circle {

@@ -18,6 +18,9 @@ export const libc = {
   poll: library.func("int poll(void *fds, unsigned long count, int timeoutMs)"),
   shutdown: library.func("int shutdown(int fd, int how)"),
   close: library.func("int close(int fd)"),
+  sync_file_range: library.func(
+    "int sync_file_range(int fd, int64_t offset, int64_t length, uint32_t flags)",
+  ),
   ioctl: library.func("int ioctl(int fd, unsigned long request, void *argument)"),
   fcntl: library.func("int fcntl(int fd, int command, void *argument)"),
   fallocate: library.func("int fallocate(int fd, int mode, int64_t offset, int64_t length)"),

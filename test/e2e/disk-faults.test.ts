@@ -1,0 +1,102 @@
+/**
+ * I5 for disks: whatever becomes of their replication, the VM runs on, it is said why it is unprotected, and it can be protected again.
+ * And of a disk with `durability: replicated`: whenever one host alone holds it, its flushes reach the storage.
+ */
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { mkdir, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { test } from "node:test";
+import { promisify } from "node:util";
+import type { Lab } from "../../src/lab/lab.ts";
+import {
+  assertHostsEqual,
+  assertNothingLost,
+  flushing,
+  goesOn,
+  PATIENT,
+  startWithMonitor,
+} from "./disk-session.ts";
+import { assertUnharmed, eventually, makeLab, phaseOf } from "./lab-session.ts";
+
+const run = promisify(execFile);
+const MIB = 1 << 20;
+
+test("a job cancelled by somebody, an endpoint that is cut off, a backup whose storage is full, then a failover (I4, I5)", async (t) => {
+  const told: string[] = [];
+  const lab = await makeLab(t, {
+    ...PATIENT,
+    disks: [
+      { mebibytes: 64, use: "data", durability: "replicated" },
+      { mebibytes: 64, use: "load" },
+    ],
+    onEvent: (host, { text }) => {
+      if (host === "a" && text !== undefined) told.push(text);
+    },
+  });
+  const storage = await ownStorage(lab, 1, 96);
+  const monitor = await startWithMonitor(t, lab);
+  const client = lab.client();
+  await goesOn(client);
+  assert.deepEqual(await flushing(monitor), [true, true]);
+
+  const begins = async () => {
+    told.length = 0;
+    await lab.protect();
+    await eventually("one disk is flushed by two memories", async () => !(await flushing(monitor))[0]);
+    assert.deepEqual(await flushing(monitor), [false, true]);
+    await goesOn(client, 5);
+  };
+  const endsWith = async (sentence: RegExp) => {
+    await eventually("protection has ended", async () => (await phaseOf(lab.primary)) === "unprotected");
+    assert.match(told.join("\n"), sentence);
+    assert.deepEqual(await flushing(monitor), [true, true]);
+    await goesOn(client);
+  };
+
+  await begins();
+  await monitor.execute("block-job-cancel", { device: "remus-disk1", force: true });
+  await endsWith(/copying disk writes failed: The mirror of disk1 failed: somebody cancelled the job/);
+
+  await begins();
+  await monitor.execute("yank", { instances: [{ type: "block-node", "node-name": "disk1-remote" }] });
+  await endsWith(/copying disk writes failed: .*disk1/);
+
+  await begins();
+  const filler = await storage.fill();
+  await endsWith(/the backup is lost: it cannot go on: .*disk1.*(No space|ENOSPC)/i);
+  assert.equal(await phaseOf(lab.backup), "waiting");
+  await assert.rejects(lab.protect(), /cannot go on: .*(No space|ENOSPC)/i);
+  await rm(filler);
+
+  await begins();
+  await assertHostsEqual(lab);
+  await lab.kill("power");
+  await goesOn(client, 50);
+  const { highest } = await assertUnharmed(client);
+  await lab.kill("power", "b");
+  await assertNothingLost(lab.disks.image("b", 0), "raw", highest);
+});
+
+/** Puts the backup's image of a disk on a file system of its own, which the lab unmounts. */
+async function ownStorage(
+  lab: Lab,
+  disk: number,
+  mebibytes: number,
+): Promise<{ fill: () => Promise<string> }> {
+  const image = lab.disks.image("b", disk);
+  const folder = join(lab.disks.directory, "b", "storage");
+  await mkdir(folder);
+  await run("mount", ["-t", "tmpfs", "-o", `size=${mebibytes}m`, "tmpfs", folder]);
+  const moved = join(folder, basename(image));
+  await run("cp", ["--sparse=always", image, moved]);
+  await rename(image, `${image}.before`);
+  await symlink(moved, image);
+  return {
+    fill: async () => {
+      const filler = join(folder, "filler");
+      await assert.rejects(writeFile(filler, Buffer.alloc(mebibytes * MIB)), /ENOSPC/);
+      return filler;
+    },
+  };
+}
