@@ -25,7 +25,8 @@ export class Committer {
   private readonly onCommitted: (epoch: EpochId) => void;
   private queue: WholeCheckpoint[] = [];
   private nextSlice: NodeJS.Immediate | undefined;
-  private waitsForDisks = false;
+  /** A checkpoint is being put in: now, in the next slice, or by the disks. Whoever hears of a commit may add the next one before it returns. */
+  private busy = false;
   /** Counts what was forgotten: disk writes that are under way then are nobody's any more. */
   private life = 0;
 
@@ -40,14 +41,14 @@ export class Committer {
   add(checkpoint: WholeCheckpoint): void {
     this.queue.push(checkpoint);
     this.waitingBytes += checkpoint.bytes;
-    if (this.nextSlice === undefined && !this.waitsForDisks) this.run(0);
+    if (!this.busy) this.run(0);
   }
 
   /** Drops everything that waits; the images are left half-written. */
   forget(): void {
     clearImmediate(this.nextSlice);
     this.nextSlice = undefined;
-    this.waitsForDisks = false;
+    this.busy = false;
     this.life++;
     this.queue = [];
     this.waitingBytes = 0;
@@ -55,7 +56,8 @@ export class Committer {
 
   /** Writes from message `from` of the first checkpoint on. */
   private run(from: number): void {
-    this.nextSlice = undefined;
+    const { life } = this;
+    this.busy = true;
     let next = from;
     let slice = 0;
     for (let first = this.queue[0]; first !== undefined; first = this.queue[0]) {
@@ -71,18 +73,18 @@ export class Committer {
         return;
       }
       this.done(first);
+      if (life !== this.life) return;
       next = 0;
     }
+    this.busy = false;
   }
 
   private putOnDisks(disks: DiskImages, checkpoint: WholeCheckpoint): void {
     const { life } = this;
-    this.waitsForDisks = true;
     void disks.apply(checkpoint.disk).then((applied) => {
       if (life !== this.life || !applied) return;
-      this.waitsForDisks = false;
       this.done(checkpoint);
-      this.run(0);
+      if (life === this.life) this.run(0);
     });
   }
 

@@ -30,7 +30,7 @@ const checkpoint = (epoch: number, count: number) => ({
   bytes: count * PAGE_BYTES,
 });
 
-function setUp(t: TestContext, disks?: DiskImages) {
+function setUp(t: TestContext, disks?: DiskImages, onCommitted: (epoch: number) => void = () => {}) {
   const directory = mkdtempSync(join(tmpdir(), "remus-committer-"));
   const images = BackupImages.create(join(directory, "vm1.ram"), "pc.ram", PAGES * PAGE_BYTES);
   images.begin({ ...LAYOUT, blocks: [{ id: 0, name: "pc.ram", bytes: PAGES * PAGE_BYTES }] });
@@ -44,9 +44,10 @@ function setUp(t: TestContext, disks?: DiskImages) {
     return Array.from({ length: PAGES }, (_, number) => file[number * PAGE_BYTES]!);
   };
   const committed: { epoch: number; image: number[]; device: number }[] = [];
-  const committer: Committer = new Committer(images, disks, (epoch) =>
-    committed.push({ epoch, image: image(), device: committer.device[0]! }),
-  );
+  const committer: Committer = new Committer(images, disks, (epoch) => {
+    committed.push({ epoch, image: image(), device: committer.device[0]! });
+    onCommitted(epoch);
+  });
   return { committer, committed, image };
 }
 
@@ -150,3 +151,17 @@ test("disks that failed: nothing is committed any more", async (t) => {
   for (let turn = 0; turn < 5; turn++) await nextTurn();
   assert.deepEqual(committed, []);
 });
+
+for (const disks of [undefined, { apply: () => Promise.resolve(true) }])
+  test(`I2: whoever hears of a commit may add the next one at once; each is committed once (${disks ? "with" : "without"} disks)`, async (t) => {
+    const { committer, committed } = setUp(t, disks, (epoch) => {
+      if (epoch < 8) committer.add(checkpoint(epoch + 2, epoch % 3 === 0 ? 6 : 1));
+    });
+    committer.add(checkpoint(0, 6));
+    committer.add(checkpoint(1, 6));
+    for (let turn = 0; turn < 100 && committed.length < 10; turn++) await nextTurn();
+    assert.deepEqual(
+      committed.map(({ epoch }) => epoch),
+      [0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
+    );
+  });
