@@ -4,19 +4,14 @@
  */
 import { hostname } from "node:os";
 import { join } from "node:path";
-import type { ReplicationMessage } from "../codec/replication.ts";
-import { encodeHashes } from "../codec/replication-disk.ts";
 import {
   encodeAck,
   encodeDiskApplied,
   encodeDiskDurable,
   encodeGoodbyeOk,
-  encodeHandoverRefused,
   encodeTakeover,
   encodeUnable,
-  type Frame,
 } from "../codec/replication-encode.ts";
-import { type FrameIds, vmIdBytes } from "../codec/replication-header.ts";
 import {
   type BackupEffect,
   type BackupEvent,
@@ -26,30 +21,26 @@ import {
 } from "../core/backup.ts";
 import { InvariantBroken } from "../core/transition.ts";
 import type { Generation } from "../core/words.ts";
-import { type Fingerprint, fingerprintMismatch, ramBlockName } from "../hypervisor/qemu/command-line.ts";
+import { ramBlockName } from "../hypervisor/qemu/command-line.ts";
 import { backupPreflight } from "../hypervisor/qemu/preflight.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
-import { prepareStandby, runStandby } from "../hypervisor/qemu/standby.ts";
+import { prepareStandby } from "../hypervisor/qemu/standby.ts";
 import { ramKiB } from "../hypervisor/qemu/tcg-aids.ts";
-import type { Connection } from "../link/connection.ts";
-import { type Caller, type Listener, listen } from "../link/listen.ts";
 import { BackupImages } from "../memory/backup-images.ts";
-import type { WholeCheckpoint } from "../memory/checkpoint-buffer.ts";
 import { StandbyTaps } from "../net/standby-taps.ts";
 import { BackupDisks } from "./backup-disks.ts";
-import { CheckpointIntake } from "./checkpoint-intake.ts";
-import { Committer } from "./committer.ts";
+import { BackupLink } from "./backup-link.ts";
 import { type BackupConfig, otherRole } from "./config.ts";
+import { HeldCheckpoints } from "./held-checkpoints.ts";
 import { monotonicMs } from "./monotonic.ts";
 import { replicatedDisks } from "./owned-disks.ts";
-import type { FailoverTimes, Post, RoleEnd } from "./role.ts";
+import type { Post, RoleEnd } from "./role.ts";
+import { StandbyTakeover } from "./standby-takeover.ts";
 import { type Ground, heed, machineOf, prepareGround, startQemu } from "./vm-process.ts";
 
 const MIB = 1 << 20;
 /** A planned switchover waits so long for the arbiter, with the VM paused. */
 const HANDOVER_PATIENCE_MS = 2_000;
-/** The primary has so long to read that the VM stays with it. */
-const REFUSAL_HEARD_MS = 2_000;
 
 interface Parts {
   readonly ground: Ground;
@@ -64,31 +55,16 @@ export class BackupGuardian {
   private readonly post: Post<BackupConfig>;
   private readonly ground: Ground;
   private readonly qemu: QemuProcess;
-  /** Hashes the boot files, so it is made once. */
-  private readonly machine: Fingerprint;
   private readonly images: BackupImages;
   private readonly taps: StandbyTaps;
   private disks!: BackupDisks;
-  private committer!: Committer;
-  private intake!: CheckpointIntake;
-  private listener: Listener | undefined;
+  private held!: HeldCheckpoints;
+  private link!: BackupLink;
   private state: BackupState;
-  private connection: Connection | undefined;
-  /** Whole in memory, and not acknowledged: those before them wait for their commit, and are enough of that (I6). */
-  private unacknowledged: WholeCheckpoint[] = [];
-  private whole: WholeCheckpoint | undefined;
-  private failover: FailoverTimes | undefined;
-  private session: string | undefined;
-  private greeting = false;
-  /** The primary was told that this host stands down from a switchover. */
-  private refusedForGood = false;
+  private takeover!: StandbyTakeover;
   private quitting = false;
-  /** The standby runs since the primary has handed the VM over. */
-  private planned = false;
   /** The VM runs here and this host is its primary: the standby is not ours to watch any more. */
   private handedOn = false;
-  /** The checkpoint from which the VM went on here. */
-  private tookOverAt = 0;
 
   private constructor(post: Post<BackupConfig>, generation: Generation, { ground, qemu, images }: Parts) {
     const { promise, resolve } = Promise.withResolvers<RoleEnd>();
@@ -99,7 +75,6 @@ export class BackupGuardian {
     this.state = startBackup(generation);
     this.ground = ground;
     this.qemu = qemu;
-    this.machine = machineOf(config, ground, qemu);
     this.images = images;
     this.taps = new StandbyTaps(config.vm.nics, join(config.runDirectory, "bridges.json"), (text) =>
       log.warn(text),
@@ -136,7 +111,7 @@ export class BackupGuardian {
 
   private async open(): Promise<void> {
     const { config, control, log, record } = this.post;
-    const { replication, vm, limits, timing, runDirectory } = config;
+    const { replication, vm, limits, runDirectory } = config;
     await this.taps.park();
     const disks = replicatedDisks(vm);
     this.disks = await BackupDisks.open({
@@ -146,46 +121,47 @@ export class BackupGuardian {
       record,
       log: { folder: config.stateDirectory, vm: vm.name },
       onFailed: (reason) => this.feed({ type: "commit-failed", reason }),
-      onDurable: (epoch) => this.send((ids) => encodeDiskDurable(ids, epoch)),
+      onDurable: (epoch) => this.link.send((ids) => encodeDiskDurable(ids, epoch)),
     });
-    this.committer = new Committer(this.images, disks.length > 0 ? this.disks : undefined, (epoch) => {
-      this.disks.committed(epoch);
-      this.feed({ type: "committed", epoch });
-      this.admit();
-    });
-    this.intake = new CheckpointIntake({
+    this.held = new HeldCheckpoints({
       images: this.images,
       disks: this.disks,
+      hasDisks: disks.length > 0,
       // A guest that rewrites all its memory in one epoch sends all of it; of its disks it may write so much.
       limitBytes: (vm.memoryMiB * 1.1 + 128 + 4 * limits.diskMiB) * MIB,
-      onWhole: (checkpoint) => {
-        this.unacknowledged.push(checkpoint);
-        this.admit();
+      commitBytes: limits.commitMiB * MIB,
+      onWhole: (epoch) => this.feed({ type: "checkpoint-whole", epoch }),
+      onCommitted: (epoch) => this.feed({ type: "committed", epoch }),
+      onApplied: (totalBytes) => this.link.send((ids) => encodeDiskApplied(ids, totalBytes)),
+    });
+    const { disks: images, ground, held, qemu, taps } = this;
+    this.takeover = new StandbyTakeover({ disks: images, ground, held, qemu, taps });
+    this.link = new BackupLink({
+      post: this.post,
+      // Hashes the boot files.
+      machine: machineOf(this.post.config, this.ground, this.qemu),
+      disks: this.disks,
+      intake: this.held.intake,
+      state: () => this.state,
+      feed: (event) => this.feed(event),
+      tookOverAt: () => this.takeover.at,
+      deaf: () => this.quitting,
+      onHandover: () => {
+        this.takeover.times = { detectedAtMs: monotonicMs() };
       },
-      onApplied: (totalBytes) => this.send((ids) => encodeDiskApplied(ids, totalBytes)),
+      onLost: (reason) => this.primaryLost(reason),
+      onSuspicion: (suspected) => {
+        if (suspected && this.state.phase === "armed") void this.taps.open();
+        if (!suspected && ["waiting", "filling", "armed"].includes(this.state.phase)) void this.taps.park();
+      },
     });
     await control.take({
       status: () => this.status(),
       "flush-disks": () => this.disks.flush(),
       quit: () => this.quit(),
     });
+    await this.link.open();
     const { host, port } = replication.listen;
-    this.listener = await listen({
-      address: host,
-      port,
-      vmId: vmIdBytes(vm.uuid),
-      host: hostname(),
-      generation: () => this.state.generation,
-      onPrimary: (caller) => void this.greet(caller),
-      onTurnedAway: ({ message, peer }) => log.warn(`${peer}: ${message}`),
-      heartbeatMs: timing.heartbeatMs,
-      detectionMs: timing.detectionMs,
-      urgent: () => this.state.phase !== "filling",
-      onSuspicion: (suspected) => {
-        if (suspected && this.state.phase === "armed") void this.taps.open();
-        if (!suspected && ["waiting", "filling", "armed"].includes(this.state.phase)) void this.taps.park();
-      },
-    });
     log.info(
       `standby for VM ${vm.name} is ready (QEMU ${this.qemu.qmp.version}); listening on ${host}:${port}`,
     );
@@ -202,16 +178,16 @@ export class BackupGuardian {
       qemuVersion: this.qemu.qmp.version,
       qemuPid: this.qemu.pid,
       ramImage: this.images.path,
-      waitingBytes: this.committer.waitingBytes,
+      waitingBytes: this.held.waitingBytes,
       longestStallMs: this.post.stalls.longestMs,
-      failover: this.failover,
+      failover: this.takeover.times,
       ...this.state,
     };
   }
 
   private quit(): void {
     this.quitting = true;
-    this.closeLink();
+    this.link.close();
     this.qemu.kill();
   }
 
@@ -222,120 +198,22 @@ export class BackupGuardian {
     const asked = this.quitting;
     if (!asked) this.post.log.error(`the standby is gone: ${how}`);
     this.quitting = true;
-    if (this.refusedForGood) await this.primaryHasClosed();
+    await this.link?.refusalHeard();
     // Without a standby this host must not ask for the VM: the primary is to hear at once that it is alone.
-    this.closeLink();
-    this.listener?.close();
-    this.committer?.forget();
+    this.link?.close();
+    this.link?.shut();
+    this.held?.forget();
     this.disks?.close();
     this.images.discard();
     await this.taps.restore();
     this.finish({ kind: "exit", status: asked ? 0 : 1 });
   }
 
-  private async primaryHasClosed(): Promise<void> {
-    const { connection } = this;
-    for (const end = performance.now() + REFUSAL_HEARD_MS; performance.now() < end; ) {
-      if (connection === undefined || connection.closed !== undefined) return;
-      await new Promise((again) => setTimeout(again, 5));
-    }
-  }
-
-  private async greet(caller: Caller): Promise<void> {
-    if (this.state.phase === "running" || (this.state.phase === "recovering" && !this.state.planned)) {
-      caller.tellTakeover(this.tookOverAt);
-      return;
-    }
-    const reason = this.whyNot(caller);
-    if (reason !== undefined) {
-      caller.refuse(reason);
-      return;
-    }
-    this.greeting = true;
-    try {
-      const disks = await this.disks.images();
-      this.welcome(caller, disks);
-    } catch (error) {
-      caller.refuse({ code: "disk", message: `the disk images here: ${(error as Error).message}` });
-    } finally {
-      this.greeting = false;
-    }
-  }
-
-  private welcome(caller: Caller, disks: Awaited<ReturnType<BackupDisks["images"]>>): void {
-    const { session } = caller.hello;
-    this.session = session;
-    this.intake.reset();
-    this.disks.begin(session, caller.generation);
-    const connection = caller.welcome(
-      {
-        onMessage: (message) => this.take(message),
-        onClosed: ({ message }) => {
-          if (this.connection === connection) this.primaryLost(message);
-        },
-        onSilent: (silentMs) => this.primaryLost(`nothing was heard from it for ${Math.round(silentMs)} ms`),
-      },
-      disks,
-    );
-    this.connection = connection;
-    this.feed({ type: "session-opened", generation: caller.generation });
-  }
-
-  private whyNot({ hello, generation }: Caller): { code: string; message: string } | undefined {
-    if (this.state.phase !== "waiting" || this.greeting)
-      return { code: "wrong-state", message: `the backup is ${this.state.phase}` };
-    if (generation < this.state.generation)
-      return {
-        code: "stale-generation",
-        message: `generation ${generation} is over, this is ${this.state.generation}`,
-      };
-    const mismatch = fingerprintMismatch(hello.machine, this.machine);
-    return mismatch === undefined ? undefined : { code: "other-machine", message: mismatch };
-  }
-
   private primaryLost(reason: string): void {
     if (this.quitting) return;
-    this.failover ??= { detectedAtMs: monotonicMs() };
+    this.takeover.times ??= { detectedAtMs: monotonicMs() };
     this.feed({ type: "primary-lost", reason });
-    if (this.state.phase === "waiting") this.failover = undefined;
-  }
-
-  /** Throws ProtocolError on what does not belong here; the connection then closes. */
-  private take(message: ReplicationMessage): void {
-    if (this.quitting || (this.state.phase !== "filling" && this.state.phase !== "armed")) return;
-    switch (message.type) {
-      case "goodbye":
-        this.feed({ type: "goodbye" });
-        return;
-      case "handover":
-        this.failover = { detectedAtMs: monotonicMs() };
-        this.feed({ type: "handover-asked", epoch: message.epoch });
-        return;
-      case "hash-ask":
-        void this.answerHashes(message);
-        return;
-      default:
-        this.intake.take(message);
-    }
-  }
-
-  private async answerHashes({ range }: Extract<ReplicationMessage, { type: "hash-ask" }>): Promise<void> {
-    try {
-      const hashes = await this.disks.hashes(range);
-      this.send((ids) => encodeHashes(ids, range, hashes));
-    } catch (error) {
-      this.post.log.error(`hashes of disk${range.disk}: ${(error as Error).message}`);
-      this.feed({ type: "commit-failed", reason: (error as Error).message });
-    }
-  }
-
-  /** Acknowledges what is whole, as long as the commits keep up. */
-  private admit(): void {
-    const limit = this.post.config.limits.commitMiB * MIB;
-    while (this.unacknowledged.length > 0 && this.committer.waitingBytes <= limit) {
-      this.whole = this.unacknowledged.shift()!;
-      this.feed({ type: "checkpoint-whole", epoch: this.whole.epoch });
-    }
+    if (this.state.phase === "waiting") this.takeover.times = undefined;
   }
 
   private feed(event: BackupEvent): void {
@@ -360,23 +238,10 @@ export class BackupGuardian {
   private becomePrimary(): void {
     if (this.handedOn || otherRole(this.post.config) === undefined) return;
     this.handedOn = true;
-    this.listener?.close();
+    this.link.shut();
     this.finish({
       kind: "primary",
-      takenOver: {
-        generation: this.state.generation,
-        qemu: this.qemu,
-        ground: this.ground,
-        ramFile: this.images.path,
-        session: this.session,
-        epoch: this.tookOverAt,
-        planned: this.planned,
-        failover: this.failover,
-        cleanUp: async () => {
-          this.images.discard();
-          await this.taps.restore();
-        },
-      },
+      takenOver: this.takeover.handOn(this.state.generation, this.link.session),
     });
   }
 
@@ -385,36 +250,29 @@ export class BackupGuardian {
   private carryOut(effect: BackupEffect): void {
     switch (effect.type) {
       case "ack":
-        if (this.whole?.epoch !== effect.epoch)
-          throw new InvariantBroken("I1", `ack ${effect.epoch} without that checkpoint in memory`);
-        this.send((ids) => encodeAck(ids, effect.epoch));
+        this.held.assertWhole(effect.epoch);
+        this.link.send((ids) => encodeAck(ids, effect.epoch));
         return;
       case "commit":
-        this.committer.add(this.whole!);
+        this.held.commit();
         return;
       case "drop-incomplete":
-        this.intake.reset();
-        this.unacknowledged = [];
+        this.held.dropIncomplete();
         return;
       case "forget":
-        this.intake.reset();
-        this.unacknowledged = [];
-        this.committer.forget();
+        this.held.forget();
         return;
       case "goodbye-ok":
-        this.send(encodeGoodbyeOk);
+        this.link.send(encodeGoodbyeOk);
         return;
       case "unable":
-        this.sayLast(encodeUnable(this.ids(), effect.reason), effect.reason);
+        this.link.sayLast((ids) => encodeUnable(ids, effect.reason), effect.reason);
         return;
-      case "refuse-handover": {
-        // It is for the primary to close the link then: should the word be lost with it, the VM would be, too.
-        this.refusedForGood = effect.stoodDown;
-        this.send((ids) => encodeHandoverRefused(ids, effect.reason, effect.stoodDown));
+      case "refuse-handover":
+        this.link.refuseHandover(effect.reason, effect.stoodDown);
         return;
-      }
       case "close-link":
-        this.closeLink();
+        this.link.close();
         return;
       case "ask-arbiter":
         void this.taps.open();
@@ -423,8 +281,8 @@ export class BackupGuardian {
           setTimeout(() => this.feed({ type: "handover-expired" }), HANDOVER_PATIENCE_MS);
         return;
       case "takeover":
-        this.tookOverAt = effect.epoch;
-        this.sayLast(encodeTakeover(this.ids(), effect.epoch), "this host has taken over");
+        this.takeover.at = effect.epoch;
+        this.link.sayLast((ids) => encodeTakeover(ids, effect.epoch), "this host has taken over");
         return;
       case "run-standby":
         void this.runStandby(effect.epoch);
@@ -436,41 +294,14 @@ export class BackupGuardian {
     }
   }
 
-  /** A frame that must arrive, and then the end of the connection. */
-  private sayLast(frame: Frame, why: string): void {
-    const { connection } = this;
-    this.connection = undefined;
-    connection?.finish(frame, why);
-  }
-
-  private send(encode: (ids: FrameIds) => Frame): void {
-    this.connection?.send(encode(this.ids()));
-  }
-
-  private closeLink(): void {
-    const { connection } = this;
-    this.connection = undefined;
-    connection?.destroy("the backup has ended the session");
-  }
-
   private async askArbiter(generation: number): Promise<void> {
     const verdict = await this.post.arbiter.ask(this.post.config.vm.uuid, generation, hostname());
     this.feed({ type: "verdict", ...verdict });
   }
 
   private async runStandby(epoch: number): Promise<void> {
-    if (!("committed" in this.state) || this.state.committed !== epoch)
-      throw new InvariantBroken(
-        "I2",
-        `the standby would run checkpoint ${epoch}, which is not in the images`,
-      );
-    this.tookOverAt = epoch;
-    this.planned = this.state.phase === "recovering" && this.state.planned;
     try {
-      await this.taps.open();
-      await this.disks.release(this.state.generation);
-      await runStandby(this.qemu.qmp, { ...this.images.composition(), device: this.committer.device });
-      if (this.failover !== undefined) this.failover.runningAtMs = monotonicMs();
+      await this.takeover.run(epoch, this.state);
       this.feed({ type: "standby-runs" });
     } catch (error) {
       // Whoever hears of the failure may let the old copy run: this one must not come up late.
@@ -482,9 +313,5 @@ export class BackupGuardian {
   private publish(): void {
     const { phase, generation } = this.state;
     this.post.control.publish({ kind: "phase", role: "backup", phase, generation });
-  }
-
-  private ids(): FrameIds {
-    return { vmId: vmIdBytes(this.post.config.vm.uuid), generation: this.state.generation };
   }
 }

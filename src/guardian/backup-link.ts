@@ -1,0 +1,202 @@
+/** The backup's side of the link: an open door, one primary at a time, and what is heard from it and said to it. */
+import { hostname } from "node:os";
+import type { ReplicationMessage } from "../codec/replication.ts";
+import { encodeHashes } from "../codec/replication-disk.ts";
+import { encodeHandoverRefused, type Frame } from "../codec/replication-encode.ts";
+import { type FrameIds, vmIdBytes } from "../codec/replication-header.ts";
+import type { BackupEvent, BackupState } from "../core/backup.ts";
+import type { EpochId } from "../core/words.ts";
+import { type Fingerprint, fingerprintMismatch } from "../hypervisor/qemu/command-line.ts";
+import type { Connection } from "../link/connection.ts";
+import { type Caller, type Listener, listen } from "../link/listen.ts";
+import type { BackupDisks } from "./backup-disks.ts";
+import type { CheckpointIntake } from "./checkpoint-intake.ts";
+import type { BackupConfig } from "./config.ts";
+import type { Post } from "./role.ts";
+
+/** The primary has so long to read that the VM stays with it. */
+const REFUSAL_HEARD_MS = 2_000;
+
+export interface BackupLinkOptions {
+  readonly post: Post<BackupConfig>;
+  readonly machine: Fingerprint;
+  readonly disks: BackupDisks;
+  readonly intake: CheckpointIntake;
+  readonly state: () => BackupState;
+  readonly feed: (event: BackupEvent) => void;
+  /** The checkpoint from which the VM went on here. */
+  readonly tookOverAt: () => EpochId;
+  /** What is heard does not count any more. */
+  readonly deaf: () => boolean;
+  readonly onHandover: () => void;
+  readonly onLost: (reason: string) => void;
+  /** The primary has been silent for half the detection time, or is heard again. */
+  readonly onSuspicion: (suspected: boolean) => void;
+}
+
+export class BackupLink {
+  /** The session of the primary that came last. */
+  session: string | undefined;
+  private readonly options: BackupLinkOptions;
+  private listener: Listener | undefined;
+  private connection: Connection | undefined;
+  private greeting = false;
+  /** The primary was told that this host stands down from a switchover. */
+  private refusedForGood = false;
+
+  constructor(options: BackupLinkOptions) {
+    this.options = options;
+  }
+
+  /** Opens the door. */
+  async open(): Promise<void> {
+    const { onSuspicion, post, state } = this.options;
+    const { replication, timing, vm } = post.config;
+    const { host, port } = replication.listen;
+    this.listener = await listen({
+      address: host,
+      port,
+      vmId: vmIdBytes(vm.uuid),
+      host: hostname(),
+      generation: () => state().generation,
+      onPrimary: (caller) => void this.greet(caller),
+      onTurnedAway: ({ message, peer }) => post.log.warn(`${peer}: ${message}`),
+      heartbeatMs: timing.heartbeatMs,
+      detectionMs: timing.detectionMs,
+      urgent: () => state().phase !== "filling",
+      onSuspicion,
+    });
+  }
+
+  /** Takes no primary any more; the one that is here stays. */
+  shut(): void {
+    this.listener?.close();
+  }
+
+  /** Ends the session. */
+  close(): void {
+    const { connection } = this;
+    this.connection = undefined;
+    connection?.destroy("the backup has ended the session");
+  }
+
+  send(encode: (ids: FrameIds) => Frame): void {
+    this.connection?.send(encode(this.ids()));
+  }
+
+  /** A frame that must arrive, and then the end of the connection. */
+  sayLast(encode: (ids: FrameIds) => Frame, why: string): void {
+    const { connection } = this;
+    this.connection = undefined;
+    connection?.finish(encode(this.ids()), why);
+  }
+
+  /** With `stoodDown` it is for the primary to close the link then: should the word be lost with it, the VM would be, too. */
+  refuseHandover(reason: string, stoodDown: boolean): void {
+    this.refusedForGood = stoodDown;
+    this.send((ids) => encodeHandoverRefused(ids, reason, stoodDown));
+  }
+
+  /** Resolves when a primary that was refused for good has heard it, or has had its time. At once if there is none. */
+  async refusalHeard(): Promise<void> {
+    const { connection } = this;
+    if (!this.refusedForGood) return;
+    for (const end = performance.now() + REFUSAL_HEARD_MS; performance.now() < end; ) {
+      if (connection === undefined || connection.closed !== undefined) return;
+      await new Promise((again) => setTimeout(again, 5));
+    }
+  }
+
+  private async greet(caller: Caller): Promise<void> {
+    const { disks, tookOverAt } = this.options;
+    const state = this.options.state();
+    if (state.phase === "running" || (state.phase === "recovering" && !state.planned)) {
+      caller.tellTakeover(tookOverAt());
+      return;
+    }
+    const reason = this.whyNot(caller);
+    if (reason !== undefined) {
+      caller.refuse(reason);
+      return;
+    }
+    this.greeting = true;
+    try {
+      const images = await disks.images();
+      this.welcome(caller, images);
+    } catch (error) {
+      caller.refuse({ code: "disk", message: `the disk images here: ${(error as Error).message}` });
+    } finally {
+      this.greeting = false;
+    }
+  }
+
+  private welcome(caller: Caller, images: Awaited<ReturnType<BackupDisks["images"]>>): void {
+    const { disks, feed, intake, onLost } = this.options;
+    const { session } = caller.hello;
+    this.session = session;
+    intake.reset();
+    disks.begin(session, caller.generation);
+    const connection = caller.welcome(
+      {
+        onMessage: (message) => this.take(message),
+        onClosed: ({ message }) => {
+          if (this.connection === connection) onLost(message);
+        },
+        onSilent: (silentMs) => onLost(`nothing was heard from it for ${Math.round(silentMs)} ms`),
+      },
+      images,
+    );
+    this.connection = connection;
+    feed({ type: "session-opened", generation: caller.generation });
+  }
+
+  private whyNot({ hello, generation }: Caller): { code: string; message: string } | undefined {
+    const state = this.options.state();
+    if (state.phase !== "waiting" || this.greeting)
+      return { code: "wrong-state", message: `the backup is ${state.phase}` };
+    if (generation < state.generation)
+      return {
+        code: "stale-generation",
+        message: `generation ${generation} is over, this is ${state.generation}`,
+      };
+    const mismatch = fingerprintMismatch(hello.machine, this.options.machine);
+    return mismatch === undefined ? undefined : { code: "other-machine", message: mismatch };
+  }
+
+  /** Throws ProtocolError on what does not belong here; the connection then closes. */
+  private take(message: ReplicationMessage): void {
+    const { deaf, feed, intake, onHandover, state } = this.options;
+    const { phase } = state();
+    if (deaf() || (phase !== "filling" && phase !== "armed")) return;
+    switch (message.type) {
+      case "goodbye":
+        feed({ type: "goodbye" });
+        return;
+      case "handover":
+        onHandover();
+        feed({ type: "handover-asked", epoch: message.epoch });
+        return;
+      case "hash-ask":
+        void this.answerHashes(message);
+        return;
+      default:
+        intake.take(message);
+    }
+  }
+
+  private async answerHashes({ range }: Extract<ReplicationMessage, { type: "hash-ask" }>): Promise<void> {
+    const { disks, feed, post } = this.options;
+    try {
+      const hashes = await disks.hashes(range);
+      this.send((ids) => encodeHashes(ids, range, hashes));
+    } catch (error) {
+      post.log.error(`hashes of disk${range.disk}: ${(error as Error).message}`);
+      feed({ type: "commit-failed", reason: (error as Error).message });
+    }
+  }
+
+  private ids(): FrameIds {
+    const { post, state } = this.options;
+    return { vmId: vmIdBytes(post.config.vm.uuid), generation: state().generation };
+  }
+}

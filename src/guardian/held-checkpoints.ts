@@ -1,0 +1,97 @@
+/** What the backup has of the VM: checkpoints that come in, those that are whole and wait for their turn, and the images they go into. */
+import { InvariantBroken } from "../core/transition.ts";
+import type { EpochId } from "../core/words.ts";
+import type { BackupImages } from "../memory/backup-images.ts";
+import type { WholeCheckpoint } from "../memory/checkpoint-buffer.ts";
+import type { BackupDisks } from "./backup-disks.ts";
+import { CheckpointIntake } from "./checkpoint-intake.ts";
+import { Committer } from "./committer.ts";
+
+export interface HeldCheckpointsOptions {
+  readonly images: BackupImages;
+  readonly disks: BackupDisks;
+  /** Whether the VM has disks of which this host has images. */
+  readonly hasDisks: boolean;
+  /** The most that one checkpoint may take. */
+  readonly limitBytes: number;
+  /** Of checkpoints that wait for their commit: with more, nothing is acknowledged. */
+  readonly commitBytes: number;
+  /** A checkpoint is whole, and may be acknowledged. `acknowledge` and `commit` are of the last one that was told. */
+  readonly onWhole: (epoch: EpochId) => void;
+  readonly onCommitted: (epoch: EpochId) => void;
+  /** So many bytes of epoch 0 are in the disks' images. */
+  readonly onApplied: (totalBytes: number) => void;
+}
+
+export class HeldCheckpoints {
+  readonly images: BackupImages;
+  readonly intake: CheckpointIntake;
+  private readonly options: HeldCheckpointsOptions;
+  private readonly committer: Committer;
+  /** Whole in memory, and not acknowledged: those before them wait for their commit, and are enough of that (I6). */
+  private unacknowledged: WholeCheckpoint[] = [];
+  private whole: WholeCheckpoint | undefined;
+
+  constructor(options: HeldCheckpointsOptions) {
+    const { disks, hasDisks, images, limitBytes, onApplied } = options;
+    this.options = options;
+    this.images = images;
+    this.committer = new Committer(images, hasDisks ? disks : undefined, (epoch) => {
+      disks.committed(epoch);
+      options.onCommitted(epoch);
+      this.admit();
+    });
+    this.intake = new CheckpointIntake({
+      images,
+      disks,
+      limitBytes,
+      onWhole: (checkpoint) => {
+        this.unacknowledged.push(checkpoint);
+        this.admit();
+      },
+      onApplied,
+    });
+  }
+
+  /** Bytes of checkpoints that are acknowledged and not yet committed. */
+  get waitingBytes(): number {
+    return this.committer.waitingBytes;
+  }
+
+  /** What a standby loads: the newest committed checkpoint, without what lies in the RAM image. */
+  composition() {
+    return { ...this.images.composition(), device: this.committer.device };
+  }
+
+  /** To be called before `epoch` is acknowledged. @throws InvariantBroken if it is not in memory */
+  assertWhole(epoch: EpochId): void {
+    if (this.whole?.epoch !== epoch)
+      throw new InvariantBroken("I1", `ack ${epoch} without that checkpoint in memory`);
+  }
+
+  /** Puts the checkpoint that was told last into the images, behind all before it. */
+  commit(): void {
+    this.committer.add(this.whole!);
+  }
+
+  /** Drops what is not acknowledged. */
+  dropIncomplete(): void {
+    this.intake.reset();
+    this.unacknowledged = [];
+  }
+
+  /** Drops everything; the images are left half-written. */
+  forget(): void {
+    this.dropIncomplete();
+    this.committer.forget();
+  }
+
+  /** Acknowledges what is whole, as long as the commits keep up. */
+  private admit(): void {
+    const { commitBytes, onWhole } = this.options;
+    while (this.unacknowledged.length > 0 && this.committer.waitingBytes <= commitBytes) {
+      this.whole = this.unacknowledged.shift()!;
+      onWhole(this.whole.epoch);
+    }
+  }
+}

@@ -1,0 +1,69 @@
+/** The VM goes on here: the standby is given images and state, runs, and is handed to this host's primary. */
+import type { BackupState } from "../core/backup.ts";
+import { InvariantBroken } from "../core/transition.ts";
+import type { EpochId } from "../core/words.ts";
+import type { QemuProcess } from "../hypervisor/qemu/process.ts";
+import { runStandby } from "../hypervisor/qemu/standby.ts";
+import type { StandbyTaps } from "../net/standby-taps.ts";
+import type { BackupDisks } from "./backup-disks.ts";
+import type { HeldCheckpoints } from "./held-checkpoints.ts";
+import { monotonicMs } from "./monotonic.ts";
+import type { FailoverTimes, TakenOver } from "./role.ts";
+import type { Ground } from "./vm-process.ts";
+
+export interface StandbyParts {
+  readonly qemu: QemuProcess;
+  readonly ground: Ground;
+  readonly taps: StandbyTaps;
+  readonly disks: BackupDisks;
+  readonly held: HeldCheckpoints;
+}
+
+export class StandbyTakeover {
+  /** The checkpoint from which the VM went on here. */
+  at: EpochId = 0;
+  /** Only once the primary was lost, or has handed the VM over. */
+  times: FailoverTimes | undefined;
+  private readonly parts: StandbyParts;
+  /** The standby runs since the primary has handed the VM over. */
+  private planned = false;
+
+  constructor(parts: StandbyParts) {
+    this.parts = parts;
+  }
+
+  /** Runs the standby from checkpoint `epoch`. Rejects with what QEMU said; it may come up late then, and must be killed. */
+  async run(epoch: EpochId, state: BackupState): Promise<void> {
+    if (!("committed" in state) || state.committed !== epoch)
+      throw new InvariantBroken(
+        "I2",
+        `the standby would run checkpoint ${epoch}, which is not in the images`,
+      );
+    const { disks, held, qemu, taps } = this.parts;
+    this.at = epoch;
+    this.planned = state.phase === "recovering" && state.planned;
+    await taps.open();
+    await disks.release(state.generation);
+    await runStandby(qemu.qmp, held.composition());
+    if (this.times !== undefined) this.times.runningAtMs = monotonicMs();
+  }
+
+  /** What this host's primary is given. */
+  handOn(generation: number, session: string | undefined): TakenOver {
+    const { ground, held, qemu, taps } = this.parts;
+    return {
+      generation,
+      qemu,
+      ground,
+      ramFile: held.images.path,
+      session,
+      epoch: this.at,
+      planned: this.planned,
+      failover: this.times,
+      cleanUp: async () => {
+        held.images.discard();
+        await taps.restore();
+      },
+    };
+  }
+}
