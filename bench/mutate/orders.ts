@@ -1,0 +1,93 @@
+/**
+ * The order of effects is a rule of the protocol (docs/specs/protocol.md: "effects, in this order"), and StrykerJS does not change orders.
+ * So here: in every list of effects in `src/core`, each two change places, one pair at a time, and the core's tests must notice.
+ * Reports are left where they are: no rule says when they come.
+ */
+import { exec } from "node:child_process";
+import { cpSync, globSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { dirname, join } from "node:path";
+import ts from "typescript";
+import { COPIED_FILES, TEMPORARY, TEST_COMMAND } from "./tests.ts";
+
+interface Swap {
+  readonly file: string;
+  /** From 1. */
+  readonly line: number;
+  readonly first: string;
+  readonly second: string;
+  /** The whole file with the two changed. */
+  readonly changed: string;
+}
+
+const REPORT = /^(info|warn|error|report)\(/;
+
+/** How many pairs there were; and those whose change of places no test has noticed, a line each. */
+export async function swapEffects(files: readonly string[]): Promise<{ pairs: number; unnoticed: string[] }> {
+  const swaps = files.flatMap(swapsOf);
+  const left = [...swaps];
+  const unnoticed: Swap[] = [];
+  const work = async (): Promise<void> => {
+    const copy = copyRepository();
+    try {
+      for (let next = left.shift(); next !== undefined; next = left.shift())
+        if (await testsPass(copy, next)) unnoticed.push(next);
+    } finally {
+      rmSync(copy, { recursive: true, force: true });
+    }
+  };
+  await Promise.all(Array.from({ length: availableParallelism() }, work));
+  return {
+    pairs: swaps.length,
+    unnoticed: unnoticed.map(({ file, line, first, second }) => `${file}:${line}: ${second} before ${first}`),
+  };
+}
+
+function swapsOf(file: string): Swap[] {
+  const text = readFileSync(file, "utf8");
+  const source = ts.createSourceFile(file, text, ts.ScriptTarget.Latest, true);
+  const lists: ts.Expression[][] = [];
+  const visit = (node: ts.Node): void => {
+    if (ts.isArrayLiteralExpression(node))
+      lists.push(node.elements.filter((one) => !REPORT.test(one.getText())));
+    ts.forEachChild(node, visit);
+  };
+  visit(source);
+  return lists.flatMap((list) =>
+    list.flatMap((one, n) =>
+      list.slice(n + 1).map((other) => ({
+        file,
+        line: source.getLineAndCharacterOfPosition(one.getStart()).line + 1,
+        first: one.getText(),
+        second: other.getText(),
+        changed:
+          text.slice(0, one.getStart()) +
+          other.getText() +
+          text.slice(one.end, other.getStart()) +
+          one.getText() +
+          text.slice(other.end),
+      })),
+    ),
+  );
+}
+
+function copyRepository(): string {
+  mkdirSync(TEMPORARY, { recursive: true });
+  const copy = mkdtempSync(join(TEMPORARY, "orders-"));
+  for (const file of globSync([...COPIED_FILES])) {
+    mkdirSync(dirname(join(copy, file)), { recursive: true });
+    cpSync(file, join(copy, file));
+  }
+  return copy;
+}
+
+async function testsPass(copy: string, { file, changed }: Swap): Promise<boolean> {
+  writeFileSync(join(copy, file), changed);
+  try {
+    return await new Promise((resolve) => {
+      exec(TEST_COMMAND, { cwd: copy }, (failure) => resolve(failure === null));
+    });
+  } finally {
+    cpSync(file, join(copy, file));
+  }
+}

@@ -1,0 +1,25 @@
+/** What the core is tested with, and how that is run. Paths are relative to the root of the repository. */
+import { join } from "node:path";
+
+/** Tests that need no more than the core, and what they are written in. */
+export const TEST_FILES: readonly string[] = ["test/unit/core-*.ts"];
+
+/** What a copy of the repository must hold for them. */
+export const COPIED_FILES: readonly string[] = [
+  "src/**/*.ts",
+  "docs/specs/*.md",
+  "package.json",
+  ...TEST_FILES,
+];
+
+/** Copies are made and removed here. */
+export const TEMPORARY = ".cache/mutate";
+
+const runTests = join(import.meta.dirname, "run-tests.ts");
+const LONGEST_SECONDS = 60;
+
+/**
+ * For a shell, in a copy of the repository. Who goes in circles is killed, also when nobody waits for it any more: `timeout` belongs to
+ * coreutils. And who eats memory is stopped before the machine is.
+ */
+export const TEST_COMMAND = `exec timeout -s KILL ${LONGEST_SECONDS} "${process.execPath}" --max-old-space-size=512 "${runTests}"`;
