@@ -1,17 +1,24 @@
 /**
  * `npm run disk-soak -- WHAT`: what must never happen to disks, looked for again and again. See the files in disk-soak/.
  *
- *   primary [--kills 20] [--seed 1]   the VM's host is killed under load and brought up to date by records
+ *   primary [--kills 20] [--seed 1]     the VM's host is killed under load and brought up to date by records
+ *   fsync [--seeds 20] [--seed 1]       the VM's host is killed while the guest appends and syncs: nothing that was told of is missing
+ *   resync [--mib 2048] [--solo 60]     a host returns after a minute to a large disk of which a hundredth has changed
  */
 import { parseArgs } from "node:util";
 import type { Lab } from "../src/lab/lab.ts";
 import { primaryKilled } from "./disk-soak/primary-killed.ts";
+import { returnedLate } from "./disk-soak/returned-late.ts";
+import { syncedRecords } from "./disk-soak/synced-records.ts";
 
 const { positionals, values } = parseArgs({
   allowPositionals: true,
   options: {
     kills: { type: "string", default: "20" },
     seed: { type: "string", default: "1" },
+    seeds: { type: "string", default: "20" },
+    mib: { type: "string", default: "2048" },
+    solo: { type: "string", default: "60" },
   },
 });
 
@@ -26,6 +33,8 @@ const say = (text: string) =>
 
 const soaks: Readonly<Record<string, () => Promise<number>>> = {
   primary: () => primaryKilled({ kills: Number(values.kills), seed: Number(values.seed), say }, onLab),
+  fsync: () => syncedRecords({ seeds: Number(values.seeds), seed: Number(values.seed), say }, onLab),
+  resync: () => returnedLate({ mebibytes: Number(values.mib), soloSeconds: Number(values.solo), say }, onLab),
 };
 
 const soak = soaks[positionals[0] ?? ""];
