@@ -18,6 +18,11 @@ export interface SyncedRecordsOptions {
   readonly say: (text: string) => void;
 }
 
+const KINDS = [
+  { format: "raw", durability: "strict" },
+  { format: "raw", durability: "replicated" },
+  { format: "qcow2", durability: "strict" },
+] as const;
 const PATIENCE_MS = 30_000;
 const DETECTION_MS = 500;
 
@@ -38,8 +43,7 @@ async function oneKill(
   onLab: (lab: Lab) => void,
 ): Promise<boolean> {
   const dice = new Dice(seed);
-  const durability = dice.one(["strict", "replicated"] as const);
-  const format = dice.one(["raw", "qcow2"] as const);
+  const { durability, format } = dice.one(KINDS);
   const lab = await Lab.create({
     disks: [{ mebibytes: 64, use: "data", durability, format }],
     detectionMs: DETECTION_MS,
