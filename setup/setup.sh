@@ -43,6 +43,8 @@ missing_packages() {
   # Other people's NBD clients and servers, which ours are tried against.
   have nbdinfo || printf 'libnbd-bin '
   have nbdkit || printf 'nbdkit '
+  # Which host the guest's frames come from.
+  have tcpdump || printf 'tcpdump '
   # Certificates for the witness's tests.
   have openssl || printf 'openssl '
 }

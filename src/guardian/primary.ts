@@ -12,6 +12,7 @@ import { ramBlockName } from "../hypervisor/qemu/command-line.ts";
 import { livePreflight } from "../hypervisor/qemu/live-preflight.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import type { Listener } from "../link/listen.ts";
+import { reached } from "../os/epoch-points.ts";
 import { openClosedDoor } from "./closed-door.ts";
 import { otherRole, type PrimaryConfig } from "./config.ts";
 import { DirtyRecords } from "./dirty-records.ts";
@@ -328,6 +329,7 @@ export class PrimaryGuardian {
         );
         return;
       case "capture":
+        reached("before-capture");
         this.protection!.captureCheckpoint(effect.hold);
         return;
       case "proceed":
@@ -335,7 +337,9 @@ export class PrimaryGuardian {
         return;
       case "release":
         this.assertAcked(effect.upTo);
+        reached("before-release");
         this.protection!.release(effect.upTo);
+        reached("after-release");
         this.protection!.disks.acked(effect.upTo);
         this.records.renew(
           this.link.session,

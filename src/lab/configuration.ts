@@ -37,6 +37,8 @@ export interface LabOptions {
   readonly bindLifetimes?: boolean;
   /** Where the primary connects to instead of the backup: a proxy of the test's. */
   readonly replicationPeer?: string;
+  /** Words before a host's guardian: the environment of a test build. */
+  readonly guardianWords?: (host: HostName) => readonly string[];
   readonly onEvent?: (host: HostName, event: GuardianEvent) => void;
 }
 

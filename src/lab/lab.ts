@@ -41,7 +41,8 @@ const run = promisify(execFile);
 const BOOT_TIMEOUT_MS = 60_000;
 const STATUS_TIMEOUT_MS = 20_000;
 
-export type Kill = "power" | "qemu" | "guardian" | "link";
+/** `processes`: guardian and QEMU, and the host's network stays. */
+export type Kill = "power" | "processes" | "qemu" | "guardian" | "link";
 
 export class Lab {
   readonly network: LabNetwork;
@@ -180,9 +181,9 @@ export class Lab {
     if (taken !== "1") throw new Error(`the guest took no order for its disks: Redis says ${taken}`);
   }
 
-  /** A fault proxy on host A, from `from` to `to` (ADDRESS:PORT). */
-  proxy(from: string, to: string): Promise<ProxyProcess> {
-    return ProxyProcess.start(this.children, this.network.exec("a"), from, to);
+  /** A fault proxy on a host, from `from` to `to` (ADDRESS:PORT). */
+  proxy(from: string, to: string, host: HostName = "a"): Promise<ProxyProcess> {
+    return ProxyProcess.start(this.children, this.network.exec(host), from, to);
   }
 
   /** Gives the VM to the other host, both being well. */
@@ -227,15 +228,18 @@ export class Lab {
     return this.checks.check(this, atEpoch, disks);
   }
 
-  /** Lets a host fail, the one that runs the VM if not told otherwise. Returns when (monotonicMs). */
-  async kill(kind: Kill, host: HostName = this.owner): Promise<number> {
+  /**
+   * Lets a host fail, the one that runs the VM if not told otherwise. Returns when (monotonicMs).
+   * @param knownPid of its QEMU, where the guardian cannot be asked
+   */
+  async kill(kind: Kill, host: HostName = this.owner, knownPid?: number): Promise<number> {
     const guardian = this.guardians[host]!;
-    const qemuPid = await this.qemuPid(host);
+    const qemuPid = knownPid ?? (await this.qemuPid(host));
     if (kind !== "link") this.failed[host] = { power: kind === "power", qemuPid };
     if (kind === "power") await this.network.cutHost(host);
     const atMs = monotonicMs();
-    if (kind === "power" || kind === "qemu") process.kill(qemuPid, "SIGKILL");
-    if (kind === "power" || kind === "guardian") guardian.signal("SIGKILL");
+    if (kind !== "guardian" && kind !== "link") process.kill(qemuPid, "SIGKILL");
+    if (kind !== "qemu" && kind !== "link") guardian.signal("SIGKILL");
     if (kind === "power") this.disks.losePower(host);
     if (kind === "link") await this.network.cutReplication();
     return atMs;
@@ -290,7 +294,7 @@ export class Lab {
         places,
         this.options,
       ),
-      this.network.exec(host),
+      [...this.network.exec(host), ...(this.options.guardianWords?.(host) ?? [])],
       this.children,
       (event) => onEvent?.(host, event),
     );

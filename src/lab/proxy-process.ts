@@ -8,11 +8,14 @@ const proxyFile = join(import.meta.dirname, "fault-proxy.ts");
 
 export class ProxyProcess {
   private readonly child: ChildProcess;
-  private readonly answers: ((line: string) => void)[] = [];
+  private readonly answers: PromiseWithResolvers<string>[] = [];
 
   private constructor(child: ChildProcess) {
     this.child = child;
-    createInterface({ input: child.stdout! }).on("line", (line) => this.answers.shift()?.(line));
+    createInterface({ input: child.stdout! }).on("line", (line) => this.answers.shift()?.resolve(line));
+    child.once("exit", () => {
+      for (const { reject } of this.answers) reject(new Error("the proxy has ended"));
+    });
   }
 
   /** Starts a proxy behind `prefix` that listens on `from` and leads to `to` (ADDRESS:PORT). Resolves when it listens. */
@@ -37,9 +40,8 @@ export class ProxyProcess {
   }
 
   private answer(): Promise<string> {
-    const { promise, resolve, reject } = Promise.withResolvers<string>();
-    this.answers.push(resolve);
-    this.child.once("exit", () => reject(new Error("the proxy has ended")));
-    return promise;
+    const answer = Promise.withResolvers<string>();
+    this.answers.push(answer);
+    return answer.promise;
   }
 }

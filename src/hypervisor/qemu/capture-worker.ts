@@ -10,6 +10,7 @@ import { deviceStateLength, LONGEST_RECORD_BYTES, MigrationScanner } from "../..
 import { PAGE_RAW, PAGE_ZERO } from "../../codec/replication.ts";
 import { EpochCell } from "../../memory/epoch-cell.ts";
 import { CHUNK_BYTES, Staging } from "../../memory/staging.ts";
+import { reached } from "../../os/epoch-points.ts";
 import { readable, receive, sendAll } from "../../os/socket.ts";
 import { type CaptureReport, type CaptureWorkerData, ORDER, type PageBatch, WORD } from "./capture-orders.ts";
 
@@ -237,14 +238,17 @@ function checkpoint(intake: Intake, epoch: number, hold: boolean): void {
     throw new Error(`the device state is said to be ${size} bytes long`);
   const device = intake.take(Number(size), "in the device state");
   sendAll(fd, coloMessage(COLO.RECEIVED));
+  reached("after-capture");
   // The cut: what is read from here on may come from the next epoch. The VM runs only after LOADED.
   epochCell.set(epoch + 1);
+  reached("before-resume");
   if (hold) {
     reportCaptured(intake, epoch, device);
     if (nextOrder() !== ORDER.proceed) throw new Error("an order came while the VM was held");
     sendAll(fd, coloMessage(COLO.LOADED));
   } else {
     sendAll(fd, coloMessage(COLO.LOADED));
+    reached("after-resume");
     reportCaptured(intake, epoch, device);
   }
 }
