@@ -28,13 +28,10 @@ export async function swapEffects(files: readonly string[]): Promise<{ pairs: nu
   const left = [...swaps];
   const unnoticed: Swap[] = [];
   const work = async (): Promise<void> => {
+    if (left.length === 0) return;
     const copy = copyRepository();
-    try {
-      for (let next = left.shift(); next !== undefined; next = left.shift())
-        if (await testsPass(copy, next)) unnoticed.push(next);
-    } finally {
-      rmSync(copy, { recursive: true, force: true });
-    }
+    for (let next = left.shift(); next !== undefined; next = left.shift())
+      if (await testsPass(copy, next)) unnoticed.push(next);
   };
   await Promise.all(Array.from({ length: availableParallelism() }, work));
   return {
@@ -71,9 +68,12 @@ function swapsOf(file: string): Swap[] {
   );
 }
 
+/** Goes with this process, also when that is told to end. */
 function copyRepository(): string {
   mkdirSync(TEMPORARY, { recursive: true });
   const copy = mkdtempSync(join(TEMPORARY, "orders-"));
+  process.once("exit", () => rmSync(copy, { recursive: true, force: true }));
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(1));
   for (const file of globSync([...COPIED_FILES])) {
     mkdirSync(dirname(join(copy, file)), { recursive: true });
     cpSync(file, join(copy, file));

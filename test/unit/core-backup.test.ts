@@ -21,9 +21,18 @@ test("I2: whole checkpoints are acknowledged and committed one after the other",
 });
 
 test("I2: a checkpoint or a commit out of order, twice, or ahead of its ack stops everything", () => {
-  playBackup("session-opened 1 →\n checkpoint-whole 1 → !! I2 would be broken");
-  for (const wrong of ["checkpoint-whole 1", "checkpoint-whole 3", "committed 0", "committed 2"])
-    playBackup(`${ARMED}\n ${wrong} → !! I2 would be broken`);
+  playBackup(
+    "session-opened 1 →\n checkpoint-whole 1 → !! I2 would be broken: checkpoint 1 before checkpoint 0",
+  );
+  for (const [wrong, why] of [
+    ["checkpoint-whole 1", "checkpoint 1 after checkpoint 1"],
+    ["checkpoint-whole 3", "checkpoint 3 after checkpoint 1"],
+    ["committed 0", "checkpoint 0 was committed after 0, with 1 acknowledged"],
+    ["committed 2", "checkpoint 2 was committed after 0, with 1 acknowledged"],
+    // Next in line, but nobody was told that it is whole.
+    ["committed 1 →\n committed 2", "checkpoint 2 was committed after 1, with 1 acknowledged"],
+  ])
+    playBackup(`${ARMED}\n ${wrong} → !! I2 would be broken: ${why}`);
   playBackup(
     `${ARMED}\n primary-lost → warn, drop-incomplete, ask-arbiter 1\n committed 2 → !! I2 would be broken`,
   );

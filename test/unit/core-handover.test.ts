@@ -94,6 +94,7 @@ test("switchover: nobody can hold the VM, or let it proceed, until its outcome",
     switchover-asked     →
     hold-asked           → warn
     @25 tick             → capture 1 hold
+    switchover-asked     →
     proceed-asked        →
     hold-asked           → warn
     captured 1           →
@@ -143,6 +144,8 @@ test("I3, switchover: the backup is lost after the handover: the VM stays paused
   playPrimary(`${lost} verdict granted 2 → proceed, release-all, end-capture, warn | ending`);
   const end = playPrimary(`${lost} verdict denied 2 → kill-vm | superseded`);
   assert.deepEqual(end, { phase: "superseded", generation: 2, planned: true });
+  // No late word from the capture lets it run before.
+  playPrimary(`${lost} captured 1 → | arbitrating`);
   // Nobody hears a `proceed` when capture has failed, whenever it did.
   playPrimary(`${lost} capture-failed →\n verdict granted 2 → release-all, end-capture, warn | ending`);
   playPrimary(`${HANDED_OVER}
@@ -194,7 +197,10 @@ test("I5, switchover: parts that fail while the VM is handed over end the protec
 });
 
 test("I1, switchover: an ack after the last one stops everything", () => {
-  for (const ack of [1, 2]) playPrimary(`${HANDED_OVER}\n acked ${ack} → !! I1 would be broken`);
+  for (const ack of [1, 2])
+    playPrimary(
+      `${HANDED_OVER}\n acked ${ack} → !! I1 would be broken: ack ${ack} after ack 1, the last one`,
+    );
 });
 
 test("I2: a disk that fails in a capture: it ends, is never acknowledged, and the protection ends without waiting for that", () => {

@@ -39,13 +39,16 @@ test("I1: an epoch's output is released when its checkpoint is acknowledged, epo
 });
 
 test("I1: an ack out of order, twice, or of a checkpoint that was not captured stops everything", () => {
-  for (const wrong of ["acked 0", "acked 2", "acked 3"])
-    playPrimary(`${ONE_IN_FLIGHT}\n ${wrong} → !! I1 would be broken`);
+  for (const epoch of [0, 2, 3])
+    playPrimary(
+      `${ONE_IN_FLIGHT}\n acked ${epoch} → !! I1 would be broken: ack ${epoch} while 0 was the last one acknowledged and epoch 2 runs`,
+    );
   playPrimary(`${PROTECTED}\n acked 1 → !! I1 would be broken`);
 });
 
 test("I2: a checkpoint that is captured unasked, or with the wrong number, stops everything", () => {
-  playPrimary(`${PROTECTED}\n captured 1 → !! I2 would be broken`);
+  playPrimary(`${PROTECTED}
+    captured 1    → !! I2 would be broken: checkpoint 1 was captured while epoch 1 ran`);
   playPrimary(`${PROTECTED}
     requested     → wake 25
     @25 tick      → capture 1
@@ -136,7 +139,7 @@ test("I5: stop waits for the backup to stand down before output is free, and pro
 test("I1: while leaving, an ack out of order stops everything", () => {
   playPrimary(`${ONE_IN_FLIGHT}
     stop-asked      → send-goodbye   | leaving
-    acked 2         → !! I1 would be broken
+    acked 2         → !! I1 would be broken: ack 2 after ack 0
   `);
 });
 
@@ -150,11 +153,14 @@ test("I5: stop during a capture lets the capture end first: QEMU is not left ins
 });
 
 test("I3: the backup is lost while leaving: it may have armed again, so the arbiter is asked before output is free", () => {
-  playPrimary(`${PROTECTED}
+  const lost = `${PROTECTED}
     stop-asked          → send-goodbye                        | leaving
     link-lost           → warn, close-link, ask-arbiter 1     | arbitrating
-    verdict granted 2   → release-all, end-capture, warn      | ending
-  `);
+  `;
+  playPrimary(`${lost} verdict granted 2 → release-all, end-capture, warn | ending`);
+  // It was not handed over: this host is no backup for what runs there.
+  const end = playPrimary(`${lost} verdict denied 2 → kill-vm | superseded`);
+  assert.deepEqual(end, { phase: "superseded", generation: 2, planned: false });
 });
 
 test("I5: stop before there is a whole checkpoint asks nobody: connecting", () => {
@@ -332,6 +338,19 @@ test("I5, hold: when the backup is lost during its checkpoint, the VM does not s
     `);
 });
 
+test("I5, hold: proceed is said once, to a capture that waits for it, and to no other", () => {
+  const lost = "link-lost → warn, close-link, ask-arbiter 1 | arbitrating";
+  const toHold = `${PROTECTED}
+    hold-asked         →
+    @1   requested     → wake 25
+    @25  tick          → capture 1 hold
+    ${lost}
+  `;
+  playPrimary(`${toHold} captured 1 → proceed\n captured 1 →`);
+  playPrimary(`${toHold} capture-failed →\n captured 1 →`);
+  playPrimary(`${PROTECTED}\n stop-asked → send-goodbye\n ${lost}\n captured 1 →`);
+});
+
 test("I5: a held VM runs on when protection stops and when the backup is lost", () => {
   const held = `${PROTECTED}
     hold-asked         →
@@ -419,7 +438,7 @@ test("I6, slow link: the first epoch is as long as the first pass takes to arriv
 
 test("QEMU's timer follows the wall clock: when it is silent too long, it is reminded, and not again at once", () => {
   playPrimary(`${PROTECTED}
-    @499   tick        →
+    @500   tick        →
     @501   tick        → remind-hypervisor
     @502   tick        →
     @1002  tick        → remind-hypervisor
@@ -429,7 +448,7 @@ test("QEMU's timer follows the wall clock: when it is silent too long, it is rem
 });
 
 test("events that the protocol rules out are our bug, named with phase and event", () => {
-  for (const [before, event] of [
+  for (const [before, event, detail = ""] of [
     ["", "link-up"],
     ["", "captured 1"],
     ["", "verdict granted 2"],
@@ -439,16 +458,23 @@ test("events that the protocol rules out are our bug, named with phase and event
     [PROTECTED, "goodbye-ok"],
     [PROTECTED, "verdict granted 2"],
     [PROTECTED, "protect-asked"],
-    [`${PROTECTED}\n requested → wake 25`, "requested"],
+    [`${PROTECTED}\n requested → wake 25`, "requested", ": capture is requested"],
     [`${PROTECTED}\n stop-asked → send-goodbye`, "verdict granted 2"],
   ] as const) {
     const { phase } = playPrimary(before);
     const name = event.split(" ")[0];
-    playPrimary(`${before}\n ${event} → !! primary in state "${phase}" cannot take "${name}"`);
+    playPrimary(`${before}\n ${event} → !! primary in state "${phase}" cannot take "${name}"${detail}`);
   }
 });
 
 test("the two kinds of errors can be told apart: a broken invariant, and an event out of place", () => {
-  assert.throws(() => playPrimary(`${PROTECTED}\n acked 7 →`), InvariantBroken);
-  assert.throws(() => playPrimary("link-up →"), IllegalTransition);
+  const broken = () => playPrimary(`${PROTECTED}\n acked 7 →`);
+  assert.throws(broken, InvariantBroken);
+  assert.throws(broken, { name: "InvariantBroken" });
+  const illegal = () => playPrimary("link-up →");
+  assert.throws(illegal, IllegalTransition);
+  assert.throws(illegal, {
+    name: "IllegalTransition",
+    message: 'primary in state "unprotected" cannot take "link-up"',
+  });
 });
