@@ -60,6 +60,27 @@ export async function expectSound(lab: Lab, host: HostName, disk: number): Promi
   });
 }
 
+/** For people: what an image that a running QEMU has open holds at `offset`, and whether its structures are whole. */
+export async function whatIsThere(
+  lab: Lab,
+  { host, disk }: { readonly host: HostName; readonly disk: number },
+  offset: number,
+): Promise<string> {
+  const image = lab.disks.image(host, disk);
+  const { format } = lab.vm.disks[disk]!;
+  const ask = async (program: string, ...words: string[]) => {
+    const { stdout, stderr } = await run(program, words).catch(
+      (error: { stdout?: string; stderr?: string }) => error,
+    );
+    return `${program} says:\n${stdout}${stderr}`;
+  };
+  const bytes = ["-r", "-U", "-f", format, "-c", `read -v ${offset} 64`, "-c", `map`];
+  return [
+    `disk${disk} of host ${host} at ${offset}: ${await ask("qemu-io", ...bytes, image)}`,
+    format === "raw" ? "" : await ask("qemu-img", "check", "-U", "-f", format, image),
+  ].join("\n");
+}
+
 /** Writes garbage to `places` blocks, at random in the extents, of the image of a host that is down. */
 export async function garble(
   lab: Lab,

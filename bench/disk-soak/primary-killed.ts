@@ -11,7 +11,7 @@ import { scatterCommand } from "../../src/lab/guest-image.ts";
 import { Lab } from "../../src/lab/lab.ts";
 import { lastWords } from "../../src/lab/last-words.ts";
 import { Dice } from "./dice.ts";
-import { expectSound, garble, namedExtents } from "./lost-writes.ts";
+import { expectSound, garble, namedExtents, whatIsThere } from "./lost-writes.ts";
 
 export interface PrimaryKilledOptions {
   readonly kills: number;
@@ -92,5 +92,8 @@ async function oneReturn(lab: Lab, dice: Dice, say: (text: string) => void): Pro
       `${syncs.map(({ disk, sentBytes, way, why }) => `${disk} by ${way}${way === "records" ? "" : `, because ${why}`}, ${mib(sentBytes)} MiB`).join("; ")}; at checkpoint ${epoch} ` +
       (equal ? "all equal" : `THE DISKS DIFFER: ${JSON.stringify(disks)}`),
   );
+  for (const { disk, offsets } of disks)
+    for (const host of offsets.length > 0 ? (["a", "b"] as const) : [])
+      say(await whatIsThere(lab, { host, disk }, offsets[0]!));
   return byRecords && equal;
 }
