@@ -77,6 +77,14 @@ test("as long as nothing is known of the way, one checkpoint is on it: its ack i
   assert.equal(pacer.ack?.tookMs, 30);
 });
 
+test("I6: what is known of the way holds for 5 s; then nothing is to be before the next checkpoint, to measure it anew", () => {
+  const measured = paceAcked(paceSent(paceCapture(begin(0), SETTINGS, FREE, 25), 5), 5, 55);
+  const oneInFlight = { running: 7, acked: 5 };
+  const pacer = paceSent(measured, 6);
+  assert.deepEqual(pace(pacer, SETTINGS, oneInFlight, 55 + 5000), { kind: "now" });
+  assert.deepEqual(pace(pacer, SETTINGS, oneInFlight, 55 + 5001), { kind: "blocked", by: "acks" });
+});
+
 /** What a link does to a checkpoint that is given to it. Both may change while it is used. */
 interface SimulatedLink {
   /** There and back, of an empty checkpoint. */

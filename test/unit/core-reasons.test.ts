@@ -5,6 +5,7 @@ import { test } from "node:test";
 import { type BackupEffect, type BackupEvent, stepBackup } from "../../src/core/backup.ts";
 import { stepPrimary } from "../../src/core/primary.ts";
 import type { PrimaryEffect, PrimaryEvent } from "../../src/core/primary-protocol.ts";
+import { askedToStart, type Starting, startUp } from "../../src/core/start-up.ts";
 import { playBackup, playPrimary, SETTINGS } from "./core-scenario.ts";
 
 const reason = "the cat sits on it";
@@ -118,4 +119,29 @@ test("I5: a handover that is refused is refused with the reason: the primary's o
 test("I4: a host that can no longer take over says why", () => {
   for (const before of [FILLING, ARMED])
     backupTells(before, { type: "commit-failed", reason }, "unable", reason);
+});
+
+test("a host that starts says why it runs the VM, or waits", () => {
+  const record = { generation: 3, images: "owner" } as const;
+  const newest = { generation: 4, host: "b" };
+  for (const [what, said] of [
+    [{ role: "primary", record, newest }, "the VM was given to b as generation 4"],
+    [
+      { role: "backup", record: undefined, newest: undefined },
+      "configured so, and this host has not had the VM",
+    ],
+    [{ role: "backup", record, newest: undefined }, "configured so"],
+    [{ role: "primary", record, newest: undefined }, "this host had the VM last"],
+    [
+      { role: "primary", record: { ...record, session: "s" }, newest: undefined },
+      "its backup may hold a newer state",
+    ],
+  ] as const) {
+    const starting: Starting = { host: "a", witnessed: true, detectionMs: 200, ...what };
+    assert.ok(startUp(starting).why.includes(said), `"${startUp(starting).why}" and not "${said}"`);
+  }
+  assert.match(
+    askedToStart({ granted: false, generation: 5 }).why,
+    /given to the other host as generation 5/,
+  );
 });
