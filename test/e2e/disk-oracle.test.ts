@@ -16,7 +16,7 @@ import { assertUnharmed, eventually, makeLab } from "./lab-session.ts";
 
 const LOADED = [1, 2];
 /** So much is asked of each loaded disk from one look to the next: writes of 512 bytes to 1 MiB. */
-const WRITES = 25;
+const WRITES = 15;
 
 test("a file system and two disks under load, raw and qcow2: equal at each look, in two protections; all there after a failover (I4, I5, I7)", async (t) => {
   const lab = await makeLab(t, {
@@ -45,7 +45,7 @@ test("a file system and two disks under load, raw and qcow2: equal at each look,
 
   await lab.protect();
   assert.deepEqual(await ways(), ["blank", "blank", "blank"]);
-  for (let look = 0; look < 3; look++) {
+  for (let look = 0; look < 2; look++) {
     await busy();
     await assertHostsEqual(lab);
   }
