@@ -1,5 +1,4 @@
 /** The backup's side of the link: an open door, one primary at a time, and what is heard from it and said to it. */
-import { hostname } from "node:os";
 import type { ReplicationMessage } from "../codec/replication.ts";
 import { encodeHashes } from "../codec/replication-disk.ts";
 import { encodeHandoverRefused, type Frame } from "../codec/replication-encode.ts";
@@ -57,7 +56,7 @@ export class BackupLink {
       address: host,
       port,
       vmId: vmIdBytes(vm.uuid),
-      host: hostname(),
+      host: post.config.host,
       generation: () => state().generation,
       onPrimary: (caller) => void this.greet(caller),
       onTurnedAway: ({ message, peer }) => post.log.warn(`${peer}: ${message}`),
@@ -159,6 +158,10 @@ export class BackupLink {
         code: "stale-generation",
         message: `generation ${generation} is over, this is ${state.generation}`,
       };
+    // The witness tells them apart by their names: under one name, what is granted to one is granted to the other (I3).
+    const { host } = this.options.post.config;
+    if (hello.host === host)
+      return { code: "same-host", message: `both hosts call themselves ${host}; give them names with host:` };
     const mismatch = fingerprintMismatch(hello.machine, this.options.machine);
     return mismatch === undefined ? undefined : { code: "other-machine", message: mismatch };
   }

@@ -2,7 +2,6 @@
  * The backup guardian: keeps a standby QEMU over the RAM image and the disk images, takes checkpoints in, and lets the standby run when the
  * primary is lost and the arbiter agrees. It feeds `core/backup` and carries its effects out.
  */
-import { hostname } from "node:os";
 import { join } from "node:path";
 import {
   encodeAck,
@@ -180,6 +179,7 @@ export class BackupGuardian {
       ramImage: this.images.path,
       waitingBytes: this.held.waitingBytes,
       longestStallMs: this.post.stalls.longestMs,
+      witness: this.post.witness.status,
       failover: this.takeover.times,
       ...this.state,
     };
@@ -295,7 +295,8 @@ export class BackupGuardian {
   }
 
   private async askArbiter(generation: number): Promise<void> {
-    const verdict = await this.post.arbiter.ask(this.post.config.vm.uuid, generation, hostname());
+    const { config, witness } = this.post;
+    const verdict = await witness.arbiter.ask(config.vm.uuid, generation, config.host);
     this.feed({ type: "verdict", ...verdict });
   }
 

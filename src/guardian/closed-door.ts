@@ -1,5 +1,4 @@
 /** The listener of a host that took the VM over: whoever comes as its primary is told that it is none any more (I3). */
-import { hostname } from "node:os";
 import { vmIdBytes } from "../codec/replication-header.ts";
 import type { Generation } from "../core/words.ts";
 import { type Listener, listen } from "../link/listen.ts";
@@ -18,7 +17,7 @@ export async function openClosedDoor(
     address: address.host,
     port: address.port,
     vmId: vmIdBytes(config.vm.uuid),
-    host: hostname(),
+    host: config.host,
     generation,
     onPrimary: (caller) => caller.tellTakeover(epoch),
     onTurnedAway: ({ message, peer }) => log.warn(`${peer}: ${message}`),

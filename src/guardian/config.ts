@@ -3,6 +3,7 @@
  * A file with a mistake is refused with every mistake in it: file:line:column, the field, what is wrong, what to do.
  */
 import { readFile } from "node:fs/promises";
+import { hostname } from "node:os";
 import { isMap, isNode, isPair, LineCounter, parseDocument } from "yaml";
 import { z } from "zod";
 import {
@@ -14,6 +15,7 @@ import {
   tapName,
   whole,
 } from "./config-fields.ts";
+import { hostName, witness } from "./config-witness.ts";
 
 const boot = z.discriminatedUnion(
   "kind",
@@ -86,6 +88,7 @@ const timing = z
     detectionMs: whole(50, 60_000).default(200),
     heartbeatMs: whole(1, 20_000).default(25),
     syncMiBps: whole(1, 1 << 20).exactOptional(),
+    witnessMs: whole(100, 3_600_000).default(30_000),
   })
   .superRefine(({ heartbeatMs, detectionMs }, context) => {
     if (heartbeatMs * 3 > detectionMs)
@@ -123,10 +126,8 @@ const common = {
   stateDirectory: absolutePath.default("/var/lib/remus"),
   timing,
   limits,
-  arbiter: z.literal("assume-no-partition", {
-    message:
-      'must be "assume-no-partition", the only value so far. It is unsafe: it takes a silent peer for a dead one',
-  }),
+  host: hostName.default(() => hostname()),
+  witness,
   accelerator: z.enum(["auto", "kvm", "tcg"], 'must be "auto", "kvm" or "tcg"').default("auto"),
   lab,
 };

@@ -4,7 +4,6 @@ import { setPriority } from "node:os";
 import { join } from "node:path";
 import { StateFile } from "../disk/state-file.ts";
 import { guardianNice } from "../hypervisor/qemu/process.ts";
-import { AssumeNoPartition } from "../witness/assume-no-partition.ts";
 import { BackupGuardian } from "./backup.ts";
 import { ConfigError, type GuardianConfig, otherRole, readConfig } from "./config.ts";
 import { ControlSocket } from "./control.ts";
@@ -12,6 +11,7 @@ import { type Log, openLog } from "./log.ts";
 import { PrimaryGuardian } from "./primary.ts";
 import type { Post, RoleEnd } from "./role.ts";
 import { Stalls } from "./stalls.ts";
+import { WitnessWatch } from "./witness-watch.ts";
 
 /** Exit statuses: 1 the VM is gone unasked, 2 it could not be started, 64 wrong use. */
 async function main(path: string | undefined): Promise<number> {
@@ -30,17 +30,21 @@ async function main(path: string | undefined): Promise<number> {
       ),
     );
     const { vm, runDirectory, stateDirectory } = config;
+    const control = new ControlSocket(join(runDirectory, "control.sock"));
+    const { witness: choice, timing } = config;
     const post: Post = {
       config,
       log,
-      arbiter: new AssumeNoPartition((text) => log.warn(text)),
-      control: new ControlSocket(join(runDirectory, "control.sock")),
+      witness: new WitnessWatch({ choice, vm: vm.uuid, log, control, everyMs: timing.witnessMs }),
+      control,
       stalls: new Stalls(),
       record: await StateFile.open(join(stateDirectory, `${vm.name}.json`), vm.uuid),
     };
+    post.witness.begin();
     try {
       return await serve(post);
     } finally {
+      post.witness.close();
       post.control.close();
     }
   } catch (error) {

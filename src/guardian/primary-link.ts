@@ -1,7 +1,6 @@
 /** The primary's side of the link: one connection to the backup at a time, made when core asks for it, and told apart from its predecessors. */
 
 import { randomUUID } from "node:crypto";
-import { hostname } from "node:os";
 import {
   type DiskImage,
   type MessageOf,
@@ -90,7 +89,7 @@ export class PrimaryLink {
       ids: this.ids,
       hello: {
         protocol: PROTOCOL_VERSION,
-        host: hostname(),
+        host: config.host,
         machine,
         ramBytes: vm.memoryMiB * 2 ** 20,
         intervalMs: timing.intervalMs,

@@ -2,7 +2,6 @@
  * The primary guardian: starts the VM, feeds what happens to it to `core/primary`, and carries the effects out.
  * It owns QEMU: when one of the two dies, so does the other.
  */
-import { hostname } from "node:os";
 import type { PacerSettings } from "../core/pacer.ts";
 import { startPrimary, stepPrimary } from "../core/primary.ts";
 import type { PrimaryEffect, PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
@@ -152,6 +151,7 @@ export class PrimaryGuardian {
       ...state,
       heldBytes: protection?.heldBytes ?? 0,
       longestStallMs: this.post.stalls.longestMs,
+      witness: this.post.witness.status,
       droppedFrames: protection?.droppedFrames ?? 0,
       stagingBytes: protection?.staging.takenBytes ?? 0,
       ...(this.takenOver?.failover === undefined ? {} : { failover: this.takenOver.failover }),
@@ -443,7 +443,8 @@ export class PrimaryGuardian {
   }
 
   private async askArbiter(generation: number): Promise<void> {
-    const verdict = await this.post.arbiter.ask(this.post.config.vm.uuid, generation, hostname());
+    const { config, witness } = this.post;
+    const verdict = await witness.arbiter.ask(config.vm.uuid, generation, config.host);
     this.feed({ type: "verdict", ...verdict });
   }
 

@@ -1,5 +1,4 @@
 /** What a guardian keeps when its role changes, and how a role ends. */
-import type { Arbiter } from "../core/arbiter.ts";
 import type { Generation } from "../core/words.ts";
 import type { StateFile } from "../disk/state-file.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
@@ -8,12 +7,13 @@ import type { ControlSocket } from "./control.ts";
 import type { Log } from "./log.ts";
 import type { Stalls } from "./stalls.ts";
 import type { Ground } from "./vm-process.ts";
+import type { WitnessWatch } from "./witness-watch.ts";
 
 /** What is there in either role. */
 export interface Post<C extends GuardianConfig = GuardianConfig> {
   readonly config: C;
   readonly log: Log;
-  readonly arbiter: Arbiter;
+  readonly witness: WitnessWatch;
   readonly control: ControlSocket;
   readonly stalls: Stalls;
   readonly record: StateFile;

@@ -39,6 +39,10 @@ export interface LabOptions {
   readonly replicationPeer?: string;
   /** Words before a host's guardian: the environment of a test build. */
   readonly guardianWords?: (host: HostName) => readonly string[];
+  /** Another witness than the lab's own, as in a guardian's configuration file. */
+  readonly witness?: Readonly<Record<string, unknown>>;
+  /** From one look at the witness to the next. */
+  readonly witnessMs?: number;
   readonly onEvent?: (host: HostName, event: GuardianEvent) => void;
 }
 
@@ -48,6 +52,8 @@ export interface HostPlaces {
   readonly directory: string;
   readonly stateDirectory: string;
   readonly serialLog: string;
+  /** The lab's witness, as a host is told of it. */
+  readonly witness: Readonly<Record<string, unknown>>;
   /** RAM of the VM, should it be booted here. */
   readonly ramFile?: string;
 }
@@ -80,10 +86,10 @@ export function labVm(options: LabOptions, image: GuestImage, disks: LabDisks): 
 /** A guardian's configuration file. Both hosts can be reached and reach the other, so that roles can change. */
 export function guardianConfig(
   { host, role, vm }: { host: HostName; role: "primary" | "backup"; vm: Record<string, unknown> },
-  { directory, stateDirectory, serialLog, ramFile }: HostPlaces,
+  { directory, stateDirectory, serialLog, ramFile, witness }: HostPlaces,
   options: LabOptions,
 ): Record<string, unknown> {
-  const { intervalMs, detectionMs, bindLifetimes, limits, replicationPeer, syncMiBps } = options;
+  const { intervalMs, detectionMs, bindLifetimes, limits, replicationPeer, syncMiBps, witnessMs } = options;
   const address = (of: HostName) => `${labAddresses.replication[of]}:${REPLICATION_PORT}`;
   return {
     role,
@@ -97,9 +103,11 @@ export function guardianConfig(
       ...(intervalMs === undefined ? {} : { intervalMs }),
       ...(detectionMs === undefined ? {} : { detectionMs }),
       ...(syncMiBps === undefined ? {} : { syncMiBps }),
+      ...(witnessMs === undefined ? {} : { witnessMs }),
     },
     limits: limits ?? {},
-    arbiter: "assume-no-partition",
+    host: `host-${host}`,
+    witness: options.witness ?? witness,
     lab: {
       serialLog,
       ...(ramFile === undefined ? {} : { ramFile }),

@@ -31,8 +31,9 @@ import {
   redisPort,
 } from "./guest-image.ts";
 import { makeFolder, processRuns, removeLeftovers } from "./leftovers.ts";
-import { createNetwork, destroyStale, type HostName, type LabNetwork } from "./namespaces.ts";
+import { createNetwork, destroyStale, type HostName, type LabLink, type LabNetwork } from "./namespaces.ts";
 import { ProxyProcess } from "./proxy-process.ts";
+import { WitnessProcess } from "./witness-process.ts";
 
 export { guestAddresses, type LabOptions } from "./configuration.ts";
 export { processRuns } from "./leftovers.ts";
@@ -53,6 +54,8 @@ export class Lab {
   readonly vm: VmSpec;
   /** The hosts' disk images. */
   readonly disks: LabDisks;
+  /** Who decides which host goes on alone: a host of its own. */
+  witness!: WitnessProcess;
   /** The host on which the VM runs. */
   owner: HostName = "a";
   private readonly options: LabOptions;
@@ -88,10 +91,15 @@ export class Lab {
     const boot = await buildGuestImage();
     const network = await createNetwork({ lans: options.nics ?? 1 });
     let disks: LabDisks | undefined;
+    let lab: Lab | undefined;
     try {
       disks = await LabDisks.create(options.disks ?? [], options.forgetful);
-      return new Lab(network, await makeFolder(memory), options, labVm(options, boot, disks), disks);
+      const vm = labVm(options, boot, disks);
+      lab = new Lab(network, await makeFolder(memory), options, vm, disks);
+      await lab.startWitness();
+      return lab;
     } catch (error) {
+      await lab?.destroy();
       await disks?.destroy();
       await network.destroy();
       throw error;
@@ -241,8 +249,48 @@ export class Lab {
     if (kind !== "guardian" && kind !== "link") process.kill(qemuPid, "SIGKILL");
     if (kind !== "qemu" && kind !== "link") guardian.signal("SIGKILL");
     if (kind === "power") this.disks.losePower(host);
-    if (kind === "link") await this.network.cutReplication();
+    if (kind === "link") await this.cut("link");
     return atMs;
+  }
+
+  /** Pulls the cable between the hosts, or the one to the witness: of both hosts, or of one. */
+  cut(link: LabLink, host?: HostName): Promise<void> {
+    return this.network.cut(link, host);
+  }
+
+  /** Puts it back. */
+  mend(link: LabLink, host?: HostName): Promise<void> {
+    return this.network.restore(link, host);
+  }
+
+  /** The witness, which was killed, comes back with what it knew. */
+  async startWitness(): Promise<void> {
+    const directory = join(this.directory, "witness");
+    this.witness = await WitnessProcess.start(this.children, this.network, directory, this.witness);
+  }
+
+  /**
+   * Waits until the witness has decided which host goes on, and that host's VM has no backup: it is the owner from here on. The other host's VM
+   * is not to be running then.
+   */
+  async decided(): Promise<HostName> {
+    const alone = async (host: HostName): Promise<boolean> => {
+      const status = this.guardians[host]?.control.order<{ role: string; phase: string }>("status");
+      // One that hangs gives no answer.
+      const late = new Promise<undefined>((resolve) => setTimeout(resolve, 500, undefined));
+      const { role, phase } = (await Promise.race([status?.catch(() => undefined), late])) ?? {};
+      return role === "primary" && phase === "unprotected";
+    };
+    let owner: HostName | undefined;
+    const look = async (): Promise<boolean> => {
+      const [a, b] = [await alone("a"), await alone("b")];
+      if (a && b) throw new Error("the VM runs on both hosts");
+      owner = a ? "a" : b ? "b" : undefined;
+      return owner !== undefined;
+    };
+    await until(look, "one host goes on alone");
+    this.owner = owner!;
+    return this.owner;
   }
 
   /** Ends every process and removes every file and namespace of this lab. Asked twice, as when Ctrl-C meets the end, it does so once. */
@@ -285,6 +333,7 @@ export class Lab {
       directory,
       stateDirectory: this.disks.stateDirectory(host),
       serialLog: this.serialLogOf(host),
+      witness: this.witness.config,
       ...(host === "a" ? { ramFile: this.ramFile } : {}),
     };
     const guardian = await GuardianProcess.start(

@@ -90,7 +90,9 @@ async function stoppable<Report>(run: (onLab: (lab: Lab) => void) => Promise<Rep
 
 function headline(report: DemoReport): string {
   if (!succeeded(report)) return "Something went wrong; see the figures.";
-  return report.kill.kind === "link" ? "The client went on; both hosts live." : "The VM outlived its host.";
+  return report.kill.kind === "link"
+    ? "One host went on, and the other stopped."
+    : "The VM outlived its host.";
 }
 
 function summaryOf(report: DemoReport): string {
@@ -114,7 +116,7 @@ function summaryOf(report: DemoReport): string {
         ]),
     ...(kill.kind === "link"
       ? [
-          "  note          only the link was cut: without a witness both copies run now. That is what the witness is for.",
+          `  note          only the link was cut: the witness gave the VM to host ${report.goesOn.toUpperCase()}`,
         ]
       : []),
     "",

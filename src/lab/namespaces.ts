@@ -1,11 +1,13 @@
 /**
- * The lab's network: two hosts, a client and the switch between them, each a network namespace.
+ * The lab's network: two hosts, a client, a witness and the switch between them, each a network namespace.
  *
  * ```
  *        a                        switch                           b
  *  tap0 ─ br0 ─ up0 ══ a-lan0 ─── lan0 ─── b-lan0 ══ up0 ─ br0 ─ tap0
  *                                  └── client-lan0 ══ lan0 of client: 10.77.0.1/24, fd77::1/64
  *  10.78.0.1/30 repl ══ a-repl ──── repl ── b-repl ══ repl 10.78.0.2/30
+ *  10.79.0.1/29 wit ═══ a-wit ───── wit ─── b-wit ═══ wit 10.79.0.2/29
+ *                                    └── witness-wit ══ wit of witness: 10.79.0.3/29
  *
  *  With a second LAN the same again: tap1, br1, up1, lan1; the client is 10.77.1.1/24, fd77:1::1/64.
  * ```
@@ -20,7 +22,9 @@ import { promisify } from "node:util";
 const run = promisify(execFile);
 
 export type HostName = "a" | "b";
-export type NamespaceRole = HostName | "client" | "switch";
+export type NamespaceRole = HostName | "client" | "witness" | "switch";
+/** What the two hosts' guardians speak over: with each other, or with the witness. */
+export type LabLink = "link" | "witness";
 
 export interface LabNetworkOptions {
   /** Of the namespaces' names. Left out: one of our own, of which `destroyStale` knows whose it is. */
@@ -35,6 +39,7 @@ export const labAddresses = {
     { ipv4: "10.77.1.1", ipv6: "fd77:1::1" },
   ],
   replication: { a: "10.78.0.1", b: "10.78.0.2" },
+  witness: { a: "10.79.0.1", b: "10.79.0.2", witness: "10.79.0.3" },
 } as const;
 
 export interface LabNetwork {
@@ -42,13 +47,14 @@ export interface LabNetwork {
   readonly namespaces: Readonly<Record<NamespaceRole, string>>;
   /** What to put before a command's words to run it in there: spawn(argv[0], [...argv.slice(1), "qemu", ...]). */
   exec(role: NamespaceRole): string[];
-  /** Every cable of the host: its LANs and replication. As when it loses power. */
+  /** Every cable of the host: its LANs, replication and the witness. As when it loses power. */
   cutHost(host: HostName): Promise<void>;
   restoreHost(host: HostName): Promise<void>;
   /** The same, of a host that lost power: its bridges have learnt nothing, and have all their ports. Nothing may run on it. */
   restartHost(host: HostName): Promise<void>;
-  cutReplication(): Promise<void>;
-  restoreReplication(): Promise<void>;
+  /** Of one host, or of both (or of the witness itself, which comes to the same). */
+  cut(link: LabLink, host?: HostName): Promise<void>;
+  restore(link: LabLink, host?: HostName): Promise<void>;
   /** The host's LAN cables, all of them; replication stays. */
   cutLan(host: HostName): Promise<void>;
   restoreLan(host: HostName): Promise<void>;
@@ -66,7 +72,7 @@ export interface Link {
   readonly master?: string;
 }
 
-const roles: readonly NamespaceRole[] = ["a", "b", "client", "switch"];
+const roles: readonly NamespaceRole[] = ["a", "b", "client", "witness", "switch"];
 let created = 0;
 
 /**
@@ -91,7 +97,7 @@ export async function createNetwork(options: LabNetworkOptions): Promise<LabNetw
 export async function destroyStale(): Promise<string[]> {
   const names = await readdir("/run/netns").catch(() => []);
   const stale = names.filter((name) => {
-    const pid = /^remus-(\d+)-\d+-(a|b|client|switch)$/.exec(name)?.[1];
+    const pid = /^remus-(\d+)-\d+-(a|b|client|witness|switch)$/.exec(name)?.[1];
     return pid !== undefined && !isAlive(Number(pid));
   });
   await removeNamespaces(stale);
@@ -107,6 +113,7 @@ class Namespaces implements LabNetwork {
       a: `${prefix}-a`,
       b: `${prefix}-b`,
       client: `${prefix}-client`,
+      witness: `${prefix}-witness`,
       switch: `${prefix}-switch`,
     };
     this.#lans = lans;
@@ -131,12 +138,13 @@ class Namespaces implements LabNetwork {
       this.#batch("a", this.#hostLines("a")),
       this.#batch("b", this.#hostLines("b")),
       this.#batch("client", this.#clientLines()),
+      this.#batch("witness", ["link set lo up", ...witnessLines("witness")]),
     ]);
   }
 
   /** Made first: it lays all cables, with the far ends in the other namespaces. */
   #switchLines(): string[] {
-    const { a, b, client } = this.namespaces;
+    const { a, b, client, witness } = this.namespaces;
     return [
       "link set lo up",
       ...this.#lans.flatMap((lan) => [
@@ -148,6 +156,10 @@ class Namespaces implements LabNetwork {
       ...bridge("repl"),
       ...cable("a", "repl", "repl", a),
       ...cable("b", "repl", "repl", b),
+      ...bridge("wit"),
+      ...cable("a", "wit", "wit", a),
+      ...cable("b", "wit", "wit", b),
+      ...cable("witness", "wit", "wit", witness),
     ];
   }
 
@@ -162,6 +174,7 @@ class Namespaces implements LabNetwork {
       ]),
       `addr add ${labAddresses.replication[host]}/30 dev repl`,
       "link set repl up",
+      ...witnessLines(host),
     ];
   }
 
@@ -177,11 +190,11 @@ class Namespaces implements LabNetwork {
   }
 
   cutHost(host: HostName): Promise<void> {
-    return this.#cut([...this.#lanPorts(host), `${host}-repl`]);
+    return this.#cut(this.#ports(host));
   }
 
   restoreHost(host: HostName): Promise<void> {
-    return this.#restore([...this.#lanPorts(host), `${host}-repl`]);
+    return this.#restore(this.#ports(host));
   }
 
   async restartHost(host: HostName): Promise<void> {
@@ -194,12 +207,12 @@ class Namespaces implements LabNetwork {
     await this.restoreHost(host);
   }
 
-  cutReplication(): Promise<void> {
-    return this.#cut(["a-repl", "b-repl"]);
+  cut(link: LabLink, host?: HostName): Promise<void> {
+    return this.#cut(this.#linkPorts(link, host));
   }
 
-  restoreReplication(): Promise<void> {
-    return this.#restore(["a-repl", "b-repl"]);
+  restore(link: LabLink, host?: HostName): Promise<void> {
+    return this.#restore(this.#linkPorts(link, host));
   }
 
   cutLan(host: HostName): Promise<void> {
@@ -212,6 +225,15 @@ class Namespaces implements LabNetwork {
 
   #lanPorts(host: HostName): string[] {
     return this.#lans.map((lan) => `${host}-lan${lan}`);
+  }
+
+  #linkPorts(link: LabLink, host?: HostName): string[] {
+    const bridgeName = link === "link" ? "repl" : "wit";
+    return (host === undefined ? ["a", "b"] : [host]).map((one) => `${one}-${bridgeName}`);
+  }
+
+  #ports(host: HostName): string[] {
+    return [...this.#lanPorts(host), ...this.#linkPorts("link", host), ...this.#linkPorts("witness", host)];
   }
 
   /**
@@ -250,6 +272,10 @@ class Namespaces implements LabNetwork {
     const [program, ...words] = this.exec(role);
     await run(program!, [...words, "sh", "-c", script]);
   }
+}
+
+function witnessLines(role: keyof typeof labAddresses.witness): string[] {
+  return [`addr add ${labAddresses.witness[role]}/29 dev wit`, "link set wit up"];
 }
 
 function bridge(name: string): string[] {

@@ -1,10 +1,10 @@
-/** `node src/witness/main.ts --listen ADDRESS:PORT --file PATH`: the witness's server, for a third machine that neither host depends on. */
+/** `npm run witness -- --listen ADDRESS:PORT --file PATH`: the witness's server, for a third machine that neither host depends on. */
 import { readFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { ClaimFile } from "./claim-file.ts";
 import { type ServerOptions, WitnessServer } from "./server.ts";
 
-const USAGE = `usage: node src/witness/main.ts --listen ADDRESS:PORT --file PATH [options]
+const USAGE = `usage: npm run witness -- --listen ADDRESS:PORT --file PATH [options]
 
   --listen ADDRESS:PORT   an IPv6 address in brackets; port 0 is any that is free
   --file PATH             where claims are kept; not on a host that it decides about

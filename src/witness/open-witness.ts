@@ -2,19 +2,28 @@
 import type { Arbiter } from "../core/arbiter.ts";
 import { type EtcdOptions, EtcdRegister } from "./etcd.ts";
 import { type LockFileOptions, LockFileRegister } from "./lock-file.ts";
+import { NoWitness } from "./no-witness.ts";
 import { type ServerClientOptions, ServerRegister } from "./server-client.ts";
 import { type Notices, Witness } from "./witness.ts";
 
 export type WitnessChoice =
   | ({ readonly kind: "etcd" } & EtcdOptions)
   | ({ readonly kind: "server" } & ServerClientOptions)
-  | ({ readonly kind: "lock-file" } & LockFileOptions);
+  | ({ readonly kind: "lock-file" } & LockFileOptions)
+  /** Nobody: every question is granted. */
+  | { readonly kind: "none" };
 
-export function openWitness(choice: WitnessChoice, notices: Notices): Arbiter {
+export interface WitnessNotices extends Notices {
+  /** What `none` risks. */
+  warn(text: string): void;
+}
+
+export function openWitness(choice: WitnessChoice, notices: WitnessNotices): Arbiter {
+  if (choice.kind === "none") return new NoWitness((text) => notices.warn(text));
   return new Witness(register(choice), notices);
 }
 
-function register(choice: WitnessChoice) {
+function register(choice: Exclude<WitnessChoice, { kind: "none" }>) {
   switch (choice.kind) {
     case "etcd":
       return new EtcdRegister(choice);

@@ -24,7 +24,8 @@ vm:
   boot: { kind: kernel, kernel: /k, initrd: /i }
 runDirectory: /run/remus/vm1
 replication: { peer: "10.0.0.2:7000" }
-arbiter: assume-no-partition
+host: vmhost1
+witness: { kind: server, url: "https://10.0.0.3:7331", tokenFile: /t }
 `;
 
 /** The mistakes in `text`, one a line. */
@@ -70,9 +71,10 @@ test("a good file is read, and what is left out has its default", () => {
     cacheDirectory: "/var/cache/remus",
     stateDirectory: "/var/lib/remus",
     replication: { peer: { host: "10.0.0.2", port: 7000 } },
-    timing: { intervalMs: 25, detectionMs: 200, heartbeatMs: 25 },
+    timing: { intervalMs: 25, detectionMs: 200, heartbeatMs: 25, witnessMs: 30_000 },
     limits: { stagingMiB: 64, maxInFlight: 8, heldMiB: 64, diskMiB: 64, commitMiB: 256 },
-    arbiter: "assume-no-partition",
+    host: "vmhost1",
+    witness: { kind: "server", url: "https://10.0.0.3:7331", tokenFile: "/t" },
     accelerator: "auto",
     lab: { bindLifetimes: true },
   } satisfies Omit<Extract<GuardianConfig, { role: "primary" }>, "vm">);
@@ -221,19 +223,13 @@ for (const [what, from, to, expected] of [
   ],
   [
     "a cache from which no library can be loaded",
-    "arbiter:",
-    "cacheDirectory: /var/my cache\narbiter:",
+    "host:",
+    "cacheDirectory: /var/my cache\nhost:",
     "f:14:1: cacheDirectory must have no space",
   ],
   ["a port that is none", "10.0.0.2:7000", "10.0.0.2:70000", "f:13:16: replication.peer must be ADDR:PORT"],
   ["a name for an address", "10.0.0.2:7000", "hostb:7000", "f:13:16: replication.peer must be ADDR:PORT"],
-  [
-    "no arbiter named",
-    "arbiter: assume-no-partition\n",
-    "",
-    'f:1:1: arbiter is missing; it must be "assume-no-',
-  ],
-  ["another arbiter", "assume-no-partition", "etcd", 'f:14:1: arbiter must be "assume-no-partition"'],
+  ["a host's name with a blank", "vmhost1", "vm host 1", "f:14:1: host must be 1 to 253 printable ASCII"],
   ["the wrong role", "role: primary", "role: both", 'f:1:1: role must be "primary" or "backup"'],
   ["a key twice", "  vcpus: 2", "  vcpus: 2\n  vcpus: 3", "f:6:3: not good YAML"],
   ["no YAML", "role: primary", "role: [", "f:2:1: not good YAML"],
@@ -243,12 +239,63 @@ for (const [what, from, to, expected] of [
     assert.ok(found[0]?.startsWith(expected), found.join("\n"));
   });
 
+const WITNESS = '{ kind: server, url: "https://10.0.0.3:7331", tokenFile: /t }';
+
+test("each kind of witness is read as it is written", () => {
+  for (const witness of [
+    { kind: "etcd", endpoints: ["https://10.0.0.3:2379", "https://[fd00::4]:2379"], prefix: "ha/" },
+    { kind: "etcd", endpoints: ["https://e"], user: "u", passwordFile: "/p", caFile: "/c" },
+    { kind: "etcd", endpoints: ["https://e:1"], certFile: "/c", keyFile: "/k" },
+    { kind: "server", url: "http://10.0.0.3:7331" },
+    { kind: "lock-file", directory: "/shared" },
+    { kind: "none" },
+  ])
+    assert.deepEqual(parseConfig(changed(WITNESS, JSON.stringify(witness)), "f").witness, witness);
+});
+
+for (const [what, witness, expected] of [
+  ["none named", undefined, "f:1:1: witness is missing; it must be a map with a kind, "],
+  ["the old word", "assume-no-partition", "f:15:1: witness must be a map with a kind, "],
+  ["no kind", "{ url: https://e }", 'f:15:1: witness.kind is missing; it must be "etcd"'],
+  ["another kind", "{ kind: zookeeper }", 'f:15:12: witness.kind must be "etcd"'],
+  ["no endpoints", "{ kind: etcd, endpoints: [] }", "f:15:24: witness.endpoints must have one URL at least"],
+  ["no URL", "{ kind: etcd, endpoints: [10.0.0.3] }", "f:15:36: witness.endpoints[0] must be the client URL"],
+  ["a URL with a path", "{ kind: server, url: http://e/v1 }", "f:15:26: witness.url must be the URL of"],
+  [
+    "a URL with a password",
+    "{ kind: server, url: https://u:p@e }",
+    "f:15:26: witness.url must be the URL of",
+  ],
+  [
+    "a certificate without its key",
+    "{ kind: server, url: https://e, certFile: /c }",
+    "f:15:1: witness.keyFile is missing; it must be there when certFile is",
+  ],
+  [
+    "a user without a password",
+    "{ kind: etcd, endpoints: [https://e], user: u }",
+    "f:15:1: witness.passwordFile is missing; it must be there when user is",
+  ],
+  [
+    "certificates for a line without TLS",
+    "{ kind: server, url: http://e, caFile: /c }",
+    "f:15:41: witness.caFile is for https:, and the witness's address begins with http:",
+  ],
+  ["a field of another kind", "{ kind: none, url: https://e }", "f:15:24: witness.url is not a known field"],
+] as const)
+  test(`a witness is refused, with its place: ${what}`, () => {
+    const found = mistakes(
+      witness === undefined ? changed(`witness: ${WITNESS}\n`, "") : changed(WITNESS, witness),
+    );
+    assert.ok(found[0]?.startsWith(expected), found.join("\n"));
+  });
+
 test("a heartbeat needs three beats within the detection time", () => {
   const timing = (heartbeatMs: number) =>
     `${primary}timing: { detectionMs: 90, heartbeatMs: ${heartbeatMs} }\n`;
   assert.deepEqual(mistakes(timing(30)), []);
   assert.deepEqual(mistakes(timing(31)), [
-    "f:15:28: timing.heartbeatMs must be at most a third of detectionMs (90); make it 30 or less",
+    "f:16:28: timing.heartbeatMs must be at most a third of detectionMs (90); make it 30 or less",
   ]);
 });
 

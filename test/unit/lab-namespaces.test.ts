@@ -107,15 +107,32 @@ test(
 test("replication and LAN are cut one without the other", options, async (t) => {
   const network = await lab(t);
   await standInGuest(network, "a", 0, "10.77.0.10");
-  await network.cutReplication();
+  await network.cut("link");
   assert.ok(await isSilent(network, "a", labAddresses.replication.b));
   assert.ok(await reaches(network, "client", "10.77.0.10"));
-  await network.restoreReplication();
+  await network.restore("link");
+  assert.ok(await reaches(network, "a", labAddresses.replication.b));
   await network.cutLan("a");
   assert.ok(await reaches(network, "a", labAddresses.replication.b));
   assert.ok(await isSilent(network, "client", "10.77.0.10"));
   await network.restoreLan("a");
   assert.ok(await reaches(network, "client", "10.77.0.10"));
+});
+
+test("the witness is a host of its own, and each host is cut off from it alone", options, async (t) => {
+  const network = await lab(t);
+  const { witness } = labAddresses.witness;
+  for (const host of ["a", "b"] as const) assert.ok(await reaches(network, host, witness));
+  await network.cut("witness", "a");
+  assert.ok(await isSilent(network, "a", witness));
+  assert.ok(await reaches(network, "b", witness));
+  assert.ok(await reaches(network, "a", labAddresses.replication.b));
+  await network.restore("witness", "a");
+  await network.cut("link", "a");
+  assert.ok(await reaches(network, "a", witness));
+  assert.ok(await isSilent(network, "b", labAddresses.replication.a));
+  await network.cutHost("b");
+  assert.ok(await isSilent(network, "b", witness));
 });
 
 test(
@@ -157,7 +174,7 @@ test("several labs at once do not meet", options, async (t) => {
 
 test("destroy removes all, and may be called again", options, async (t) => {
   const network = await lab(t);
-  assert.equal((await present(network)).length, 4);
+  assert.equal((await present(network)).length, 5);
   await network.destroy();
   assert.deepEqual(await present(network), []);
   await network.destroy();
@@ -185,5 +202,5 @@ test("what a dead lab left is removed, what a living one has is not", options, a
   t.after(() => run("ip", ["netns", "delete", left]).catch(() => {}));
   assert.ok((await destroyStale()).includes(left));
   assert.ok(!(await readdir("/run/netns")).includes(left));
-  assert.equal((await present(living)).length, 4);
+  assert.equal((await present(living)).length, 5);
 });

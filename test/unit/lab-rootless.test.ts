@@ -63,7 +63,7 @@ test(
     const { child, lines } = await runAsNobody(t, "0666", "word");
     const ended = once(child, "exit");
     // lo, br0, tap0, up0, repl
-    assert.equal((await lines.next()).value, "granted word 5");
+    assert.equal((await lines.next()).value, "granted word 6");
     assert.equal((await lines.next()).value, "destroyed");
     assert.equal((await lines.next()).value, "ran inside");
     assert.deepEqual(await ended, [7, null]);
@@ -72,7 +72,7 @@ test(
 
 test("SIGTERM reaches the program inside, which cleans up", options, async (t) => {
   const { child, lines } = await runAsNobody(t, "0666", "wait");
-  assert.equal((await lines.next()).value, "granted wait 5");
+  assert.equal((await lines.next()).value, "granted wait 6");
   child.kill("SIGTERM");
   assert.equal((await lines.next()).value, "destroyed");
   assert.equal((await lines.next()).value, "ran inside");
@@ -80,7 +80,7 @@ test("SIGTERM reaches the program inside, which cleans up", options, async (t) =
 
 test("the program inside cleans up too when the one outside is killed", options, async (t) => {
   const { child, lines } = await runAsNobody(t, "0666", "wait");
-  assert.equal((await lines.next()).value, "granted wait 5");
+  assert.equal((await lines.next()).value, "granted wait 6");
   child.kill("SIGKILL");
   assert.equal((await lines.next()).value, "destroyed");
   assert.equal((await lines.next()).done, true);

@@ -22,7 +22,11 @@ export function open(t: TestContext, choice: WitnessChoice): Recorded {
     notices.push(kind);
     for (const [wanted, resolve] of waiting) if (wanted === kind) resolve(text);
   };
-  const witness = openWitness(choice, { unreachable: note("unreachable"), reachable: note("reachable") });
+  const witness = openWitness(choice, {
+    unreachable: note("unreachable"),
+    reachable: note("reachable"),
+    warn: note("warn"),
+  });
   t.after(() => witness.close());
   const next = (kind: string) => new Promise<string>((resolve) => waiting.push([kind, resolve]));
   return { witness, notices, next };

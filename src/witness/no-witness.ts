@@ -1,16 +1,20 @@
 /**
- * The arbiter for a pair without a witness: it grants every request. A host that has merely lost contact then runs the VM while the
- * other one does too. It must be chosen by name, and says so each time it is asked.
+ * The arbiter of a pair that has no witness: it grants every request. A host that has merely lost contact then runs the VM while the other
+ * one does too. It must be chosen by name, and says so at the start and each time it is asked.
  */
 import type { Arbiter, Claim, Verdict } from "../core/arbiter.ts";
 import type { Generation } from "../core/words.ts";
 
-export class AssumeNoPartition implements Arbiter {
-  readonly name = "assume-no-partition";
+export class NoWitness implements Arbiter {
+  readonly name = "none";
   private readonly warn: (text: string) => void;
 
   constructor(warn: (text: string) => void) {
     this.warn = warn;
+    warn(
+      "no witness is configured (witness: { kind: none }): when the two hosts lose each other and both live, both will run the VM, and " +
+        "clients and disks will have two truths. Give a VM that matters a witness",
+    );
   }
 
   ask(vmId: string, generation: Generation, host: string): Promise<Verdict> {

@@ -1,0 +1,93 @@
+/**
+ * Whether the witness can be reached. It decides nothing: losing the witness alone changes nothing. But who has lost it lives on one failure
+ * less than they believe, so it is asked now and then, and its loss and return are told.
+ */
+import type { Arbiter } from "../core/arbiter.ts";
+import { openWitness, type WitnessChoice } from "../witness/open-witness.ts";
+import type { ControlSocket } from "./control.ts";
+import type { Log } from "./log.ts";
+
+/** In `status`. */
+export interface WitnessStatus {
+  readonly name: string;
+  /** Left out before it was asked for the first time. */
+  readonly reachable?: boolean;
+  /** Since when it has been so: ISO 8601. */
+  readonly since?: string;
+}
+
+export interface WitnessWatchOptions {
+  readonly choice: WitnessChoice;
+  readonly vm: string;
+  readonly log: Log;
+  readonly control: Pick<ControlSocket, "publish">;
+  /** From one look to the next. */
+  readonly everyMs: number;
+}
+
+/** No kind of witness needs so long for one try. */
+const PATIENCE_MS = 6_000;
+
+export class WitnessWatch {
+  readonly arbiter: Arbiter;
+  private readonly options: WitnessWatchOptions;
+  private reachable: boolean | undefined;
+  private since = new Date();
+  private timer: NodeJS.Timeout | undefined;
+  private readonly closing = new AbortController();
+
+  constructor(options: WitnessWatchOptions) {
+    this.options = options;
+    this.arbiter = openWitness(options.choice, {
+      warn: (text) => options.log.warn(text),
+      unreachable: (text) => this.found(false, text),
+      reachable: (text) => this.found(true, text),
+    });
+  }
+
+  get status(): WitnessStatus {
+    const { reachable, since } = this;
+    const { name } = this.arbiter;
+    return reachable === undefined ? { name } : { name, reachable, since: since.toISOString() };
+  }
+
+  /** Looks at once, and then again and again. There is nothing to see where there is no witness. */
+  begin(): void {
+    if (this.options.choice.kind !== "none") void this.look();
+  }
+
+  close(): void {
+    clearTimeout(this.timer);
+    this.closing.abort();
+    this.arbiter.close();
+  }
+
+  private async look(): Promise<void> {
+    const { name } = this.arbiter;
+    const late = AbortSignal.timeout(PATIENCE_MS);
+    try {
+      await this.arbiter.latest(this.options.vm, AbortSignal.any([this.closing.signal, late]));
+      this.found(true, `${name} answers`);
+    } catch {
+      // One that gives no answer of any kind is told of here; of another, `unreachable` has said why.
+      if (late.aborted) this.found(false, `${name} gives no answer within ${PATIENCE_MS} ms`);
+    }
+    if (this.closing.signal.aborted) return;
+    this.timer = setTimeout(() => void this.look(), this.options.everyMs);
+    this.timer.unref();
+  }
+
+  private found(reachable: boolean, text: string): void {
+    if (this.reachable === reachable) return;
+    const first = this.reachable === undefined;
+    this.reachable = reachable;
+    this.since = new Date();
+    const { control, log } = this.options;
+    const what = reachable
+      ? text
+      : `${text}. The VM runs on as it is, but should a host or the link fail now, it stands still until the witness answers`;
+    log[reachable ? "info" : "warn"](what);
+    if (first && reachable) return;
+    control.publish({ kind: "alarm", about: "witness", raised: !reachable, text: what });
+  }
+}
