@@ -11,7 +11,7 @@ import { parseLines } from "../../src/witness/claim-lines.ts";
 import { authority } from "./witness-certificates.ts";
 import { losingProxy } from "./witness-losing-proxy.ts";
 import { folder, refusal, WitnessProcess } from "./witness-server-process.ts";
-import { open, race, witnessSuite } from "./witness-suite.ts";
+import { MOSTLY, open, race, witnessSuite } from "./witness-suite.ts";
 
 const deadline = () => AbortSignal.timeout(20_000);
 
@@ -70,10 +70,13 @@ test("I3: a server killed amid many claims, three times, forgets none that it gr
     server = await WitnessProcess.start(t, file, "--listen", `127.0.0.1:${port}`);
   }
   await Promise.all(players);
-  assert.equal(owners.size, vms.length * generations, "each generation of each VM is somebody's");
   const { claims, wholeBytes } = parseLines(readFileSync(file), file);
   assert.equal(wholeBytes, readFileSync(file).length);
-  for (const { vm, generation, host } of claims) assert.equal(owners.get(`${vm} ${generation}`), host);
+  assert.equal(claims.length, vms.length * generations, "each generation of each VM is somebody's");
+  // Who is overtaken before it hears of its grant is told of the later generation instead.
+  assert.ok(owners.size >= claims.length * MOSTLY, `${owners.size} of ${claims.length} were told`);
+  const claimed = new Map(claims.map(({ vm, generation, host }) => [`${vm} ${generation}`, host]));
+  for (const [key, host] of owners) assert.equal(claimed.get(key), host);
   assert.ok(notices.includes("unreachable") && notices.at(-1) === "reachable", notices.join(" "));
 });
 
