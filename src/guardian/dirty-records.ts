@@ -3,6 +3,7 @@
  * notes, in dirty bitmaps, so no write is missed; here is kept from when on each one counts.
  */
 import type { DiskImage } from "../codec/replication.ts";
+import { type Baseline, countsNow, resyncWay } from "../core/resync.ts";
 import type { EpochId } from "../core/words.ts";
 import type { Extent } from "../disk/extents.ts";
 import { addBitmap, removeBitmap } from "../hypervisor/qemu/disks.ts";
@@ -12,13 +13,6 @@ import type { Qmp } from "../hypervisor/qemu/qmp.ts";
 export const soloBitmap = "remus-solo";
 /** A new bitmap is begun at most this often. */
 const RENEW_EVERY_MS = 10_000;
-
-/** Every write after checkpoint `since` of `session` is in `bitmap`. */
-interface Baseline {
-  readonly session: string;
-  readonly since: EpochId;
-  readonly bitmap: string;
-}
 
 /** How a disk will be brought up to date, and why so. */
 export interface Decision {
@@ -52,32 +46,12 @@ export class DirtyRecords {
 
   /** What to do about an image that the backup has. */
   decide(image: DiskImage | undefined): Decision {
-    const { baseline } = this;
-    if (image === undefined || image.state === "unknown")
-      return { plan: "compare", suspect: [], why: "the backup knows nothing of its image" };
-    if (image.state === "blank") return { plan: "blank", suspect: [], why: "the backup's image is blank" };
-    if (baseline === undefined)
-      return { plan: "compare", suspect: [], why: "this host has no record of what has changed since" };
-    if (image.session !== baseline.session)
-      return {
-        plan: "compare",
-        suspect: [],
-        why: "the backup's image is from another protection than this host's record",
-      };
-    if (image.state === "replica" && (image.durableEpoch ?? -1) < baseline.since)
-      return {
-        plan: "compare",
-        suspect: [],
-        why: `the backup has checkpoint ${image.durableEpoch} safe, and the record begins at ${baseline.since}`,
-      };
-    if (image.state === "owner" && image.suspects === undefined)
-      return { plan: "compare", suspect: [], why: "the old primary has no record of its last writes" };
-    const suspect = (image.suspects ?? []).map(([offset, length]) => ({ from: offset, to: offset + length }));
-    const why =
-      image.state === "replica"
-        ? `the backup has checkpoint ${image.durableEpoch} safe, and everything since is on record here`
-        : `everything since checkpoint ${baseline.since} is on record here, and the old primary's last writes there`;
-    return { plan: "records", bitmap: baseline.bitmap, suspect, why };
+    const suspect = (image?.suspects ?? []).map(([offset, length]) => ({
+      from: offset,
+      to: offset + length,
+    }));
+    const way = resyncWay(image, this.baseline);
+    return { ...way, suspect: way.plan === "records" ? suspect : [] };
   }
 
   /** Begins new notes now and then. @param running tells the running epoch */
@@ -99,7 +73,7 @@ export class DirtyRecords {
   /** The backup has everything up to `epoch` of the session on stable storage. */
   durable(session: string, epoch: EpochId): void {
     const { next } = this;
-    if (next === undefined || next.session !== session || epoch < next.since) return;
+    if (next === undefined || !countsNow(next, session, epoch)) return;
     const old = this.baseline;
     this.baseline = next;
     this.next = undefined;
