@@ -17,9 +17,11 @@ export function fromArbitrating(state: ArbitratingState, event: BackupEvent): Ba
       return event.granted ? granted(state, event.generation) : denied(state, event.generation);
     case "handover-expired":
       // Of a lost primary nobody waits for us: however long it takes, the arbiter's word decides.
-      return state.planned ? standDown(state, state.generation, error, NO_VERDICT) : stay(state);
+      return state.planned ? standDown(state, state.generation + 1, error, NO_VERDICT) : stay(state);
     case "commit-failed":
-      return standDown(state, state.generation, error, `the images are not whole: ${event.reason}`);
+      return standDown(state, state.generation + 1, error, `the images are not whole: ${event.reason}`);
+    case "standby-failed":
+      return standDown(state, state.generation + 1, error, `the standby cannot run the VM: ${event.reason}`);
     case "primary-lost":
       if (!state.planned) return stay(state);
       return {
@@ -77,6 +79,7 @@ function recover(state: RecoveringState, ...first: BackupEffect[]): BackupStep {
   };
 }
 
+/** @param generation one that this host may have been given by now, whether it has heard of that or not: the primary goes on with it */
 function standDown(
   { planned }: ArbitratingState | RecoveringState,
   generation: Generation,

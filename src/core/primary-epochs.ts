@@ -29,6 +29,8 @@ export function fromProtected(
       return maybeCapture({ ...state, pacer: paceSent(state.pacer, event.epoch) }, now, settings);
     case "acked":
       return acked(state, event.epoch, now, settings);
+    case "heard-late":
+      return stay({ ...state, releaseFrom: state.running });
     case "hold-asked":
       if (state.switchover) return refused(state, "the VM is about to be handed over to the backup");
       return stay({ ...state, holdAt: event.atEpoch });
@@ -145,8 +147,17 @@ function acked(
   const pacer = paceAcked(state.pacer, epoch, now);
   const next: ProtectedState = { ...state, acked: epoch, pacer };
   const last = next.switchover && next.capture === "held" && epoch === next.running - 1;
+  if (epoch < next.releaseFrom) return last ? giveUpSwitchover(next, now) : maybeCapture(next, now, settings);
   const more = last ? handOver(next) : maybeCapture(next, now, settings);
   return { state: more.state, effects: [{ type: "release", upTo: epoch }, ...more.effects] };
+}
+
+/** Whether the backup is still one, only a further checkpoint can show; so the VM cannot stay paused at this one. */
+function giveUpSwitchover(state: ProtectedState, now: Milliseconds): PrimaryStep {
+  return {
+    state: { ...state, capture: "idle", capturedMs: now, switchover: false },
+    effects: [{ type: "proceed" }, warn("the backup was not heard for too long: the switchover is given up")],
+  };
 }
 
 function capturing({ capture }: Pick<ProtectedState, "capture">): boolean {

@@ -57,6 +57,7 @@ export function fromHandingOver(
       return { state, effects: [warn("the VM is being handed over; that must come to its end first")] };
     case "proceed-asked":
     case "switchover-asked":
+    case "heard-late":
     case "sent":
     case "tick":
       return stay(state);
@@ -85,7 +86,7 @@ function handoverRefused(
         warn(`the backup could not run the VM: ${reason}. It runs on here, without a backup`),
       ],
     };
-  if (leaveBecause !== undefined) return leaving(state, held, leaveBecause);
+  if (leaveBecause !== undefined) return leaving({ ...state, releaseFrom: 0 }, held, leaveBecause);
   return {
     state: {
       phase: "protected",
@@ -98,6 +99,7 @@ function handoverRefused(
       holdAt: undefined,
       switchover: false,
       leaveBecause: undefined,
+      releaseFrom: 0,
     },
     effects: [
       { type: "proceed" },

@@ -12,7 +12,7 @@ export type PrimaryState =
   | ProtectedState
   | HandingOverState
   /** The backup was told that protection ends. Until it has answered, it might still take over. */
-  | { readonly phase: "leaving"; readonly generation: Generation; readonly acked: EpochId }
+  | LeavingState
   | ArbitratingState
   /** Output is free; QEMU is brought back to where protection can start again. */
   | { readonly phase: "ending"; readonly generation: Generation }
@@ -47,6 +47,19 @@ export interface ProtectedState {
   readonly switchover: boolean;
   /** Leave once the capture under way is done. */
   readonly leaveBecause: string | undefined;
+  /**
+   * Acks of earlier checkpoints release nothing: the backup may have given this host up since it sent them. An ack of this one shows that it has not,
+   * for the checkpoint was sent after the doubt had come up.
+   */
+  readonly releaseFrom: EpochId;
+}
+
+export interface LeavingState {
+  readonly phase: "leaving";
+  readonly generation: Generation;
+  readonly acked: EpochId;
+  /** As in `protected`. */
+  readonly releaseFrom: EpochId;
 }
 
 /**
@@ -89,6 +102,11 @@ export type PrimaryEvent =
   /** All of the checkpoint has left staging. */
   | { readonly type: "sent"; readonly epoch: EpochId }
   | { readonly type: "acked"; readonly epoch: EpochId }
+  /**
+   * What is heard now of the backup comes after a silence of half the detection time, or this process stood still: it was said, perhaps, before the backup
+   * took over. To be fed before what is heard.
+   */
+  | { readonly type: "heard-late" }
   | { readonly type: "goodbye-ok" }
   | { readonly type: "takeover"; readonly generation: Generation }
   | { readonly type: "verdict"; readonly granted: boolean; readonly generation: Generation }

@@ -1,7 +1,6 @@
 /** What the steps of the primary are made of. */
-import type { PrimaryEffect, PrimaryEvent, PrimaryState } from "./primary-protocol.ts";
+import type { LeavingState, PrimaryEffect, PrimaryEvent, PrimaryState } from "./primary-protocol.ts";
 import { IllegalTransition, info, type Step } from "./transition.ts";
-import type { EpochId, Generation } from "./words.ts";
 
 export type PrimaryStep = Step<PrimaryState, PrimaryEffect>;
 
@@ -15,12 +14,12 @@ export function illegal(state: PrimaryState, event: PrimaryEvent, detail?: strin
 
 /** Protection ends, by agreement with the backup. @param held whether the capture thread keeps the VM paused */
 export function leaving(
-  { generation, acked }: { readonly generation: Generation; readonly acked: EpochId },
+  { generation, acked, releaseFrom }: Omit<LeavingState, "phase">,
   held: boolean,
   because: string,
 ): PrimaryStep {
   return {
-    state: { phase: "leaving", generation, acked },
+    state: { phase: "leaving", generation, acked, releaseFrom },
     effects: [
       ...(held ? [{ type: "proceed" } as const] : []),
       { type: "send-goodbye" },

@@ -12,10 +12,18 @@
 import { type PacerSettings, startPacing } from "./pacer.ts";
 import { fromProtected } from "./primary-epochs.ts";
 import { fromHandingOver } from "./primary-handover.ts";
-import type { ArbitratingState, PrimaryEffect, PrimaryEvent, PrimaryState } from "./primary-protocol.ts";
+import type {
+  ArbitratingState,
+  LeavingState,
+  PrimaryEffect,
+  PrimaryEvent,
+  PrimaryState,
+} from "./primary-protocol.ts";
 import { failure, illegal, type PrimaryStep, stay } from "./primary-step.ts";
 import { InvariantBroken, info, warn } from "./transition.ts";
 import type { EpochId, Generation, Milliseconds } from "./words.ts";
+
+const STALE_TAKEOVER = "the other host believes in an older generation than this one";
 
 export function startPrimary(generation: Generation): PrimaryState {
   return { phase: "unprotected", generation };
@@ -27,8 +35,12 @@ export function stepPrimary(
   now: Milliseconds,
   settings: PacerSettings,
 ): PrimaryStep {
-  // Whoever else owns the VM, and in whatever state we are: it must not run here (I3).
-  if (event.type === "takeover") return superseded(state, event.generation, "the backup has taken over");
+  // Whoever else owns the VM, and in whatever state we are: it must not run here (I3). But one that owned it before us may not know yet.
+  if (event.type === "takeover") {
+    if (event.generation >= state.generation)
+      return superseded(state, event.generation, "the backup has taken over");
+    return stepPrimary(state, { type: "link-lost", reason: STALE_TAKEOVER }, now, settings);
+  }
   switch (state.phase) {
     case "unprotected":
       return fromUnprotected(state, event);
@@ -63,6 +75,7 @@ function fromUnprotected(state: PrimaryState & { phase: "unprotected" }, event: 
     case "link-lost":
     case "sent":
     case "acked":
+    case "heard-late":
       return stay(state);
     default:
       return illegal(state, event);
@@ -122,6 +135,7 @@ function fromSyncing(
           holdAt: undefined,
           switchover: false,
           leaveBecause: undefined,
+          releaseFrom: 0,
         },
         effects: [{ type: "begin-epochs" }, info("first pass done; output is held from here on")],
       };
@@ -135,13 +149,14 @@ function fromSyncing(
       return giveUp(info("first pass broken off, as asked"));
     case "sent":
     case "tick":
+    case "heard-late":
       return stay(state);
     default:
       return illegal(state, event);
   }
 }
 
-function fromLeaving(state: PrimaryState & { phase: "leaving" }, event: PrimaryEvent): PrimaryStep {
+function fromLeaving(state: LeavingState, event: PrimaryEvent): PrimaryStep {
   const { generation } = state;
   switch (event.type) {
     case "goodbye-ok":
@@ -156,6 +171,9 @@ function fromLeaving(state: PrimaryState & { phase: "leaving" }, event: PrimaryE
       };
     case "acked":
       return ackedLate(state, event.epoch);
+    case "heard-late":
+      // No checkpoint follows that could show otherwise; `goodbye-ok` will.
+      return stay({ ...state, releaseFrom: Number.MAX_SAFE_INTEGER });
     case "link-lost":
       return {
         state: {
@@ -188,9 +206,10 @@ function fromLeaving(state: PrimaryState & { phase: "leaving" }, event: PrimaryE
   }
 }
 
-function ackedLate(state: PrimaryState & { phase: "leaving" }, epoch: EpochId): PrimaryStep {
+function ackedLate(state: LeavingState, epoch: EpochId): PrimaryStep {
   if (epoch !== state.acked + 1) throw new InvariantBroken("I1", `ack ${epoch} after ack ${state.acked}`);
-  return { state: { ...state, acked: epoch }, effects: [{ type: "release", upTo: epoch }] };
+  const effects: PrimaryEffect[] = epoch < state.releaseFrom ? [] : [{ type: "release", upTo: epoch }];
+  return { state: { ...state, acked: epoch }, effects };
 }
 
 function fromArbitrating(state: ArbitratingState, event: PrimaryEvent): PrimaryStep {
@@ -218,6 +237,7 @@ function fromArbitrating(state: ArbitratingState, event: PrimaryEvent): PrimaryS
     case "requested":
     case "sent":
     case "acked":
+    case "heard-late":
     case "tick":
     case "link-lost":
     case "stop-asked":

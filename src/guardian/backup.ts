@@ -197,6 +197,9 @@ export class BackupGuardian {
     if (this.handedOn) return;
     const asked = this.quitting;
     if (!asked) this.post.log.error(`the standby is gone: ${how}`);
+    // A primary that has paused the VM and waits for this host is to hear that it need not (I5).
+    if (!asked && (this.state.phase === "arbitrating" || this.state.phase === "recovering"))
+      this.feed({ type: "standby-failed", reason: how });
     this.quitting = true;
     await this.link?.refusalHeard();
     // Without a standby this host must not ask for the VM: the primary is to hear at once that it is alone.

@@ -1,6 +1,6 @@
-/** The listener of a host that took the VM over: whoever comes as its primary is told that it is none any more (I3). */
+/** The listener of a host that took the VM over: an earlier owner that comes as its primary is told that it is none any more (I3). */
 import { vmIdBytes } from "../codec/replication-header.ts";
-import type { Generation } from "../core/words.ts";
+import type { PrimaryState } from "../core/primary-protocol.ts";
 import { type Listener, listen } from "../link/listen.ts";
 import type { PrimaryConfig } from "./config.ts";
 import type { Post } from "./role.ts";
@@ -9,7 +9,7 @@ import type { Post } from "./role.ts";
 export async function openClosedDoor(
   { config, log }: Post<PrimaryConfig>,
   epoch: number,
-  generation: () => Generation,
+  state: () => PrimaryState,
 ): Promise<Listener | undefined> {
   const { listen: address } = config.replication;
   if (address === undefined) return undefined;
@@ -18,8 +18,15 @@ export async function openClosedDoor(
     port: address.port,
     vmId: vmIdBytes(config.vm.uuid),
     host: config.host,
-    generation,
-    onPrimary: (caller) => caller.tellTakeover(epoch),
+    generation: () => state().generation,
+    onPrimary: (caller) => {
+      const { generation, phase } = state();
+      if (caller.generation < generation || (caller.generation === generation && phase !== "superseded"))
+        caller.tellTakeover(epoch);
+      // It has the VM since, and this host, which was away, does not know yet: it must not be told to stop.
+      else
+        caller.refuse({ code: "wrong-state", message: "this host ran the VM before and is about to stop" });
+    },
     onTurnedAway: ({ message, peer }) => log.warn(`${peer}: ${message}`),
     heartbeatMs: config.timing.heartbeatMs,
     detectionMs: config.timing.detectionMs,

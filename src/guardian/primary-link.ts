@@ -13,6 +13,7 @@ import type { Generation } from "../core/words.ts";
 import type { Fingerprint } from "../hypervisor/qemu/command-line.ts";
 import { connect, LinkError } from "../link/connect.ts";
 import type { Connection } from "../link/connection.ts";
+import { Attention } from "./attention.ts";
 import type { PrimaryConfig } from "./config.ts";
 import type { ReplicatedDisk } from "./owned-disks.ts";
 
@@ -41,9 +42,16 @@ export class PrimaryLink {
   private readonly options: PrimaryLinkOptions;
   /** Counts tries: one that was given up must not be used when it succeeds after all. */
   private attempt = 0;
+  private readonly attention: Attention;
 
   constructor(options: PrimaryLinkOptions) {
     this.options = options;
+    this.attention = new Attention(options.config.timing.detectionMs, performance.now());
+  }
+
+  /** To be called several times in the detection time. */
+  look(): void {
+    this.attention.look(performance.now(), this.connection?.lastHeardMs);
   }
 
   /** What every frame of ours carries now. */
@@ -119,6 +127,7 @@ export class PrimaryLink {
 
   private take(message: ReplicationMessage): void {
     const { feed, onDiskMessage } = this.options;
+    if (this.attention.heardLate(performance.now())) feed({ type: "heard-late" });
     switch (message.type) {
       case "ack":
         feed({ type: "acked", epoch: message.epoch });

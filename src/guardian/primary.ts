@@ -81,7 +81,10 @@ export class PrimaryGuardian {
       maxInFlight: config.limits.maxInFlight,
     };
     this.statistics = new PrimaryStatistics();
-    this.tickTimer = setInterval(() => this.feed({ type: "tick" }), 25);
+    this.tickTimer = setInterval(() => {
+      this.link.look();
+      this.feed({ type: "tick" });
+    }, 25);
     this.watchVm();
   }
 
@@ -119,7 +122,7 @@ export class PrimaryGuardian {
   private async open(): Promise<void> {
     await this.disks.note(this.state.generation);
     if (this.takenOver !== undefined)
-      this.listener = await openClosedDoor(this.post, this.takenOver.epoch, () => this.state.generation);
+      this.listener = await openClosedDoor(this.post, this.takenOver.epoch, () => this.state);
     const { orders, statistics } = this;
     await this.post.control.take({
       status: () => this.status(),

@@ -84,6 +84,7 @@ const running: ProtectedState = {
   holdAt: undefined,
   switchover: false,
   leaveBecause: undefined,
+  releaseFrom: 0,
 };
 const arbitrating = {
   phase: "arbitrating",
@@ -109,13 +110,14 @@ const PRIMARY: readonly PrimaryState[] = [
   ),
   // Checkpoint 4 is the one to be handed over at.
   { ...running, capture: "held", switchover: true },
+  { ...running, capture: "held", switchover: true, releaseFrom: 5 },
   { ...running, capture: "capturing", leaveBecause: reason },
   ...(["held", "broken"] as const).flatMap((capture) =>
     [undefined, reason].map(
       (leaveBecause) => ({ phase: "handing-over", generation: 1, acked: 4, capture, leaveBecause }) as const,
     ),
   ),
-  { phase: "leaving", generation: 1, acked: 3 },
+  { phase: "leaving", generation: 1, acked: 3, releaseFrom: 0 },
   arbitrating,
   { ...arbitrating, proceedWhenCaptured: true },
   { ...arbitrating, proceedWhenGranted: true, planned: true },
@@ -132,8 +134,10 @@ const PRIMARY_EVENTS: Record<string, PrimaryEvent[]> = {
   captured: [5, 6].map((epoch) => ({ type: "captured", epoch })),
   sent: [{ type: "sent", epoch: 4 }],
   acked: [3, 4, 5].map((epoch) => ({ type: "acked", epoch })),
+  "heard-late": [{ type: "heard-late" }],
   "goodbye-ok": [{ type: "goodbye-ok" }],
   takeover: [{ type: "takeover", generation: 2 }],
+  "takeover, older": [{ type: "takeover", generation: 0 }],
   "verdict granted": [{ type: "verdict", granted: true, generation: 2 }],
   "verdict denied": [{ type: "verdict", granted: false, generation: 2 }],
   "capture-failed": [{ type: "capture-failed", reason }],
