@@ -17,11 +17,12 @@ if (privilege.kind === "refused") console.log("refused " + privilege.why);
 if (privilege.kind === "ranInside") console.log("ran inside");
 if (privilege.kind !== "granted") process.exit(privilege.status ?? 3);
 const network = await createNetwork({ lans: 1 });
+const over = Promise.withResolvers();
+const alive = setInterval(() => {}, 1000);
+process.on("SIGTERM", over.resolve);
 console.log("granted " + process.argv[2] + " " + (await network.links("a")).length);
-if (process.argv[2] === "wait") await new Promise((over) => {
-  const alive = setInterval(() => {}, 1000);
-  process.on("SIGTERM", () => { clearInterval(alive); over(); });
-});
+if (process.argv[2] === "wait") await over.promise;
+clearInterval(alive);
 await network.destroy();
 console.log("destroyed");
 process.exitCode = 7;
