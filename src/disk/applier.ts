@@ -23,6 +23,8 @@ interface UnderWay {
 }
 
 export class DiskApplier {
+  /** Waited for before bytes of a disk change. Must not reject. */
+  beforeChange: ((disk: number, offset: number, length: number) => Promise<void>) | undefined;
   private readonly disks: ReadonlyMap<number, NbdClient>;
   private readonly underWay = new Set<UnderWay>();
   private turn: Promise<void> = Promise.resolve();
@@ -75,7 +77,8 @@ export class DiskApplier {
 
   private issue(entry: DiskEntry): void {
     const { disk, kind, offset, length } = entry;
-    const done = APPLY[kind]!(this.disks.get(disk)!, entry);
+    const apply = () => APPLY[kind]!(this.disks.get(disk)!, entry);
+    const done = this.beforeChange?.(disk, offset, length).then(apply) ?? apply();
     const one: UnderWay = { disk, from: offset, to: offset + length, done };
     this.underWay.add(one);
     const settled = () => this.underWay.delete(one);

@@ -8,6 +8,7 @@ import type { EpochId, Generation } from "../core/words.ts";
 import { DiskApplier } from "../disk/applier.ts";
 import { hashBlocks, zeroExtents } from "../disk/block-hash.ts";
 import { union } from "../disk/extents.ts";
+import type { ImageReader } from "../disk/frozen-disk.ts";
 import { readIntents, removeIntents } from "../disk/intent-log.ts";
 import { NbdClient } from "../disk/nbd-client.ts";
 import type { StateFile } from "../disk/state-file.ts";
@@ -150,6 +151,16 @@ export class BackupDisks {
     await this.applier.flush();
   }
 
+  /** The images, to be read beside what is applied to them. */
+  get readers(): ReadonlyMap<number, ImageReader> {
+    return this.clients;
+  }
+
+  /** From now on `keep` is waited for before anything changes; undefined: no more. */
+  keepBeforeChange(keep: DiskApplier["beforeChange"]): void {
+    this.applier.beforeChange = keep;
+  }
+
   /** Lets go of the images, so that the VM can have them. From here on QEMU notes what it changes. */
   async release(generation: Generation): Promise<void> {
     this.released = true;
@@ -164,10 +175,12 @@ export class BackupDisks {
       })
       .catch(() => {});
     await this.applier.close();
-    for (const disk of this.clients.keys()) {
-      await removeExport(qmp, disk);
-      await addBitmap(qmp, { index: disk, name: soloBitmap });
-    }
+    await Promise.all(
+      [...this.clients.keys()].map(async (disk) => {
+        await removeExport(qmp, disk);
+        await addBitmap(qmp, { index: disk, name: soloBitmap });
+      }),
+    );
     await stopExports(qmp);
   }
 

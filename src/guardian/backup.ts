@@ -35,6 +35,7 @@ import { monotonicMs } from "./monotonic.ts";
 import { replicatedDisks } from "./owned-disks.ts";
 import type { Post, RoleEnd } from "./role.ts";
 import { StandbyTakeover } from "./standby-takeover.ts";
+import { TestFailover } from "./test-failover.ts";
 import { type Ground, heed, machineOf, prepareGround, startQemu } from "./vm-process.ts";
 
 const MIB = 1 << 20;
@@ -61,6 +62,7 @@ export class BackupGuardian {
   private link!: BackupLink;
   private state: BackupState;
   private takeover!: StandbyTakeover;
+  private test!: TestFailover;
   private quitting = false;
   /** The VM runs here and this host is its primary: the standby is not ours to watch any more. */
   private handedOn = false;
@@ -135,6 +137,8 @@ export class BackupGuardian {
     });
     const { disks: images, ground, held, qemu, taps } = this;
     this.takeover = new StandbyTakeover({ disks: images, ground, held, qemu, taps });
+    this.test = new TestFailover({ post: this.post, ground, held, disks: images, state: () => this.state });
+    await this.test.sweep();
     this.link = new BackupLink({
       post: this.post,
       // Hashes the boot files.
@@ -157,6 +161,7 @@ export class BackupGuardian {
     await control.take({
       status: () => this.status(),
       "flush-disks": () => this.disks.flush(),
+      "test-failover": (args) => this.test.order(args),
       quit: () => this.quit(),
     });
     await this.link.open();
@@ -187,6 +192,7 @@ export class BackupGuardian {
 
   private quit(): void {
     this.quitting = true;
+    this.test?.drop("the guardian ends");
     this.link.close();
     this.qemu.kill();
   }
@@ -201,6 +207,7 @@ export class BackupGuardian {
     if (!asked && (this.state.phase === "arbitrating" || this.state.phase === "recovering"))
       this.feed({ type: "standby-failed", reason: how });
     this.quitting = true;
+    this.test?.drop("the standby is gone");
     await this.link?.refusalHeard();
     // Without a standby this host must not ask for the VM: the primary is to hear at once that it is alone.
     this.link?.close();
@@ -232,6 +239,8 @@ export class BackupGuardian {
       this.quit();
       return;
     }
+    // Protection comes first, and what follows has no time to lose.
+    if (this.state.phase !== "armed") this.test?.drop(`the backup is ${this.state.phase}`);
     for (const effect of effects) this.carryOut(effect);
     if (before.phase !== this.state.phase) this.publish();
     if (this.state.phase === "running") this.becomePrimary();

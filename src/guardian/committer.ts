@@ -26,7 +26,8 @@ export class Committer {
   private queue: WholeCheckpoint[] = [];
   private nextSlice: NodeJS.Immediate | undefined;
   /** A checkpoint is being put in: now, in the next slice, or by the disks. Whoever hears of a commit may add the next one before it returns. */
-  private busy = false;
+  /** A checkpoint is being put into the images: they are whole only when it is not. */
+  busy = false;
   /** Counts what was forgotten: disk writes that are under way then are nobody's any more. */
   private life = 0;
 

@@ -31,6 +31,8 @@ export class HeldCheckpoints {
   /** Whole in memory, and not acknowledged: those before them wait for their commit, and are enough of that (I6). */
   private unacknowledged: WholeCheckpoint[] = [];
   private whole: WholeCheckpoint | undefined;
+  private committed: EpochId = -1;
+  private atWhole: ((epoch: EpochId) => void) | undefined;
 
   constructor(options: HeldCheckpointsOptions) {
     const { disks, hasDisks, images, limitBytes, onApplied } = options;
@@ -38,6 +40,10 @@ export class HeldCheckpoints {
     this.images = images;
     this.committer = new Committer(images, hasDisks ? disks : undefined, (epoch) => {
       disks.committed(epoch);
+      this.committed = epoch;
+      const { atWhole } = this;
+      this.atWhole = undefined;
+      atWhole?.(epoch);
       options.onCommitted(epoch);
       this.admit();
     });
@@ -63,6 +69,17 @@ export class HeldCheckpoints {
     return { ...this.images.composition(), device: this.committer.device };
   }
 
+  /**
+   * `look` is called once, at the next instant at which the images are at a whole checkpoint and nothing is being changed, perhaps at once. The last
+   * one counts; undefined: none.
+   */
+  whenWhole(look: ((epoch: EpochId) => void) | undefined): void {
+    this.atWhole = look;
+    if (look === undefined || this.committer.busy || this.committed < 0) return;
+    this.atWhole = undefined;
+    look(this.committed);
+  }
+
   /** To be called before `epoch` is acknowledged. @throws InvariantBroken if it is not in memory */
   assertWhole(epoch: EpochId): void {
     if (this.whole?.epoch !== epoch)
@@ -84,6 +101,7 @@ export class HeldCheckpoints {
   forget(): void {
     this.dropIncomplete();
     this.committer.forget();
+    this.committed = -1;
   }
 
   /** Acknowledges what is whole, as long as the commits keep up. */

@@ -6,6 +6,7 @@ import { closeSync, ftruncateSync, mkdirSync, openSync, rmSync } from "node:fs";
 import { dirname } from "node:path";
 import { type Layout, PAGE_BYTES, PAGE_ZERO, type PageList, type RamBlock } from "../codec/replication.ts";
 import { Mapping } from "../os/mapping.ts";
+import { RamSnapshot } from "./ram-snapshot.ts";
 
 /** Video memory and ROMs of an ordinary VM take some 20 MiB. */
 const MOST_SIDE_BYTES = 1 << 30;
@@ -20,6 +21,7 @@ export class BackupImages {
   /** One byte a page of the file: whether it was ever written. An untouched page is zero and takes no memory. */
   private readonly touched: Uint8Array;
   private layout: Layout | undefined;
+  private copy: RamSnapshot | undefined;
   private targets: (Uint8Array | undefined)[] = [];
   private fileBlockId = -1;
 
@@ -35,15 +37,7 @@ export class BackupImages {
    * @param fileBlock name of the RAM block that the file holds
    */
   static create(path: string, fileBlock: string, bytes: number): BackupImages {
-    mkdirSync(dirname(path), { recursive: true });
-    rmSync(path, { force: true });
-    const fd = openSync(path, "wx+", 0o600);
-    try {
-      ftruncateSync(fd, bytes);
-    } finally {
-      closeSync(fd);
-    }
-    return new BackupImages(path, fileBlock, Mapping.file(path, "write"));
+    return new BackupImages(path, fileBlock, emptyRamFile(path, bytes));
   }
 
   /** A session begins: its blocks. Fails if they do not fit. */
@@ -75,6 +69,7 @@ export class BackupImages {
       const pageNumber = pages.pageNumbers[entry]!;
       const inFile = pages.blockIds[entry] === this.fileBlockId;
       const offset = pageNumber * PAGE_BYTES;
+      if (inFile) this.copy?.keep(pageNumber);
       if (pages.encodings[entry] === PAGE_ZERO) {
         if (!inFile || this.touched[pageNumber] === 1) target.fill(0, offset, offset + PAGE_BYTES);
       } else {
@@ -83,6 +78,11 @@ export class BackupImages {
         if (inFile) this.touched[pageNumber] = 1;
       }
     }
+  }
+
+  /** Size of the RAM file. */
+  get ramBytes(): number {
+    return this.ram.bytes.length;
   }
 
   /** What a composed stream needs of the memory. */
@@ -99,9 +99,36 @@ export class BackupImages {
     return { header, blocks, side };
   }
 
+  /**
+   * Begins a copy of the RAM file's contents as they are now, into `target`, which is zeroed and as large; one at a time. Pages that change are
+   * copied first from now on; for the others call `copyOn`, until `endCopy`.
+   */
+  beginCopy(target: Uint8Array): RamSnapshot {
+    this.copy = new RamSnapshot(this.ram.bytes, this.touched, target);
+    return this.copy;
+  }
+
+  /** No page is copied any more. */
+  endCopy(): void {
+    this.copy = undefined;
+  }
+
   /** Forgets the mapping and removes the file. A standby that runs from it keeps it until it ends. */
   discard(): void {
     this.ram.close();
     rmSync(this.path, { force: true });
   }
+}
+
+/** Makes a file of `bytes` zeros for a VM's RAM, in place of one that may be there, and maps it for writing. */
+export function emptyRamFile(path: string, bytes: number): Mapping {
+  mkdirSync(dirname(path), { recursive: true });
+  rmSync(path, { force: true });
+  const fd = openSync(path, "wx+", 0o600);
+  try {
+    ftruncateSync(fd, bytes);
+  } finally {
+    closeSync(fd);
+  }
+  return Mapping.file(path, "write");
 }

@@ -8,6 +8,7 @@
 import { createHash } from "node:crypto";
 import { readFileSync, statSync } from "node:fs";
 import type { DiskSpec, VmSpec } from "../vm-spec.ts";
+import { cloneArguments } from "./clone-args.ts";
 import type { DiskImageFacts } from "./disk-image.ts";
 import { diskNodes, fileNodeOptions } from "./disk-nodes.ts";
 import { type Accelerator, ramKiB } from "./tcg-aids.ts";
@@ -25,6 +26,20 @@ export interface QemuPlaces {
   /** The guest's first serial port is appended to this file; without one, what it writes is dropped. */
   readonly serialLog?: string;
   readonly binary?: string;
+  /** Of a standby: it is no standby but a clone, which has nothing to do with the outside (clone.ts). */
+  readonly clone?: ClonePlaces;
+}
+
+/** Where the ends of a clone lie. All are unix sockets' paths but the last. */
+export interface ClonePlaces {
+  /** A monitor for whoever looks at the clone. */
+  readonly monitorSocket: string;
+  readonly vncSocket: string;
+  /** The guest's first serial port, for one at a time. What it writes is in the log, too. */
+  readonly serialSocket: string;
+  /** An NBD server with the disks, `diskN`, to be read only. */
+  readonly diskSocket: string;
+  readonly serialLog: string;
 }
 
 /** The block of guest RAM has this name in the stream, on every machine type. */
@@ -40,12 +55,12 @@ export function qemuCommand(spec: VmSpec, places: QemuPlaces): string[] {
     ...memory(spec, places),
     ...["-cpu", spec.cpu, "-smp", String(spec.vcpus)],
     ...places.qmpSockets.flatMap((path) => ["-qmp", `unix:${value(path)},server=on,wait=off`]),
-    ...serial(places.serialLog),
+    ...(places.clone === undefined ? serial(places.serialLog) : cloneEnds(places.clone)),
     ...spec.nics.flatMap((nic, index) => network(spec, nic, index)),
-    ...disks(spec),
+    ...disks(spec, places.clone),
     ...boot(spec),
     ...(places.role === "standby" ? ["-incoming", "defer"] : []),
-    ...spec.extraArgs,
+    ...(places.clone === undefined ? spec.extraArgs : cloneArguments(spec.extraArgs)),
   ];
 }
 
@@ -66,6 +81,16 @@ function serial(log: string | undefined): string[] {
   return ["-chardev", end, "-serial", "chardev:serial0"];
 }
 
+function cloneEnds({ monitorSocket, serialLog, serialSocket, vncSocket }: ClonePlaces): string[] {
+  const listening = "server=on,wait=off";
+  return [
+    ...["-qmp", `unix:${value(monitorSocket)},${listening}`, "-vnc", `unix:${value(vncSocket)}`],
+    "-chardev",
+    `socket,id=serial0,path=${value(serialSocket)},${listening},logfile=${value(serialLog)}`,
+    ...["-serial", "chardev:serial0"],
+  ];
+}
+
 /**
  * One queue and no vhost: the filters that hold output see nothing else. A guest with a kernel of its own gets no boot
  * ROM: it is not used, and would be one more RAM block whose size depends on the host's package.
@@ -83,8 +108,9 @@ function network(spec: VmSpec, nic: VmSpec["nics"][number], index: number): stri
  * and the serial number, which the guest sees, are said here, so that no image and no host decides them. Firmware boots
  * from the disks in their order.
  */
-function disks({ boot, disks }: VmSpec): string[] {
+function disks({ boot, disks }: VmSpec, clone: ClonePlaces | undefined): string[] {
   const args = disks.flatMap((disk, index) => {
+    if (clone !== undefined) return throwAwayDisk(index, clone);
     const { format, file } = diskNodes(index);
     const lower = fileNodeOptions({ index, driver: driverOf(disk), filename: disk.image, noFlush: false });
     const upper = { driver: disk.format, "node-name": format, file, discard: "unmap" };
@@ -101,6 +127,13 @@ function disks({ boot, disks }: VmSpec): string[] {
     else args.push("-device", `virtio-blk-pci,${common},num-queues=1${legacy(disk)}`);
   });
   return args;
+}
+
+/** `snapshot`: what is written goes into a file without a name, in TMPDIR, and is gone with the process. Nothing in it is worth a flush. */
+function throwAwayDisk(index: number, { diskSocket }: ClonePlaces): string[] {
+  const { format } = diskNodes(index);
+  const server = `file.driver=nbd,file.server.type=unix,file.server.path=${value(diskSocket)},file.export=${format}`;
+  return ["-drive", `if=none,id=${format},format=raw,${server},snapshot=on,cache=unsafe,discard=unmap`];
 }
 
 function driverOf({ image }: DiskSpec): string {

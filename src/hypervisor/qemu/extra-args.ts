@@ -1,9 +1,11 @@
 /** What a user's extra QEMU arguments would break, read off the arguments alone. Part of preflight. */
 import { error, type Finding, warning } from "./traps.ts";
 
-interface Argument {
+export interface Argument {
   /** Without its dashes: `device`. */
   readonly option: string;
+  /** As it was written; empty without one. */
+  readonly value: string;
   /** As it was written, for messages. */
   readonly text: string;
   /** What stands before the first comma without a `key=`: the driver of a `-device`, the type of a `-netdev`. */
@@ -13,7 +15,7 @@ interface Argument {
 
 /** Findings on `vm.extraArgs`. */
 export function extraArgsFindings(extraArgs: readonly string[]): Finding[] {
-  return parse(extraArgs).flatMap((argument) => {
+  return parseArguments(extraArgs).flatMap((argument) => {
     const found = rules.find(({ applies }) => applies(argument));
     return found === undefined ? [] : [found.finding(argument)];
   });
@@ -21,7 +23,7 @@ export function extraArgsFindings(extraArgs: readonly string[]): Finding[] {
 
 /** Whether QEMU was told to use KVM's dirty ring: in `-accel kvm,dirty-ring-size=N`. */
 export function asksForDirtyRing(args: readonly string[]): boolean {
-  return parse(args).some(
+  return parseArguments(args).some(
     ({ option, properties }) => option === "accel" && Number(properties.get("dirty-ring-size") ?? 0) > 0,
   );
 }
@@ -131,7 +133,7 @@ function on(value: string | undefined): boolean {
 }
 
 /** QEMU takes `-option` and `--option`, each with at most one value, which does not begin with a dash. */
-function parse(args: readonly string[]): Argument[] {
+export function parseArguments(args: readonly string[]): Argument[] {
   const found: Argument[] = [];
   for (let i = 0; i < args.length; i++) {
     const dashes = /^--?(?=[A-Za-z])/.exec(args[i]!);
@@ -140,7 +142,7 @@ function parse(args: readonly string[]): Argument[] {
     const next = args[i + 1];
     const value = next !== undefined && !next.startsWith("-") ? next : "";
     if (value !== "") i++;
-    found.push({ option, text: [`-${option}`, value].join(" ").trim(), ...properties(value) });
+    found.push({ option, value, text: [`-${option}`, value].join(" ").trim(), ...properties(value) });
   }
   return found;
 }

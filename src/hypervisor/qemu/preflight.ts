@@ -13,7 +13,7 @@ import { ramKiB } from "./tcg-aids.ts";
 import { error, type Finding, qemuTraps, warning } from "./traps.ts";
 
 /** Memory of a QEMU process beside the guest's RAM, roughly. */
-const QEMU_MIB = 96;
+export const QEMU_MIB = 96;
 
 export interface StaticQuestion {
   readonly accelerator: AcceleratorAnswer;
