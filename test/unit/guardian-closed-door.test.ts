@@ -1,0 +1,44 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { vmIdText } from "../../src/codec/replication-header.ts";
+import type { PrimaryState } from "../../src/core/primary-protocol.ts";
+import { openClosedDoor } from "../../src/guardian/closed-door.ts";
+import type { PrimaryConfig } from "../../src/guardian/config.ts";
+import type { Post } from "../../src/guardian/role.ts";
+import { connect, LinkError } from "../../src/link/connect.ts";
+import { HELLO, IDS } from "./replication-samples.ts";
+
+test("who took the VM over says so, until it has given the VM away itself: its new owner must not be killed (I4)", async (t) => {
+  let state: PrimaryState = { phase: "unprotected", generation: 8 };
+  const config = {
+    vm: { uuid: vmIdText(IDS.vmId) },
+    replication: { listen: { host: "127.0.0.1", port: 0 } },
+    timing: { heartbeatMs: 25, detectionMs: 200 },
+  } as unknown as PrimaryConfig;
+  const post = { config, log: { warn() {} } } as unknown as Post<PrimaryConfig>;
+  const listener = await openClosedDoor(post, 40, () => state);
+  assert.ok(listener !== undefined);
+  t.after(() => listener.close());
+  const call = async () => {
+    const error = await connect({
+      address: "127.0.0.1",
+      port: listener.port,
+      ids: IDS,
+      hello: HELLO,
+      handlers: { onMessage() {}, onClosed() {}, onSilent() {} },
+    }).then(
+      () => assert.fail("connected"),
+      (error: unknown) => error,
+    );
+    assert.ok(error instanceof LinkError, String(error));
+    return error;
+  };
+  assert.equal((await call()).generation, 8);
+  state = { phase: "superseded", generation: 7, planned: true };
+  const refused = await call();
+  assert.equal(refused.generation, undefined);
+  assert.match(refused.message, /ran the VM before/);
+  // It has not heard yet that the other host runs the VM.
+  state = { phase: "handing-over", generation: 6, acked: 3, capture: "held", leaveBecause: undefined };
+  assert.match((await call()).message, /ran the VM before/);
+});
