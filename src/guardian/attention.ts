@@ -2,6 +2,11 @@
  * Whether what is heard of the backup may be old: because nothing was heard of it for a while, or because this process stood still and reads only now what
  * came long ago. It is asked when something is heard, before that is acted upon, and looks at the clock often in between.
  */
+/** So long after it was heard, the word of a backup is old: it may have given this host up since. Not so little that an ordinary tick could be late. */
+export function lateMs(detectionMs: number): number {
+  return Math.max(detectionMs / 2, 60);
+}
+
 export class Attention {
   private readonly limitMs: number;
   private lookedMs: number;
@@ -9,8 +14,7 @@ export class Attention {
 
   /** @param detectionMs the backup may give this host up after it; half of it is late */
   constructor(detectionMs: number, nowMs: number) {
-    // Not so little that an ordinary tick could be late.
-    this.limitMs = Math.max(detectionMs / 2, 60);
+    this.limitMs = lateMs(detectionMs);
     this.lookedMs = nowMs;
   }
 

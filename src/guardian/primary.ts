@@ -12,6 +12,8 @@ import { livePreflight } from "../hypervisor/qemu/live-preflight.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import type { Listener } from "../link/listen.ts";
 import { reached } from "../os/epoch-points.ts";
+import { monotonicMs } from "../os/monotonic.ts";
+import { lateMs } from "./attention.ts";
 import { openClosedDoor } from "./closed-door.ts";
 import { otherRole, type PrimaryConfig } from "./config.ts";
 import { DirtyRecords } from "./dirty-records.ts";
@@ -234,6 +236,7 @@ export class PrimaryGuardian {
 
   private feed(event: PrimaryEvent): void {
     const before = this.state;
+    const heardMs = monotonicMs();
     let effects: readonly PrimaryEffect[];
     try {
       const step = stepPrimary(this.state, event, performance.now(), this.settings);
@@ -243,7 +246,7 @@ export class PrimaryGuardian {
       this.broken(error as Error);
       return;
     }
-    for (const effect of effects) this.carryOut(effect);
+    for (const effect of effects) this.carryOut(effect, heardMs);
     if (before.phase !== this.state.phase) this.publish();
     this.orders.stepped();
   }
@@ -318,7 +321,8 @@ export class PrimaryGuardian {
 
   // Effects
 
-  private carryOut(effect: PrimaryEffect): void {
+  /** @param heardMs when what has led to it was heard, by CLOCK_MONOTONIC */
+  private carryOut(effect: PrimaryEffect, heardMs: number): void {
     switch (effect.type) {
       case "connect":
         void this.link.connect();
@@ -341,7 +345,7 @@ export class PrimaryGuardian {
       case "release":
         this.assertAcked(effect.upTo);
         reached("before-release");
-        this.protection!.release(effect.upTo);
+        this.protection!.release(effect.upTo, heardMs + lateMs(this.post.config.timing.detectionMs));
         reached("after-release");
         this.protection!.disks.acked(effect.upTo);
         this.records.renew(

@@ -72,8 +72,8 @@ export class Protection {
     return this.capture!.poke();
   }
 
-  release(upTo: EpochId): void {
-    this.chain?.release(upTo);
+  release(upTo: EpochId, untilMs: number): void {
+    this.chain?.release(upTo, untilMs);
   }
 
   /** Only once what the VM has flushed is as safe as one host can make it. */

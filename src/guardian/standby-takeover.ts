@@ -5,9 +5,9 @@ import type { EpochId } from "../core/words.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import { runStandby } from "../hypervisor/qemu/standby.ts";
 import type { StandbyTaps } from "../net/standby-taps.ts";
+import { monotonicMs } from "../os/monotonic.ts";
 import type { BackupDisks } from "./backup-disks.ts";
 import type { HeldCheckpoints } from "./held-checkpoints.ts";
-import { monotonicMs } from "./monotonic.ts";
 import type { FailoverTimes, TakenOver } from "./role.ts";
 import type { Ground } from "./vm-process.ts";
 

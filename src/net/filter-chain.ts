@@ -77,14 +77,15 @@ export class FilterChain {
     await holding;
   }
 
-  /** Lets out what epochs up to `upTo` have sent. */
-  release(upTo: EpochId): void {
-    this.order({ kind: "release", upTo });
+  /** Lets out what epochs up to `upTo` have sent, if that can be done by `untilMs` of CLOCK_MONOTONIC; else the next order does. */
+  release(upTo: EpochId, untilMs: number): void {
+    this.order({ kind: "release", upTo, untilMs });
   }
 
   /** Lets out everything, and whatever comes. */
   releaseAll(): void {
-    this.order({ kind: "release", upTo: Number.POSITIVE_INFINITY });
+    const ever = Number.POSITIVE_INFINITY;
+    this.order({ kind: "release", upTo: ever, untilMs: ever });
   }
 
   /**

@@ -5,6 +5,7 @@
 import { createServer, type Socket } from "node:net";
 import { parentPort, workerData } from "node:worker_threads";
 import { EpochCell } from "../memory/epoch-cell.ts";
+import { monotonicMs } from "../os/monotonic.ts";
 import { FrameStream, HeldOutput } from "./held-output.ts";
 import { HOLD_WORD, type HoldOrder, type HoldReport, type HoldWorkerData } from "./hold-orders.ts";
 
@@ -95,6 +96,7 @@ function acceptOne(path: string, use: (socket: Socket) => void): Promise<void> {
 
 parentPort!.on("message", (order: HoldOrder) => {
   if (order.kind === "release") {
+    if (monotonicMs() > order.untilMs) return;
     for (const output of outputs) output.release(order.upTo);
   } else {
     for (const output of outputs) output.held.hold(order.upTo);
