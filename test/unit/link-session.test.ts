@@ -125,7 +125,8 @@ test(
     first.connection.send(layoutSample(LAYOUT).frame);
     await b.heard.message("layout");
     first.connection.destroy("over");
-    assert.equal((await b.heard.end()).kind, "peer-closed");
+    // A reset, if something lay there unread.
+    assert.match((await b.heard.end()).kind, /^(peer-closed|broken)$/);
     await primary(t, b.listener.port);
   },
 );
