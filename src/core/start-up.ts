@@ -89,6 +89,16 @@ export function startUp({ detectionMs, host, newest, record, role, witnessed }: 
   };
 }
 
+/** What is decided whatever the arbiter would say, so that nobody need wait for it; undefined if that matters. */
+export function startUpUnasked(starting: Omit<Starting, "newest">): StartUp | undefined {
+  if (!starting.witnessed) return startUp({ ...starting, newest: undefined });
+  const generation = (starting.record?.generation ?? 0) + 1;
+  const answers = [undefined, starting.host, `not ${starting.host}`].map((host) =>
+    startUp({ ...starting, newest: host === undefined ? undefined : { generation, host } }),
+  );
+  return answers.every(({ as }) => as === "backup") ? answers[0] : undefined;
+}
+
 /** The arbiter's word to a host that asked to start. */
 export function askedToStart({ generation, granted }: Verdict): StartUp {
   if (granted) return { as: "primary", generation, why: "the backup has not asked for the VM" };

@@ -1,6 +1,6 @@
 /**
- * What this host's disk images are, in a small file that survives a crash: written whole beside its place, synced, and moved in.
- * It keeps an image that is somebody's copy, and perhaps half of one, from being started as the VM.
+ * What this host is to the VM, and what its disk images are, in a small file that survives a crash: written whole beside its place, synced, and moved in.
+ * What a guardian does when it starts follows from it (core/start-up.ts): so an image that is somebody's copy, and perhaps half of one, is not started.
  */
 import { mkdir, open, readFile, rename } from "node:fs/promises";
 import { dirname } from "node:path";
@@ -103,22 +103,4 @@ function parse(path: string, text: string, vm: string): DiskState {
       `${path} is about VM ${state.vm}, and this is ${vm}; give each VM a name of its own, or remove it`,
     );
   return state;
-}
-
-/** Why the VM must not be started from these images; `undefined` if it may. */
-export function whyNotStart({ state, path }: StateFile): string | undefined {
-  if (state === undefined) return undefined;
-  const what = whatElse(state);
-  if (what === undefined) return undefined;
-  return (
-    `the disk images here are ${what} (generation ${state.generation}, ${path}). Start the VM on the host that ran it last, and this one ` +
-    `as its backup. If that host is lost for good, remove ${path} to start from what is here at your own risk`
-  );
-}
-
-/** What the images are, if not the VM's latest as far as this host knows. */
-function whatElse({ handedOver, images }: DiskState): string | undefined {
-  if (images === "syncing") return "a copy that was never finished, and no file system";
-  if (images === "replica") return "the backup's copy, which may hold a part of a checkpoint";
-  return handedOver === true ? "what was left when the VM was given to the other host" : undefined;
 }

@@ -1,5 +1,5 @@
 /**
- * The backup's disk images: what they are worth, what is put into them, and when it is safe. The standby QEMU has them open and exports
+ * The backup's disk images, and the note of what this host is to the VM: what they are worth, what is put into them, and when it is safe. The standby QEMU has them open and exports
  * them to us; the state file says what they are, whatever happens to this host.
  */
 import { join } from "node:path";
@@ -94,7 +94,6 @@ export class BackupDisks {
     this.session = { id: session, generation };
     this.appliedBytes = 0;
     this.durable = { epoch: -1, atMs: performance.now() };
-    if (this.clients.size === 0) return;
     const before = this.applier;
     // What failed may have been mended since, and everything is brought over anew. If not, it fails again.
     if (this.failed) this.applier = new DiskApplier(this.clients);
@@ -130,8 +129,8 @@ export class BackupDisks {
   /** To be called after each commit: flushes now and then, and notes how far that goes. */
   committed(epoch: EpochId): void {
     const first = this.durable.epoch < 0;
-    const due = performance.now() - this.durable.atMs > DURABLE_EVERY_MS;
-    if (this.clients.size === 0 || this.flushing || !(first || due)) return;
+    const due = this.clients.size > 0 && performance.now() - this.durable.atMs > DURABLE_EVERY_MS;
+    if (this.flushing || !(first || due)) return;
     this.flushing = true;
     this.makeDurable(epoch)
       .catch((error: Error) => this.fail(error))
@@ -165,7 +164,6 @@ export class BackupDisks {
   async release(generation: Generation): Promise<void> {
     this.released = true;
     const { qmp, record } = this.options;
-    if (this.clients.size === 0) return;
     // Not waited for: should this host crash before, it says "replica", and nobody starts it by accident.
     record
       .write({
@@ -174,6 +172,7 @@ export class BackupDisks {
         ...(this.session === undefined ? {} : { session: this.session.id }),
       })
       .catch(() => {});
+    if (this.clients.size === 0) return;
     await this.applier.close();
     await Promise.all(
       [...this.clients.keys()].map(async (disk) => {
@@ -210,7 +209,7 @@ export class BackupDisks {
     });
     if (session !== this.session) return;
     this.durable = { epoch, atMs: performance.now() };
-    this.options.onDurable(epoch);
+    if (this.clients.size > 0) this.options.onDurable(epoch);
   }
 
   private fail(error: Error): void {

@@ -30,7 +30,7 @@ import { StandbyTaps } from "../net/standby-taps.ts";
 import { monotonicMs } from "../os/monotonic.ts";
 import { BackupDisks } from "./backup-disks.ts";
 import { BackupLink } from "./backup-link.ts";
-import { type BackupConfig, otherRole } from "./config.ts";
+import { type BackupConfig, inRole } from "./config.ts";
 import { HeldCheckpoints } from "./held-checkpoints.ts";
 import { replicatedDisks } from "./owned-disks.ts";
 import type { Post, RoleEnd } from "./role.ts";
@@ -64,6 +64,8 @@ export class BackupGuardian {
   private takeover!: StandbyTakeover;
   private test!: TestFailover;
   private quitting = false;
+  /** Somebody has given the order to quit. */
+  private ordered = false;
   /** The VM runs here and this host is its primary: the standby is not ours to watch any more. */
   private handedOn = false;
 
@@ -84,8 +86,8 @@ export class BackupGuardian {
   }
 
   /** Preflight, images, standby, and an open door for the primary. Leaves nothing behind when it fails. */
-  static async start(post: Post<BackupConfig>, generation?: Generation): Promise<BackupGuardian> {
-    const { config, log, record } = post;
+  static async start(post: Post<BackupConfig>, generation: Generation): Promise<BackupGuardian> {
+    const { config, log } = post;
     const { vm, limits, imageDirectory } = config;
     const ground = await prepareGround(config, log);
     const { images: disks } = ground;
@@ -96,11 +98,7 @@ export class BackupGuardian {
     try {
       qemu = await startQemu(config, ground, { role: "standby", ramFile: path });
       await prepareStandby(qemu.qmp);
-      const guardian = new BackupGuardian(post, generation ?? record.state?.generation ?? 1, {
-        ground,
-        qemu,
-        images,
-      });
+      const guardian = new BackupGuardian(post, generation, { ground, qemu, images });
       await guardian.open();
       return guardian;
     } catch (error) {
@@ -162,7 +160,10 @@ export class BackupGuardian {
       status: () => this.status(),
       "flush-disks": () => this.disks.flush(),
       "test-failover": (args) => this.test.order(args),
-      quit: () => this.quit(),
+      quit: () => {
+        this.ordered = true;
+        this.quit();
+      },
     });
     await this.link.open();
     const { host, port } = replication.listen;
@@ -201,7 +202,7 @@ export class BackupGuardian {
 
   private async standbyGone(how: string): Promise<void> {
     if (this.handedOn) return;
-    const asked = this.quitting;
+    const asked = this.quitting || this.state.phase === "stood-down";
     if (!asked) this.post.log.error(`the standby is gone: ${how}`);
     // A primary that has paused the VM and waits for this host is to hear that it need not (I5).
     if (!asked && (this.state.phase === "arbitrating" || this.state.phase === "recovering"))
@@ -216,7 +217,16 @@ export class BackupGuardian {
     this.disks?.close();
     this.images.discard();
     await this.taps.restore();
-    this.finish({ kind: "exit", status: asked ? 0 : 1 });
+    const { state } = this;
+    if (state.phase === "stood-down" && !this.ordered)
+      this.finish({ kind: "backup", generation: state.generation });
+    else this.finish({ kind: "exit", status: asked ? 0 : 1 });
+  }
+
+  /** The VM is the other host's, or this standby is spent: another one takes its place. */
+  private async beginAnew(): Promise<void> {
+    await this.link.refusalHeard();
+    this.quit();
   }
 
   private primaryLost(reason: string): void {
@@ -244,11 +254,12 @@ export class BackupGuardian {
     for (const effect of effects) this.carryOut(effect);
     if (before.phase !== this.state.phase) this.publish();
     if (this.state.phase === "running") this.becomePrimary();
+    if (this.state.phase === "stood-down" && before.phase !== "stood-down") void this.beginAnew();
   }
 
   /** The VM is this host's now; what is left of the backup's role is taken down, but for the VM itself. */
   private becomePrimary(): void {
-    if (this.handedOn || otherRole(this.post.config) === undefined) return;
+    if (this.handedOn || inRole("primary", this.post.config) === undefined) return;
     this.handedOn = true;
     this.link.shut();
     this.finish({

@@ -89,6 +89,7 @@ const timing = z
     heartbeatMs: whole(1, 20_000).default(25),
     syncMiBps: whole(1, 1 << 20).exactOptional(),
     witnessMs: whole(100, 3_600_000).default(30_000),
+    retryMs: whole(100, 3_600_000).default(2_000),
   })
   .superRefine(({ heartbeatMs, detectionMs }, context) => {
     if (heartbeatMs * 3 > detectionMs)
@@ -128,6 +129,7 @@ const common = {
   limits,
   host: hostName.default(() => hostname()),
   witness,
+  protect: z.enum(["on-order", "at-start"], 'must be "on-order" or "at-start"').default("on-order"),
   accelerator: z.enum(["auto", "kvm", "tcg"], 'must be "auto", "kvm" or "tcg"').default("auto"),
   lab,
 };
@@ -154,14 +156,12 @@ export type GuardianConfig = z.output<typeof schema>;
 export type PrimaryConfig = GuardianConfig & { readonly role: "primary" };
 export type BackupConfig = GuardianConfig & { readonly role: "backup" };
 
-/** The same guardian in the other role; undefined if its file lacks the address that the other role needs. */
-export function otherRole(config: GuardianConfig): GuardianConfig | undefined {
+/** The same guardian in this role; undefined if its file lacks the address that the role needs. */
+export function inRole(role: GuardianConfig["role"], config: GuardianConfig): GuardianConfig | undefined {
   const { listen, peer } = config.replication;
+  if (role === config.role) return config;
   if (listen === undefined || peer === undefined) return undefined;
-  const replication = { listen, peer };
-  return config.role === "primary"
-    ? { ...config, role: "backup", replication }
-    : { ...config, role: "primary", replication };
+  return { ...config, role, replication: { listen, peer } };
 }
 
 /** A configuration file that cannot be used. The message has one line per mistake. */

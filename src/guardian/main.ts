@@ -2,15 +2,17 @@
 import { readdirSync } from "node:fs";
 import { setPriority } from "node:os";
 import { join } from "node:path";
+import type { Generation } from "../core/words.ts";
 import { StateFile } from "../disk/state-file.ts";
 import { guardianNice } from "../hypervisor/qemu/process.ts";
 import { BackupGuardian } from "./backup.ts";
-import { ConfigError, type GuardianConfig, otherRole, readConfig } from "./config.ts";
+import { type BackupConfig, ConfigError, type GuardianConfig, inRole, readConfig } from "./config.ts";
 import { ControlSocket } from "./control.ts";
 import { type Log, openLog } from "./log.ts";
 import { PrimaryGuardian } from "./primary.ts";
 import type { Post, RoleEnd } from "./role.ts";
 import { Stalls } from "./stalls.ts";
+import { decideRole } from "./starting.ts";
 import { WitnessWatch } from "./witness-watch.ts";
 
 /** Exit statuses: 1 the VM is gone unasked, 2 it could not be started, 64 wrong use. */
@@ -56,33 +58,51 @@ async function main(path: string | undefined): Promise<number> {
 
 /** One role after the other, until one ends with an exit status. */
 async function serve(post: Post): Promise<number> {
-  let role = await begin(post, undefined);
+  let role = await begin(post);
   for (;;) {
     const end = await role.done;
     if (end.kind === "exit") return end.status;
-    const config = otherRole(role.config);
+    const config = inRole(end.kind, role.config);
     if (config === undefined) return 0;
     post.log.info(`this guardian goes on as the ${config.role}`);
-    role = await begin({ ...post, config }, end);
+    role = await change({ ...post, config }, end);
   }
 }
 
-async function begin(
-  post: Post,
-  before: RoleEnd | undefined,
-): Promise<{ readonly done: Promise<RoleEnd>; readonly config: GuardianConfig }> {
+interface Role {
+  readonly done: Promise<RoleEnd>;
+  readonly config: GuardianConfig;
+}
+
+/** The first role. */
+async function begin(post: Post): Promise<Role> {
+  const decided = await decideRole(post);
+  const config = inRole(decided.as, post.config);
+  if (config === undefined) {
+    const address = decided.as === "backup" ? "replication.listen" : "replication.peer";
+    throw new Error(
+      `this host is to be the ${decided.as}, because ${decided.why}; but its configuration has no ${address}`,
+    );
+  }
+  if (config.role === "backup") return { ...(await backup({ ...post, config }, decided.generation)), config };
+  const { done } = await PrimaryGuardian.start({ ...post, config }, decided.generation);
+  return { done, config };
+}
+
+async function change(post: Post, before: Exclude<RoleEnd, { kind: "exit" }>): Promise<Role> {
   const { config } = post;
-  if (config.role === "backup") {
-    const generation = before?.kind === "backup" ? before.generation : undefined;
-    const { done } = await BackupGuardian.start({ ...post, config }, generation);
+  if (before.kind === "primary" && config.role === "primary") {
+    const { done } = await PrimaryGuardian.adopt({ ...post, config }, before.takenOver);
     return { done, config };
   }
-  const own = { ...post, config };
-  const { done } =
-    before?.kind === "primary"
-      ? await PrimaryGuardian.adopt(own, before.takenOver)
-      : await PrimaryGuardian.start(own);
-  return { done, config };
+  if (before.kind === "backup" && config.role === "backup")
+    return { ...(await backup({ ...post, config }, before.generation)), config };
+  throw new Error(`internal error: the ${config.role}'s role after an end that says ${before.kind}`);
+}
+
+async function backup(post: Post<BackupConfig>, generation: Generation): Promise<Pick<Role, "done">> {
+  const { done } = await BackupGuardian.start(post, generation);
+  return { done };
 }
 
 /**

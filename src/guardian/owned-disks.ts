@@ -3,7 +3,7 @@ import { open } from "node:fs/promises";
 import { join } from "node:path";
 import type { Generation } from "../core/words.ts";
 import { NbdClient } from "../disk/nbd-client.ts";
-import { type StateFile, whyNotStart } from "../disk/state-file.ts";
+import type { StateFile } from "../disk/state-file.ts";
 import { exportDisk, removeExport, startExports, stopExports } from "../hypervisor/qemu/disks.ts";
 import type { Qmp } from "../hypervisor/qemu/qmp.ts";
 import type { VmSpec } from "../hypervisor/vm-spec.ts";
@@ -50,12 +50,6 @@ export class OwnedDisks {
     this.relaxed = disks.flatMap(({ durability }, index) => (durability === "replicated" ? [index] : []));
   }
 
-  /** Throws if the images here are another host's copy: a VM must not be started from them. */
-  refuseForeign(): void {
-    const reason = this.all.length === 0 ? undefined : whyNotStart(this.record);
-    if (reason !== undefined) throw new Error(reason);
-  }
-
   /** Throws if the VM cannot be moved by plan: the standby cannot have an image that QEMU here keeps locked until it ends. */
   refuseToMove(): void {
     const [index] = this.shared;
@@ -64,9 +58,8 @@ export class OwnedDisks {
     throw new OrderRefused("shared-disk", `${text}. Only a VM whose disks are all replicated can be moved`);
   }
 
-  /** Notes that the images here are the VM's own, and in which protection they are followed. */
+  /** Notes that the VM and its images are this host's, and the protection in which they are followed: a backup of it may take over. */
   async note(generation: Generation, session?: string): Promise<void> {
-    if (this.all.length === 0) return;
     await this.record.write({ generation, images: "owner", ...(session === undefined ? {} : { session }) });
   }
 
@@ -90,7 +83,7 @@ export class OwnedDisks {
    */
   async giveAway(session: string): Promise<void> {
     const owner = this.record.state;
-    if (this.all.length === 0 || owner === undefined) return;
+    if (owner === undefined) return;
     for (const { image } of this.all) {
       const file = await open(image, "r+");
       try {

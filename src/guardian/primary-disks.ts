@@ -51,8 +51,6 @@ export interface PrimaryDisksOptions {
   readonly records: DirtyRecords;
   /** Where write-intent logs are kept, under the VM's name, of this session. */
   readonly log: { readonly folder: string; readonly vm: string; readonly session: string };
-  /** Everything that the VM changes is announced in the logs first, from here on. Before the backup's images are touched. */
-  readonly onLogging: () => Promise<void>;
   readonly syncBytesPerSecond: number | undefined;
   readonly onFailed: (reason: string) => void;
   readonly report: (text: string) => void;
@@ -113,7 +111,6 @@ export class PrimaryDisks {
       this.endpoint.closeDescriptors();
     }
     await this.intents.begun();
-    await this.options.onLogging();
     this.shipping.pump();
     const socket = join(runDirectory, "source-disks.sock");
     await startExports(qemu.qmp, socket);

@@ -9,12 +9,11 @@ export interface Ordered {
   /** Looks at the running QEMU; throws what stands in the way of protection. */
   preflight(): Promise<void>;
   kill(): void;
-  warn(text: string): void;
+  /** Protection is wanted no more. */
+  wantNoMore(): void;
+  /** Whether the protection that is under way was asked for by nobody but this guardian itself. */
+  readonly triesByItself: boolean;
 }
-
-/** How long a new primary tries to protect towards the old one. */
-const WAIT_FOR_BACKUP_MS = 120_000;
-const TRY_AGAIN_MS = 500;
 
 export class PrimaryOrders {
   private readonly guardian: Ordered;
@@ -37,22 +36,39 @@ export class PrimaryOrders {
     this.lastWarning = text;
   }
 
-  /** Resolves once checkpoint 0 is acknowledged: from then on the VM survives this host. */
+  /**
+   * Resolves once checkpoint 0 is acknowledged: from then on the VM survives this host. A protection that has begun already is waited for; if it was the
+   * guardian's own try and comes to nothing, perhaps since the backup was not there yet, there is another one.
+   */
   async protect(): Promise<void> {
+    while (await this.joins()) {
+      const { triesByItself } = this.guardian;
+      try {
+        await this.untilProtected();
+        return;
+      } catch (error) {
+        if (!triesByItself) throw error;
+      }
+    }
+    await this.begin();
+  }
+
+  /** One try to protect the VM, if nothing else is under way. */
+  async begin(): Promise<void> {
     this.expectPhase("unprotected");
     await this.guardian.preflight();
-    this.expectPhase("unprotected");
-    this.lastWarning = undefined;
-    this.guardian.feed({ type: "protect-asked" });
-    await this.becomes(
-      (state) => state.phase === "protected" && state.acked >= 0,
-      (state) => ["unprotected", "ending", "superseded"].includes(state.phase),
-    );
+    // Somebody else was quicker: then what that comes to is our answer.
+    if (this.guardian.state.phase === "unprotected") {
+      this.lastWarning = undefined;
+      this.guardian.feed({ type: "protect-asked" });
+    }
+    await this.untilProtected();
   }
 
   async stop(): Promise<void> {
     if (this.guardian.state.phase === "superseded")
       throw new OrderRefused("wrong-state", "the VM belongs to the backup now");
+    this.guardian.wantNoMore();
     this.guardian.feed({ type: "stop-asked" });
     await this.becomes(
       (state) => state.phase === "unprotected",
@@ -74,20 +90,6 @@ export class PrimaryOrders {
         ["unprotected", "ending", "leaving", "arbitrating"].includes(state.phase) ||
         (state.phase === "protected" && !state.switchover),
     );
-  }
-
-  /** Protects towards a host that is about to be a backup: tries until it is one, or somebody gives another order. */
-  async protectWhenPossible(): Promise<void> {
-    for (const end = performance.now() + WAIT_FOR_BACKUP_MS; performance.now() < end; ) {
-      if (this.guardian.state.phase !== "unprotected") return;
-      try {
-        await this.protect();
-        return;
-      } catch {
-        await new Promise((again) => setTimeout(again, TRY_AGAIN_MS));
-      }
-    }
-    this.guardian.warn("the other host has not become a backup; give the order to protect when it has");
   }
 
   /**
@@ -128,6 +130,22 @@ export class PrimaryOrders {
     const { phase } = this.guardian.state;
     if (phase !== "unprotected" && phase !== "superseded") await this.stop();
     this.guardian.kill();
+  }
+
+  private untilProtected(): Promise<PrimaryState> {
+    return this.becomes(
+      (state) => state.phase === "protected" && state.acked >= 0,
+      (state) => ["unprotected", "ending", "superseded"].includes(state.phase),
+    );
+  }
+
+  /** Whether a protection is there, or on its way. One that is being taken down is waited for. */
+  private async joins(): Promise<boolean> {
+    const { phase } = await this.becomes(
+      (state) => state.phase !== "ending",
+      () => false,
+    );
+    return ["connecting", "syncing", "protected"].includes(phase);
   }
 
   private expectPhase(phase: PrimaryState["phase"]): void {

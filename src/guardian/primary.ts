@@ -6,6 +6,7 @@ import type { PacerSettings } from "../core/pacer.ts";
 import { startPrimary, stepPrimary } from "../core/primary.ts";
 import type { PrimaryEffect, PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
 import { InvariantBroken } from "../core/transition.ts";
+import type { Generation } from "../core/words.ts";
 import type { CaptureReport } from "../hypervisor/qemu/capture-orders.ts";
 import { ramBlockName } from "../hypervisor/qemu/command-line.ts";
 import { livePreflight } from "../hypervisor/qemu/live-preflight.ts";
@@ -15,8 +16,9 @@ import { reached } from "../os/epoch-points.ts";
 import { monotonicMs } from "../os/monotonic.ts";
 import { lateMs } from "./attention.ts";
 import { openClosedDoor } from "./closed-door.ts";
-import { otherRole, type PrimaryConfig } from "./config.ts";
+import { inRole, type PrimaryConfig } from "./config.ts";
 import { DirtyRecords } from "./dirty-records.ts";
+import { KeepProtected } from "./keep-protected.ts";
 import { OwnedDisks } from "./owned-disks.ts";
 import { type DiskMessage, PrimaryLink } from "./primary-link.ts";
 import { PrimaryOrders } from "./primary-orders.ts";
@@ -30,6 +32,15 @@ const MIB = 1 << 20;
 /** The backup has this long to let us go when the guest has shut itself down. */
 const LAST_GOODBYE_MS = 2_000;
 
+interface Beginning {
+  readonly generation: Generation;
+  readonly ground: Ground;
+  readonly qemu: QemuProcess;
+  readonly takenOver?: TakenOver;
+  /** The VM is to be protected, without an order. */
+  readonly wanted: boolean;
+}
+
 export class PrimaryGuardian {
   /** Settles when the VM is gone from here. */
   readonly done: Promise<RoleEnd>;
@@ -42,6 +53,7 @@ export class PrimaryGuardian {
   private readonly orders: PrimaryOrders;
   private readonly disks: OwnedDisks;
   private readonly records: DirtyRecords;
+  private readonly keep: KeepProtected;
   private readonly settings: PacerSettings;
   private readonly statistics: PrimaryStatistics;
   private listener: Listener | undefined;
@@ -54,7 +66,7 @@ export class PrimaryGuardian {
   private requestWaits = false;
   private guestShutDown = false;
 
-  private constructor(post: Post<PrimaryConfig>, ground: Ground, qemu: QemuProcess, takenOver?: TakenOver) {
+  private constructor(post: Post<PrimaryConfig>, { generation, ground, qemu, takenOver, wanted }: Beginning) {
     const { promise, resolve } = Promise.withResolvers<RoleEnd>();
     const { config } = post;
     this.done = promise;
@@ -63,7 +75,7 @@ export class PrimaryGuardian {
     this.ground = ground;
     this.qemu = qemu;
     this.takenOver = takenOver;
-    this.state = startPrimary(takenOver?.generation ?? post.record.state?.generation ?? 1);
+    this.state = startPrimary(generation);
     this.disks = new OwnedDisks(post, ground);
     const numbers = this.disks.all.map(({ disk }) => disk);
     this.records = new DirtyRecords(qemu.qmp, numbers, baselineOf(takenOver));
@@ -78,6 +90,13 @@ export class PrimaryGuardian {
       urgent: () => this.state.phase !== "syncing",
     });
     this.orders = this.takeOrders();
+    this.keep = new KeepProtected({
+      settings: config.timing,
+      wanted,
+      log: post.log,
+      control: post.control,
+      protect: () => this.orders.begin(),
+    });
     this.settings = {
       intervalMs: config.timing.intervalMs,
       maxInFlight: config.limits.maxInFlight,
@@ -86,17 +105,20 @@ export class PrimaryGuardian {
     this.tickTimer = setInterval(() => {
       this.link.look();
       this.feed({ type: "tick" });
+      this.keep.tick();
     }, 25);
     this.watchVm();
   }
 
   /** Preflight, then the VM. Fails with one sentence a problem and nothing started. */
-  static async start(post: Post<PrimaryConfig>): Promise<PrimaryGuardian> {
-    const { config, log } = post;
+  static async start(post: Post<PrimaryConfig>, generation: Generation): Promise<PrimaryGuardian> {
+    const { config, log, record } = post;
     const ground = await prepareGround(config, log);
-    new OwnedDisks(post, ground).refuseForeign();
+    // It was protected when this host went down, and nobody had said stop.
+    const wanted = config.protect === "at-start" || record.state?.session !== undefined;
+    await new OwnedDisks(post, ground).note(generation);
     const qemu = await startQemu(config, ground, { role: "primary", ramFile: config.lab.ramFile });
-    const guardian = new PrimaryGuardian(post, ground, qemu);
+    const guardian = new PrimaryGuardian(post, { generation, ground, qemu, wanted });
     try {
       await guardian.open();
     } catch (error) {
@@ -109,20 +131,18 @@ export class PrimaryGuardian {
 
   /** The VM runs here already, since this host was its backup. */
   static async adopt(post: Post<PrimaryConfig>, takenOver: TakenOver): Promise<PrimaryGuardian> {
-    const guardian = new PrimaryGuardian(post, takenOver.ground, takenOver.qemu, takenOver);
+    const { generation, ground, qemu } = takenOver;
+    const guardian = new PrimaryGuardian(post, { generation, ground, qemu, takenOver, wanted: true });
     guardian.disks
-      .settle(takenOver.qemu.qmp)
+      .settle(qemu.qmp)
       .catch((error: Error) => post.log.error(`putting the VM's disks on stable storage: ${error.message}`));
+    await guardian.disks.note(generation);
     await guardian.open();
-    post.log.info(
-      `this host is the primary of VM ${post.config.vm.name} now (generation ${takenOver.generation})`,
-    );
-    if (takenOver.planned) void guardian.orders.protectWhenPossible();
+    post.log.info(`this host is the primary of VM ${post.config.vm.name} now (generation ${generation})`);
     return guardian;
   }
 
   private async open(): Promise<void> {
-    await this.disks.note(this.state.generation);
     if (this.takenOver !== undefined)
       this.listener = await openClosedDoor(this.post, this.takenOver.epoch, () => this.state);
     const { orders, statistics } = this;
@@ -154,6 +174,7 @@ export class PrimaryGuardian {
       ramBlock: ramBlockName,
       ...(this.takenOver === undefined ? {} : { ramImage: this.takenOver.ramFile }),
       ...state,
+      protectionWanted: this.keep.wanted,
       heldBytes: protection?.heldBytes ?? 0,
       longestStallMs: this.post.stalls.longestMs,
       witness: this.post.witness.status,
@@ -182,7 +203,10 @@ export class PrimaryGuardian {
         heed(await livePreflight(this.qemu.qmp, this.qemu.pid), this.post.log);
       },
       kill: () => this.qemu.kill(),
-      warn: (text) => this.report("warn", text),
+      wantNoMore: () => this.keep.stop(),
+      get triesByItself() {
+        return guardian.keep.isTrying;
+      },
     });
   }
 
@@ -229,7 +253,7 @@ export class PrimaryGuardian {
   private async whatNext(): Promise<RoleEnd> {
     const { state } = this;
     if (state.phase !== "superseded") return { kind: "exit", status: this.guestShutDown ? 0 : 1 };
-    if (otherRole(this.post.config) === undefined) return { kind: "exit", status: 0 };
+    if (inRole("backup", this.post.config) === undefined) return { kind: "exit", status: 0 };
     if (state.planned) await this.disks.giveAway(this.link.session);
     return { kind: "backup", generation: state.generation };
   }
@@ -248,6 +272,7 @@ export class PrimaryGuardian {
     }
     for (const effect of effects) this.carryOut(effect, heardMs);
     if (before.phase !== this.state.phase) this.publish();
+    this.keep.stepped(this.state);
     this.orders.stepped();
   }
 
@@ -417,8 +442,6 @@ export class PrimaryGuardian {
         images,
         records: this.records,
         log: { folder: config.stateDirectory, vm: config.vm.name, session: this.link.session },
-        // Should this host fail, it knows which protection its logs are of.
-        onLogging: () => this.disks.note(this.state.generation, this.link.session),
         onFailed: (reason) => void this.partFailed("disk-failed", reason),
         report: (text) => this.report("info", text),
       },
@@ -430,7 +453,11 @@ export class PrimaryGuardian {
     const parts = { staging: protection.staging, disks: protection.disks.shipping };
     this.shipping = new Shipping(connection!, ids, parts, (epoch) => this.feed({ type: "sent", epoch }));
     this.statistics.reset(0);
-    protection.start().catch((error: Error) => this.partFailed("capture-failed", error.message));
+    // Should this host fail, it knows that a backup may have the VM, and which protection the logs of its disks are of.
+    this.disks
+      .note(this.state.generation, this.link.session)
+      .then(() => protection.start())
+      .catch((error: Error) => this.partFailed("capture-failed", error.message));
   }
 
   private abandon(): void {
@@ -446,6 +473,9 @@ export class PrimaryGuardian {
       this.post.log.error(`taking protection out of QEMU: ${(error as Error).message}`);
     }
     this.protection = undefined;
+    await this.disks
+      .note(this.state.generation)
+      .catch((error: Error) => this.post.log.error(`noting the end of a protection: ${error.message}`));
     this.feed({ type: "capture-ended" });
   }
 
@@ -456,8 +486,9 @@ export class PrimaryGuardian {
   }
 
   private report(level: "info" | "warn" | "error", text: string): void {
-    this.post.log[level](text);
     if (level !== "info") this.orders.warned(text);
+    if (this.keep.isOldNews(level, text, this.state.phase)) return;
+    this.post.log[level](text);
     this.post.control.publish({ kind: "report", level, text });
   }
 

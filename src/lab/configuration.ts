@@ -43,6 +43,8 @@ export interface LabOptions {
   readonly witness?: Readonly<Record<string, unknown>>;
   /** From one look at the witness to the next. */
   readonly witnessMs?: number;
+  /** From the end of a protection to the first try to protect the VM again. */
+  readonly retryMs?: number;
   readonly onEvent?: (host: HostName, event: GuardianEvent) => void;
 }
 
@@ -89,7 +91,8 @@ export function guardianConfig(
   { directory, stateDirectory, serialLog, ramFile, witness }: HostPlaces,
   options: LabOptions,
 ): Record<string, unknown> {
-  const { intervalMs, detectionMs, bindLifetimes, limits, replicationPeer, syncMiBps, witnessMs } = options;
+  const { intervalMs, detectionMs, bindLifetimes, limits, replicationPeer, retryMs, syncMiBps, witnessMs } =
+    options;
   const address = (of: HostName) => `${labAddresses.replication[of]}:${REPLICATION_PORT}`;
   return {
     role,
@@ -104,6 +107,7 @@ export function guardianConfig(
       ...(detectionMs === undefined ? {} : { detectionMs }),
       ...(syncMiBps === undefined ? {} : { syncMiBps }),
       ...(witnessMs === undefined ? {} : { witnessMs }),
+      ...(retryMs === undefined ? {} : { retryMs }),
     },
     limits: limits ?? {},
     host: `host-${host}`,

@@ -3,7 +3,7 @@ import type { ChildProcess } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { ControlClient, type GuardianEvent } from "../guardian/control-client.ts";
+import { ControlClient, type GuardianEvent, OrderFailed } from "../guardian/control-client.ts";
 import type { Children } from "./children.ts";
 
 const START_TIMEOUT_MS = 30_000;
@@ -35,8 +35,8 @@ export class GuardianProcess {
   }
 
   /**
-   * Starts `node src/guardian/main.ts` with `config` behind `prefix` (the words that enter a namespace) and waits until it takes
-   * orders. Fails with what it printed.
+   * Starts `node src/guardian/main.ts` with `config` behind `prefix` (the words that enter a namespace) and waits until it has taken up
+   * its role. Fails with what it printed.
    */
   static async start(
     directory: string,
@@ -60,7 +60,13 @@ export class GuardianProcess {
     void exited.then(() => {
       over = true;
     });
-    const connected = connectWhenThere(join(directory, "control.sock"), onEvent, () => over);
+    const connected = connectWhenThere(join(directory, "control.sock"), onEvent, () => over)
+      .then(inItsRole)
+      .catch(async (error: Error) => {
+        // It is ending, and says more than that it hung up.
+        if (error instanceof OrderFailed && error.code === "gone") await exited;
+        throw error;
+      });
     const first = await Promise.race([connected, exited]);
     if (!(first instanceof ControlClient)) {
       connected.catch(() => {});
@@ -86,7 +92,17 @@ export class GuardianProcess {
   }
 }
 
-/** The control socket is there once the guardian has looked at the host and started QEMU. */
+/** While it asks the witness what it is, a guardian answers no more than that. */
+async function inItsRole(control: ControlClient): Promise<ControlClient> {
+  const deadline = Date.now() + START_TIMEOUT_MS;
+  while ((await control.order<{ role: string }>("status")).role === "starting") {
+    if (Date.now() > deadline) throw new Error(`the guardian has no role after ${START_TIMEOUT_MS} ms`);
+    await new Promise((again) => setTimeout(again, 20));
+  }
+  return control;
+}
+
+/** The control socket is there once the guardian has looked at the host and started QEMU, or must ask the witness first. */
 async function connectWhenThere(
   path: string,
   onEvent: (event: GuardianEvent) => void,

@@ -64,6 +64,8 @@ export class Lab {
   /** They must be killed by hand. */
   private readonly unboundQemus = new Set<number>();
   private readonly guardians: { a?: GuardianProcess; b?: GuardianProcess } = {};
+  /** What the hosts' files say, whatever the hosts have become since. */
+  private readonly roles = { a: "primary", b: "backup" } as const;
   /** What a failed host leaves: whether it lost power, and the QEMU that may be dying still. */
   private readonly failed: { a?: Failure; b?: Failure } = {};
   private destroyed: Promise<void> | undefined;
@@ -208,11 +210,19 @@ export class Lab {
   }
 
   /**
-   * The host that failed, and does not run the VM, comes back: its network, and a guardian that takes the VM in as a backup, with the
-   * images and the state file that it had. After a power failure nothing else of it is left.
+   * The host that failed, and does not run the VM, comes back: its network, and a guardian with the file that it always had, which finds out that
+   * it is the backup now; with the images and the state file that it had. After a power failure nothing else of it is left.
    */
-  async returnHost(vm: Record<string, unknown> = {}): Promise<GuardianProcess> {
-    const host = otherHost(this.owner);
+  returnHost(vm: Record<string, unknown> = {}): Promise<GuardianProcess> {
+    return this.bringBack(otherHost(this.owner), vm);
+  }
+
+  /** The same for the host that ran the VM, when both have failed. */
+  returnOwner(): Promise<GuardianProcess> {
+    return this.bringBack(this.owner);
+  }
+
+  private async bringBack(host: HostName, vm: Record<string, unknown> = {}): Promise<GuardianProcess> {
     const guardian = this.guardians[host];
     const { power = false, qemuPid } = this.failed[host] ?? {};
     delete this.failed[host];
@@ -225,7 +235,7 @@ export class Lab {
       await this.disks.powerIsBack(host);
       await this.network.restartHost(host);
     }
-    return await this.startGuardian(host, "backup", vm);
+    return await this.startGuardian(host, this.roles[host], vm);
   }
 
   /**
@@ -279,7 +289,7 @@ export class Lab {
       // One that hangs gives no answer.
       const late = new Promise<undefined>((resolve) => setTimeout(resolve, 500, undefined));
       const { role, phase } = (await Promise.race([status?.catch(() => undefined), late])) ?? {};
-      return role === "primary" && phase === "unprotected";
+      return role === "primary" && (phase === "unprotected" || phase === "connecting");
     };
     let owner: HostName | undefined;
     const look = async (): Promise<boolean> => {

@@ -26,6 +26,8 @@ test("a job cancelled by somebody, an endpoint that is cut off, a backup whose s
   const told: string[] = [];
   const lab = await makeLab(t, {
     ...PATIENT,
+    // Looks at the VM while it has no backup.
+    retryMs: 60_000,
     disks: [
       { mebibytes: 64, use: "data", durability: "replicated" },
       { mebibytes: 64, use: "load" },

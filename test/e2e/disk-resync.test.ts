@@ -20,6 +20,8 @@ test("the backup is killed and returns: with its images, with blank ones, with g
   const told: string[] = [];
   const lab = await makeLab(t, {
     ...PATIENT,
+    // Looks at the VM while it has no backup.
+    retryMs: 60_000,
     disks: [
       { mebibytes: RAW_BYTES / MIB, use: "load", contents: "random" },
       {

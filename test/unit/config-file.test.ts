@@ -5,7 +5,7 @@ import fc from "fast-check";
 import {
   ConfigError,
   type GuardianConfig,
-  otherRole,
+  inRole,
   parseConfig,
   readConfig,
 } from "../../src/guardian/config.ts";
@@ -71,10 +71,11 @@ test("a good file is read, and what is left out has its default", () => {
     cacheDirectory: "/var/cache/remus",
     stateDirectory: "/var/lib/remus",
     replication: { peer: { host: "10.0.0.2", port: 7000 } },
-    timing: { intervalMs: 25, detectionMs: 200, heartbeatMs: 25, witnessMs: 30_000 },
+    timing: { intervalMs: 25, detectionMs: 200, heartbeatMs: 25, witnessMs: 30_000, retryMs: 2000 },
     limits: { stagingMiB: 64, maxInFlight: 8, heldMiB: 64, diskMiB: 64, commitMiB: 256 },
     host: "vmhost1",
     witness: { kind: "server", url: "https://10.0.0.3:7331", tokenFile: "/t" },
+    protect: "on-order",
     accelerator: "auto",
     lab: { bindLifetimes: true },
   } satisfies Omit<Extract<GuardianConfig, { role: "primary" }>, "vm">);
@@ -159,18 +160,20 @@ for (const [field, lines, least, most] of [
       assert.match(found(bad)[0] ?? "", new RegExp(`${field} must be a whole number, ${least} to ${most}$`));
   });
 
-test("a guardian with both addresses has another role, and that one's other role is the first", () => {
+test("a guardian with both addresses can be in either role", () => {
   const both = '{ peer: "10.0.0.2:7000", listen: "10.0.0.1:7000" }';
   const config = parseConfig(changed('{ peer: "10.0.0.2:7000" }', both), "f");
-  const other = otherRole(config);
+  const other = inRole("backup", config);
   assert.deepEqual(other, { ...config, role: "backup" });
-  assert.deepEqual(otherRole(other!), config);
+  assert.deepEqual(inRole("primary", other!), config);
 });
 
-test("a guardian with the one address that its role needs has no other role", () => {
-  assert.equal(otherRole(parseConfig(primary, "f")), undefined);
+test("a guardian with the one address that its role needs stays in it", () => {
+  const config = parseConfig(primary, "f");
+  assert.equal(inRole("primary", config), config);
+  assert.equal(inRole("backup", config), undefined);
   const backup = changed("role: primary", "role: backup").replace("peer:", "listen:");
-  assert.equal(otherRole(parseConfig(backup, "f")), undefined);
+  assert.equal(inRole("primary", parseConfig(backup, "f")), undefined);
 });
 
 test("each role needs its address, whether it has the other one or not", () => {

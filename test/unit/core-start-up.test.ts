@@ -3,7 +3,13 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { askedToStart, type OwnRecord, type Starting, startUp } from "../../src/core/start-up.ts";
+import {
+  askedToStart,
+  type OwnRecord,
+  type Starting,
+  startUp,
+  startUpUnasked,
+} from "../../src/core/start-up.ts";
 
 const RECORDS: Record<string, OwnRecord | undefined> = {
   none: undefined,
@@ -101,6 +107,24 @@ test("the backup of the last protection is given time to ask first (I4)", () => 
   const record: OwnRecord = { generation: 2, images: "owner", session: "s" };
   const decision = startUp({ ...first, role: "primary", record, newest: undefined });
   assert.deepEqual([decision.as, decision.as === "ask" && decision.waitMs], ["ask", 4000]);
+});
+
+test("the arbiter is waited for exactly where its answer can matter", () => {
+  for (const [name, record] of Object.entries(RECORDS))
+    for (const role of ["primary", "backup"] as const) {
+      const starting = { host: "a", role, witnessed: true, detectionMs: 200, record };
+      const decisions = Object.values(CLAIMS)
+        .flatMap((claims): (Starting["newest"] | undefined)[] => [...(claims ?? [undefined])])
+        .map((newest) => startUp({ ...starting, newest }).as);
+      const matters = decisions.some((as) => as !== "backup");
+      assert.equal(startUpUnasked(starting)?.as, matters ? undefined : "backup", `${name}, ${role}`);
+    }
+});
+
+test("where nobody keeps claims, it is decided without", () => {
+  const starting = { host: "a", role: "primary", witnessed: false, detectionMs: 200 } as const;
+  assert.equal(startUpUnasked({ ...starting, record: undefined })?.as, "primary");
+  assert.equal(startUpUnasked({ ...starting, record: { generation: 1, images: "syncing" } })?.as, "nothing");
 });
 
 test("who asked to start runs the VM only if that was granted (I3)", () => {

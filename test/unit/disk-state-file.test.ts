@@ -1,10 +1,10 @@
-/** The state file says what a host's images are, and from which of them the VM must not be started. */
+/** The state file says what a host is to the VM. What follows from that is in core-start-up.test.ts. */
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { type DiskState, StateFile, StateFileError, whyNotStart } from "../../src/disk/state-file.ts";
+import { StateFile, StateFileError } from "../../src/disk/state-file.ts";
 
 const VM = "7f6b1c58-7c1f-4a7e-9d1b-0d6a3f1f2a10";
 const SESSION = "0f4b39a2-5b0e-4c3b-8c44-7e1b9e0c7d11";
@@ -24,23 +24,6 @@ test("what was written is read again; the last one counts, however many are unde
   await Promise.all([1, 2, 3].map((epoch) => file.write(replica(epoch))));
   const again = await StateFile.open(path, VM);
   assert.deepEqual(again.state, { version: 1, vm: VM, ...replica(3) });
-});
-
-test("a VM is started from its own images only, and not once it was given to the other host", async (t) => {
-  const refused = async (state: Omit<DiskState, "version" | "vm">) => {
-    const file = await StateFile.open(place(t), VM);
-    await file.write(state);
-    return whyNotStart(file);
-  };
-  assert.equal(whyNotStart(await StateFile.open(place(t), VM)), undefined);
-  assert.equal(await refused({ generation: 1, images: "owner" }), undefined);
-  assert.equal(await refused({ generation: 1, images: "owner", session: SESSION }), undefined);
-  assert.match((await refused({ generation: 2, images: "syncing" }))!, /never finished/);
-  assert.match((await refused({ generation: 2, images: "replica" }))!, /the backup's copy/);
-  assert.match(
-    (await refused({ generation: 2, images: "owner", session: SESSION, handedOver: true }))!,
-    /given to the other host \(generation 2, .*vm1\.json\)\. Start the VM on the host that ran it last/,
-  );
 });
 
 test("a file that is no state file, or another VM's, is refused by its name", async (t) => {

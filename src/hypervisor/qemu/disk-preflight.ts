@@ -97,14 +97,16 @@ function durabilityFindings(disk: DiskSpec, index: number): Finding[] {
 
 /** What is noted there must be found again after a crash of this host. */
 async function stateFindings(disks: readonly DiskSpec[], stateDirectory: string): Promise<Finding[]> {
-  if (disks.every(({ storage }) => storage === "shared")) return [];
   const { inMemory, reach } = await directory(stateDirectory);
   if (reach !== "open") {
     const text = `stateDirectory ${stateDirectory} cannot be written. Give this user the right, or name another.`;
     return [error("state-directory", text)];
   }
   if (!inMemory) return [];
-  const text = `stateDirectory ${stateDirectory} lies in memory (tmpfs): after a crash of this host all its disks are compared anew, and nothing keeps a half-written copy from being started. Name one on a disk.`;
+  const compared = disks.some(({ storage }) => storage === "replicated")
+    ? " all its disks are compared anew, and"
+    : "";
+  const text = `stateDirectory ${stateDirectory} lies in memory (tmpfs): after a crash of this host${compared} nothing keeps it from starting the VM from what is not its latest state. Name one on a disk.`;
   return [warning("state-in-memory", text)];
 }
 

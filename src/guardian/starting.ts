@@ -1,0 +1,46 @@
+/**
+ * Before a guardian takes up a role: which one, by core/start-up, from what this host noted and what the witness knows. A host that failed can so be
+ * started again with the file that it always had.
+ */
+import { setTimeout as pause } from "node:timers/promises";
+import { askedToStart, type Starting, type StartUp, startUp, startUpUnasked } from "../core/start-up.ts";
+import type { Post } from "./role.ts";
+
+/** The host runs the VM, or is its backup, as this generation. */
+export type Decided = Extract<StartUp, { as: "primary" | "backup" }>;
+
+/** Resolves when it is decided, however long the witness takes. Rejects with a sentence where this host must do nothing. */
+export async function decideRole(post: Post): Promise<Decided> {
+  const { config, log, record } = post;
+  const { host, role, timing, vm } = config;
+  const starting: Omit<Starting, "newest"> = {
+    host,
+    role,
+    record: record.state,
+    witnessed: config.witness.kind !== "none",
+    detectionMs: timing.detectionMs,
+  };
+  const decision = startUpUnasked(starting) ?? (await ask(post, starting));
+  if (decision.as === "nothing") throw new Error(`VM ${vm.name} is not started: ${decision.why}`);
+  if (decision.as === "ask") throw new Error("internal error: a question is no decision");
+  if (decision.as !== role) log.warn(`this host is the ${decision.as} of VM ${vm.name}: ${decision.why}`);
+  return decision;
+}
+
+async function ask(post: Post, starting: Omit<Starting, "newest">): Promise<StartUp> {
+  const { config, control, log, witness } = post;
+  const { arbiter } = witness;
+  const { timing, vm } = config;
+  let doing = `asking ${arbiter.name} who has the VM`;
+  await control.take({ status: () => ({ role: "starting", vm: vm.name, doing, witness: witness.status }) });
+  let decision = startUp({ ...starting, newest: await arbiter.latest(vm.uuid) });
+  if (decision.as !== "ask") return decision;
+  doing = decision.why;
+  log.warn(`${decision.why}; that takes up to ${decision.waitMs} ms`);
+  for (const end = performance.now() + decision.waitMs; performance.now() < end; ) {
+    await pause(timing.detectionMs);
+    decision = startUp({ ...starting, newest: await arbiter.latest(vm.uuid) });
+    if (decision.as !== "ask") return decision;
+  }
+  return askedToStart(await arbiter.ask(vm.uuid, decision.generation, config.host));
+}
