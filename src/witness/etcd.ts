@@ -22,6 +22,10 @@ export interface EtcdOptions extends TlsFiles {
 /** A member that cannot reach the others lets us wait: then the next is asked. */
 const TRY_MS = 2000;
 const PATIENCE_MS = 150;
+/** What etcd 3.4 says when authentication is on and a certificate names somebody: its gateway takes nobody's word for that. */
+const NAMED_CERTIFICATE = "CommonName of client sending a request against gateway";
+const UNNAME_IT =
+  "Give this host a client certificate without a CommonName (certFile), and etcd a user and password";
 
 export class EtcdRegister implements Register {
   readonly name: string;
@@ -96,7 +100,13 @@ export class EtcdRegister implements Register {
     return token;
   }
 
-  private post(endpoint: URL, path: string, body: unknown, signal: AbortSignal, authorization?: string) {
+  private post(
+    endpoint: URL,
+    path: string,
+    body: unknown,
+    signal: AbortSignal,
+    authorization?: string,
+  ): Promise<Answer> {
     return postJson({
       url: new URL(path, endpoint),
       body,
@@ -104,6 +114,9 @@ export class EtcdRegister implements Register {
       timeoutMs: TRY_MS,
       signal,
       ...(authorization === undefined ? {} : { authorization }),
+    }).catch((error: Error) => {
+      if (!error.message.includes(NAMED_CERTIFICATE)) throw error;
+      throw new Error(`${error.message}. ${UNNAME_IT}`, { cause: error });
     });
   }
 

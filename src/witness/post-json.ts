@@ -93,10 +93,13 @@ async function read(response: IncomingMessage): Promise<Buffer> {
 
 function parse(status: number, bytes: Buffer): Answer {
   let body: unknown;
+  const text = bytes.toString("utf8");
   try {
-    body = JSON.parse(bytes.toString("utf8"));
+    body = JSON.parse(text);
   } catch {
-    throw new Error(`the answer (status ${status}) is no JSON; is it the right port?`);
+    const begins =
+      text === "" ? "it is empty" : `it begins with ${JSON.stringify(text.slice(0, 120).trim())}`;
+    throw new Error(`the answer (status ${status}) is no JSON; is it the right port? ${begins}`);
   }
   if (typeof body !== "object" || body === null || Array.isArray(body))
     throw new Error(`the answer (status ${status}) is no JSON object; is it the right port?`);

@@ -10,8 +10,8 @@ export interface Certificate {
 
 export interface Authority {
   readonly caFile: string;
-  /** Good for a server on the loopback and for a client. */
-  issue(name: string): Certificate;
+  /** Good for a server on the loopback and for a client. @param subject how it names its holder; by CN if left out */
+  issue(name: string, subject?: "CN" | "O"): Certificate;
 }
 
 export function authority(folder: string, name = "authority"): Authority {
@@ -21,7 +21,7 @@ export function authority(folder: string, name = "authority"): Authority {
   const newKey = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
   const caFile = at(`${name}.pem`);
   openssl("req", "-x509", ...newKey, "-keyout", at(`${name}.key`), "-out", caFile, "-subj", `/CN=${name}`);
-  const issue = (holder: string): Certificate => {
+  const issue = (holder: string, subject = "CN"): Certificate => {
     const [certFile, keyFile] = [at(`${holder}.pem`), at(`${holder}.key`)];
     writeFileSync(at("extensions"), "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n");
     openssl(
@@ -33,7 +33,7 @@ export function authority(folder: string, name = "authority"): Authority {
       "-out",
       at("request"),
       "-subj",
-      `/CN=${holder}`,
+      `/${subject}=${holder}`,
     );
     const signed = ["-CA", caFile, "-CAkey", at(`${name}.key`), "-CAcreateserial", "-days", "2"];
     openssl("x509", "-req", "-in", at("request"), ...signed, "-extfile", at("extensions"), "-out", certFile);
