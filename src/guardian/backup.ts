@@ -318,9 +318,7 @@ export class BackupGuardian {
   }
 
   private async askArbiter(generation: number): Promise<void> {
-    const { config, witness } = this.post;
-    const verdict = await witness.arbiter.ask(config.vm.uuid, generation, config.host);
-    this.feed({ type: "verdict", ...verdict });
+    this.feed({ type: "verdict", ...(await this.post.witness.ask(generation)) });
   }
 
   private async runStandby(epoch: number): Promise<void> {

@@ -36,11 +36,11 @@ export class DirtyRecords {
   constructor(
     qmp: Qmp,
     disks: readonly number[],
-    takenOver?: { readonly session: string; readonly epoch: EpochId },
+    takenOver?: { readonly session: string | undefined; readonly epoch: EpochId },
   ) {
     this.qmp = qmp;
     this.disks = disks;
-    if (takenOver !== undefined)
+    if (takenOver?.session !== undefined)
       this.baseline = { session: takenOver.session, since: takenOver.epoch, bitmap: soloBitmap };
   }
 

@@ -37,7 +37,14 @@ async function main(path: string | undefined): Promise<number> {
     const post: Post = {
       config,
       log,
-      witness: new WitnessWatch({ choice, vm: vm.uuid, log, control, everyMs: timing.witnessMs }),
+      witness: new WitnessWatch({
+        choice,
+        vm: vm.uuid,
+        host: config.host,
+        log,
+        control,
+        everyMs: timing.witnessMs,
+      }),
       control,
       stalls: new Stalls(),
       record: await StateFile.open(join(stateDirectory, `${vm.name}.json`), vm.uuid),

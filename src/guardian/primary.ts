@@ -7,8 +7,6 @@ import { startPrimary, stepPrimary } from "../core/primary.ts";
 import type { PrimaryEffect, PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
 import { InvariantBroken } from "../core/transition.ts";
 import type { Generation } from "../core/words.ts";
-import type { CaptureReport } from "../hypervisor/qemu/capture-orders.ts";
-import { ramBlockName } from "../hypervisor/qemu/command-line.ts";
 import { livePreflight } from "../hypervisor/qemu/live-preflight.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import type { Listener } from "../link/listen.ts";
@@ -23,9 +21,10 @@ import { OwnedDisks } from "./owned-disks.ts";
 import { type DiskMessage, PrimaryLink } from "./primary-link.ts";
 import { PrimaryOrders } from "./primary-orders.ts";
 import { PrimaryStatistics } from "./primary-statistics.ts";
+import { primaryStatus } from "./primary-status.ts";
 import { Protection } from "./protection.ts";
 import type { Post, RoleEnd, TakenOver } from "./role.ts";
-import { Shipping } from "./shipping.ts";
+import { RunningVm } from "./running-vm.ts";
 import { type Ground, heed, machineOf, prepareGround, startQemu } from "./vm-process.ts";
 
 const MIB = 1 << 20;
@@ -55,16 +54,13 @@ export class PrimaryGuardian {
   private readonly records: DirtyRecords;
   private readonly keep: KeepProtected;
   private readonly settings: PacerSettings;
-  private readonly statistics: PrimaryStatistics;
+  private readonly statistics = new PrimaryStatistics();
+  private readonly vm: RunningVm;
   private listener: Listener | undefined;
   private state: PrimaryState;
   private protection: Protection | undefined;
-  private shipping: Shipping | undefined;
   private wakeTimer: NodeJS.Timeout | undefined;
   private readonly tickTimer: NodeJS.Timeout;
-  private vmRuns = true;
-  private requestWaits = false;
-  private guestShutDown = false;
 
   private constructor(post: Post<PrimaryConfig>, { generation, ground, qemu, takenOver, wanted }: Beginning) {
     const { promise, resolve } = Promise.withResolvers<RoleEnd>();
@@ -78,7 +74,7 @@ export class PrimaryGuardian {
     this.state = startPrimary(generation);
     this.disks = new OwnedDisks(post, ground);
     const numbers = this.disks.all.map(({ disk }) => disk);
-    this.records = new DirtyRecords(qemu.qmp, numbers, baselineOf(takenOver));
+    this.records = new DirtyRecords(qemu.qmp, numbers, takenOver);
     this.link = new PrimaryLink({
       config,
       machine: machineOf(config, ground, qemu),
@@ -86,7 +82,7 @@ export class PrimaryGuardian {
       generation: () => this.state.generation,
       feed: (event) => this.feed(event),
       onDiskMessage: (message) => this.fromBackupDisks(message),
-      onLost: () => this.abandon(),
+      onLost: () => this.protection?.abandon(),
       urgent: () => this.state.phase !== "syncing",
     });
     this.orders = this.takeOrders();
@@ -101,13 +97,13 @@ export class PrimaryGuardian {
       intervalMs: config.timing.intervalMs,
       maxInFlight: config.limits.maxInFlight,
     };
-    this.statistics = new PrimaryStatistics();
     this.tickTimer = setInterval(() => {
       this.link.look();
       this.feed({ type: "tick" });
       this.keep.tick();
     }, 25);
-    this.watchVm();
+    this.vm = new RunningVm(qemu, this.statistics);
+    void qemu.exited.then((how) => this.vmGone(how));
   }
 
   /** Preflight, then the VM. Fails with one sentence a problem and nothing started. */
@@ -155,7 +151,7 @@ export class PrimaryGuardian {
         return orders.switchover();
       },
       samples: () => statistics.samples(),
-      "reset-statistics": () => statistics.reset(this.bytesOnWire),
+      "reset-statistics": () => statistics.reset(this.protection?.bytesOnWire ?? 0),
       hold: ({ atEpoch }, caller) => orders.hold(atEpoch ?? 0, caller),
       proceed: () => orders.proceed(),
       quit: () => orders.quit(),
@@ -164,31 +160,9 @@ export class PrimaryGuardian {
   }
 
   private status(): Record<string, unknown> {
-    const { protection, state } = this;
-    return {
-      role: "primary",
-      vm: this.post.config.vm.name,
-      accelerator: this.ground.accelerator,
-      qemuVersion: this.qemu.qmp.version,
-      qemuPid: this.qemu.pid,
-      ramBlock: ramBlockName,
-      ...(this.takenOver === undefined ? {} : { ramImage: this.takenOver.ramFile }),
-      ...state,
-      protectionWanted: this.keep.wanted,
-      heldBytes: protection?.heldBytes ?? 0,
-      longestStallMs: this.post.stalls.longestMs,
-      witness: this.post.witness.status,
-      droppedFrames: protection?.droppedFrames ?? 0,
-      stagingBytes: protection?.staging.takenBytes ?? 0,
-      ...(this.takenOver?.failover === undefined ? {} : { failover: this.takenOver.failover }),
-      sync: protection?.disks.progress ?? {},
-      syncs: protection?.disks.syncs ?? [],
-      ...this.statistics.summary(this.bytesOnWire),
-    };
-  }
-
-  private get bytesOnWire(): number {
-    return (this.shipping?.bytesOnWire ?? 0) + (this.protection?.disks.shipping.bytesOnWire ?? 0);
+    const { ground, keep, post, protection, qemu, state, statistics, takenOver } = this;
+    const { wanted: protectionWanted } = keep;
+    return primaryStatus({ ground, post, protection, protectionWanted, qemu, state, statistics, takenOver });
   }
 
   private takeOrders(): PrimaryOrders {
@@ -212,25 +186,8 @@ export class PrimaryGuardian {
 
   // Events
 
-  private watchVm(): void {
-    const { qmp } = this.qemu;
-    qmp.on("STOP", (_data, us) => {
-      this.vmRuns = false;
-      this.statistics.paused(us);
-    });
-    qmp.on("RESUME", (_data, us) => {
-      this.vmRuns = true;
-      this.statistics.resumed(us);
-      if (this.requestWaits) this.requested();
-    });
-    qmp.on("SHUTDOWN", (data) => {
-      this.guestShutDown = (data as { guest?: boolean }).guest === true;
-    });
-    void this.qemu.exited.then((how) => this.vmGone(how));
-  }
-
   private async vmGone(how: string): Promise<void> {
-    if (this.guestShutDown && this.state.phase === "protected") {
+    if (this.vm.guestShutDown && this.state.phase === "protected") {
       // The guest has shut itself down: the backup must not bring it back.
       this.post.log.info("the guest has shut down; telling the backup");
       this.feed({ type: "capture-failed", reason: "the guest has shut down" });
@@ -252,7 +209,7 @@ export class PrimaryGuardian {
   /** A VM that another host owns is backed up here from now on, if this host may be called. */
   private async whatNext(): Promise<RoleEnd> {
     const { state } = this;
-    if (state.phase !== "superseded") return { kind: "exit", status: this.guestShutDown ? 0 : 1 };
+    if (state.phase !== "superseded") return { kind: "exit", status: this.vm.guestShutDown ? 0 : 1 };
     if (inRole("backup", this.post.config) === undefined) return { kind: "exit", status: 0 };
     if (state.planned) await this.disks.giveAway(this.link.session);
     return { kind: "backup", generation: state.generation };
@@ -285,34 +242,13 @@ export class PrimaryGuardian {
     if (["protected", "leaving", "arbitrating"].includes(this.state.phase)) this.qemu.kill();
   }
 
-  private fromCapture(report: CaptureReport, protection: Protection): void {
-    if (protection !== this.protection) return;
-    switch (report.kind) {
-      case "layout":
-        this.shipping?.layout({ hypervisor: "qemu", header: report.header, blocks: report.blocks });
-        return;
-      case "pages":
-        this.shipping!.pages(report.epoch, report.batch.chunk, report.batch);
-        return;
-      case "captured":
-        // A checkpoint that may lack a disk write must never be called whole (I2).
-        if (!protection.disks.broken) this.shipping?.end(report.epoch, report.device);
-        if (report.epoch === 0) {
-          this.feed({ type: "first-pass-done" });
-          return;
-        }
-        this.statistics.captured(report.pages);
-        this.feed({ type: "captured", epoch: report.epoch });
-        return;
-      case "requested":
-        this.requested();
-        return;
-      case "ended":
-        // In "ending" it is we who end it.
-        if (this.state.phase !== "ending")
-          void this.partFailed("capture-failed", report.error ?? "QEMU closed the stream");
-        return;
+  private captured(epoch: number, pages: number): void {
+    if (epoch === 0) {
+      this.feed({ type: "first-pass-done" });
+      return;
     }
+    this.statistics.captured(pages);
+    this.feed({ type: "captured", epoch });
   }
 
   /**
@@ -323,18 +259,8 @@ export class PrimaryGuardian {
     type: "capture-failed" | "output-failed" | "disk-failed",
     reason: string,
   ): Promise<void> {
-    try {
-      await this.qemu.qmp.execute("query-status");
-    } catch {
-      return; // vmGone follows
-    }
-    this.feed({ type, reason });
-  }
-
-  /** QEMU aborts when a checkpoint stops a VM that is not running, so a request waits for that. */
-  private requested(): void {
-    this.requestWaits = !this.vmRuns;
-    if (this.vmRuns) this.feed({ type: "requested" });
+    // If it does not, vmGone follows.
+    if (await this.vm.answers()) this.feed({ type, reason });
   }
 
   private fromBackupDisks(message: DiskMessage): void {
@@ -385,14 +311,14 @@ export class PrimaryGuardian {
         void this.endCapture();
         return;
       case "send-goodbye":
-        this.shipping?.goodbye();
+        this.protection?.goodbye();
         return;
       case "send-handover":
-        this.shipping?.handover(effect.epoch);
+        this.protection?.handover(effect.epoch);
         return;
       case "close-link":
         this.link.close();
-        this.abandon();
+        this.protection?.abandon();
         return;
       case "ask-arbiter":
         void this.askArbiter(effect.generation);
@@ -432,26 +358,31 @@ export class PrimaryGuardian {
       runDirectory: config.runDirectory,
       stagingBytes: config.limits.stagingMiB * MIB,
       heldBytes: config.limits.heldMiB * MIB,
+      connection: connection!,
+      ids,
       disks: {
         disks: this.disks.all,
         relaxed: this.disks.relaxed,
         ringBytes: config.limits.diskMiB * MIB,
         syncBytesPerSecond: config.timing.syncMiBps === undefined ? undefined : config.timing.syncMiBps * MIB,
-        connection: connection!,
-        ids,
         images,
         records: this.records,
         log: { folder: config.stateDirectory, vm: config.vm.name, session: this.link.session },
         onFailed: (reason) => void this.partFailed("disk-failed", reason),
         report: (text) => this.report("info", text),
       },
-      onReport: (report) => this.fromCapture(report, protection),
+      onSent: (epoch) => this.feed({ type: "sent", epoch }),
+      onCaptured: (epoch, pages) => this.captured(epoch, pages),
+      // QEMU aborts when a checkpoint stops a VM that is not running, so a request waits for that.
+      onRequested: () => this.vm.whenRunning(() => this.feed({ type: "requested" })),
+      onEnded: (reason) => {
+        // In "ending" it is we who end it.
+        if (this.state.phase !== "ending") void this.partFailed("capture-failed", reason);
+      },
       onFailed: (reason) => void this.partFailed("output-failed", reason),
     });
-    this.requestWaits = false;
+    this.vm.whenRunning(undefined);
     this.protection = protection;
-    const parts = { staging: protection.staging, disks: protection.disks.shipping };
-    this.shipping = new Shipping(connection!, ids, parts, (epoch) => this.feed({ type: "sent", epoch }));
     this.statistics.reset(0);
     // Should this host fail, it knows that a backup may have the VM, and which protection the logs of its disks are of.
     this.disks
@@ -460,13 +391,7 @@ export class PrimaryGuardian {
       .catch((error: Error) => this.partFailed("capture-failed", error.message));
   }
 
-  private abandon(): void {
-    this.shipping?.abandon();
-    this.protection?.disks.abandon();
-  }
-
   private async endCapture(): Promise<void> {
-    this.shipping?.abandon();
     try {
       await this.protection?.tearDown();
     } catch (error) {
@@ -480,9 +405,7 @@ export class PrimaryGuardian {
   }
 
   private async askArbiter(generation: number): Promise<void> {
-    const { config, witness } = this.post;
-    const verdict = await witness.arbiter.ask(config.vm.uuid, generation, config.host);
-    this.feed({ type: "verdict", ...verdict });
+    this.feed({ type: "verdict", ...(await this.post.witness.ask(generation)) });
   }
 
   private report(level: "info" | "warn" | "error", text: string): void {
@@ -496,9 +419,4 @@ export class PrimaryGuardian {
     const { phase, generation } = this.state;
     this.post.control.publish({ kind: "phase", role: "primary", phase, generation });
   }
-}
-
-function baselineOf(takenOver: TakenOver | undefined): { session: string; epoch: number } | undefined {
-  if (takenOver?.session === undefined) return undefined;
-  return { session: takenOver.session, epoch: takenOver.epoch };
 }

@@ -1,15 +1,18 @@
 /**
- * One protection of a running VM, from its first filter to its last: the parts at the primary that take part in a checkpoint, and
- * the order in which they are set up and taken down. A protection that starts again is a new one.
+ * One protection of a running VM, from its first filter to its last: the parts at the primary that take part in a checkpoint, what goes from one to
+ * the next, and the order in which they are set up and taken down. A protection that starts again is a new one.
  */
+import type { FrameIds } from "../codec/replication-header.ts";
 import type { EpochId } from "../core/words.ts";
 import { QemuCapture } from "../hypervisor/qemu/capture.ts";
 import type { CaptureReport } from "../hypervisor/qemu/capture-orders.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
+import type { Connection } from "../link/connection.ts";
 import { EpochCell } from "../memory/epoch-cell.ts";
 import { Staging } from "../memory/staging.ts";
 import { FilterChain } from "../net/filter-chain.ts";
 import { PrimaryDisks, type PrimaryDisksOptions } from "./primary-disks.ts";
+import { Shipping } from "./shipping.ts";
 
 /** QEMU may stop the VM this long to end the first pass, at first. */
 const FIRST_PAUSE_MS = 50;
@@ -20,8 +23,16 @@ export interface ProtectionOptions {
   readonly runDirectory: string;
   readonly stagingBytes: number;
   readonly heldBytes: number;
-  readonly disks: Omit<PrimaryDisksOptions, "qemu" | "runDirectory" | "epochCell">;
-  readonly onReport: (report: CaptureReport) => void;
+  readonly connection: Connection;
+  readonly ids: FrameIds;
+  readonly disks: Omit<PrimaryDisksOptions, "qemu" | "runDirectory" | "epochCell" | "connection" | "ids">;
+  /** Not before checkpoint N is captured, and then as the link takes it. */
+  readonly onSent: (epoch: EpochId) => void;
+  /** A checkpoint is in staging and on its way. @param pages of RAM that it has */
+  readonly onCaptured: (epoch: EpochId, pages: number) => void;
+  readonly onRequested: () => void;
+  /** Capture gave up. */
+  readonly onEnded: (reason: string) => void;
   /** Holding the output failed. */
   readonly onFailed: (reason: string) => void;
 }
@@ -29,18 +40,23 @@ export interface ProtectionOptions {
 export class Protection {
   readonly staging: Staging;
   readonly disks: PrimaryDisks;
+  private readonly shipping: Shipping;
   private readonly options: ProtectionOptions;
   private readonly epochCell = new EpochCell();
   private chain: FilterChain | undefined;
   private capture: QemuCapture | undefined;
   private started: Promise<void> = Promise.resolve();
   private hardened: Promise<void> = Promise.resolve();
+  /** What the capture thread still says is of no interest. */
+  private over = false;
 
   constructor(options: ProtectionOptions) {
     this.options = options;
     this.staging = Staging.ofSize(options.stagingBytes);
-    const { qemu, runDirectory } = options;
-    this.disks = new PrimaryDisks({ ...options.disks, qemu, runDirectory, epochCell: this.epochCell });
+    const { connection, ids, qemu, runDirectory } = options;
+    const { epochCell, staging } = this;
+    this.disks = new PrimaryDisks({ ...options.disks, connection, ids, qemu, runDirectory, epochCell });
+    this.shipping = new Shipping(connection, ids, { staging, disks: this.disks.shipping }, options.onSent);
   }
 
   get runningEpoch(): EpochId {
@@ -81,9 +97,25 @@ export class Protection {
     this.hardened = this.disks.harden().then(() => this.chain?.releaseAll());
   }
 
+  /** Tells the backup that protection ends, behind everything that was captured. */
+  goodbye(): void {
+    this.shipping.goodbye();
+  }
+
+  /** Offers the VM, held at checkpoint `epoch`, which is acknowledged. */
+  handover(epoch: EpochId): void {
+    this.shipping.handover(epoch);
+  }
+
+  /** Nobody listens any more: nothing waits for the link. */
+  abandon(): void {
+    this.shipping.abandon();
+    this.disks.abandon();
+  }
+
   /** Takes everything out of QEMU again; the VM runs on as before. */
   async tearDown(): Promise<void> {
-    this.disks.abandon();
+    this.abandon();
     await this.started.catch(() => {});
     await this.hardened;
     try {
@@ -94,12 +126,13 @@ export class Protection {
       } finally {
         await this.chain?.remove();
       }
+      this.over = true;
     }
   }
 
   /** The VM is gone: ends the threads. */
   async dispose(): Promise<void> {
-    this.disks.abandon();
+    this.abandon();
     await this.started.catch(() => {});
     await this.capture?.dispose();
     await this.disks.dispose();
@@ -114,8 +147,37 @@ export class Protection {
     return this.chain?.droppedFrames ?? 0;
   }
 
+  /** Bytes handed to the link, framing included. */
+  get bytesOnWire(): number {
+    return this.shipping.bytesOnWire + this.disks.shipping.bytesOnWire;
+  }
+
+  private fromCapture(report: CaptureReport): void {
+    if (this.over) return;
+    const { onCaptured, onEnded, onRequested } = this.options;
+    switch (report.kind) {
+      case "layout":
+        this.shipping.layout({ hypervisor: "qemu", header: report.header, blocks: report.blocks });
+        return;
+      case "pages":
+        this.shipping.pages(report.epoch, report.batch.chunk, report.batch);
+        return;
+      case "captured":
+        // A checkpoint that may lack a disk write must never be called whole (I2).
+        if (!this.disks.broken) this.shipping.end(report.epoch, report.device);
+        onCaptured(report.epoch, report.pages);
+        return;
+      case "requested":
+        onRequested();
+        return;
+      case "ended":
+        onEnded(report.error ?? "QEMU closed the stream");
+        return;
+    }
+  }
+
   private async setUp(): Promise<void> {
-    const { qemu, netdevs, runDirectory, heldBytes, onFailed, onReport } = this.options;
+    const { qemu, netdevs, runDirectory, heldBytes, onFailed } = this.options;
     if (netdevs.length > 0)
       this.chain = await FilterChain.insert({
         qmp: qemu.qmp,
@@ -130,7 +192,7 @@ export class Protection {
       staging: this.staging,
       epochCell: this.epochCell,
       firstPauseMs: FIRST_PAUSE_MS,
-      onReport,
+      onReport: (report) => this.fromCapture(report),
     });
   }
 }

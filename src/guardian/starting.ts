@@ -29,18 +29,17 @@ export async function decideRole(post: Post): Promise<Decided> {
 
 async function ask(post: Post, starting: Omit<Starting, "newest">): Promise<StartUp> {
   const { config, control, log, witness } = post;
-  const { arbiter } = witness;
   const { timing, vm } = config;
-  let doing = `asking ${arbiter.name} who has the VM`;
+  let doing = `asking ${witness.name} who has the VM`;
   await control.take({ status: () => ({ role: "starting", vm: vm.name, doing, witness: witness.status }) });
-  let decision = startUp({ ...starting, newest: await arbiter.latest(vm.uuid) });
+  let decision = startUp({ ...starting, newest: await witness.latest() });
   if (decision.as !== "ask") return decision;
   doing = decision.why;
   log.warn(`${decision.why}; that takes up to ${decision.waitMs} ms`);
   for (const end = performance.now() + decision.waitMs; performance.now() < end; ) {
     await pause(timing.detectionMs);
-    decision = startUp({ ...starting, newest: await arbiter.latest(vm.uuid) });
+    decision = startUp({ ...starting, newest: await witness.latest() });
     if (decision.as !== "ask") return decision;
   }
-  return askedToStart(await arbiter.ask(vm.uuid, decision.generation, config.host));
+  return askedToStart(await witness.ask(decision.generation));
 }

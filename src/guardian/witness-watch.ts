@@ -2,7 +2,8 @@
  * Whether the witness can be reached. It decides nothing: losing the witness alone changes nothing. But who has lost it lives on one failure
  * less than they believe, so it is asked now and then, and its loss and return are told.
  */
-import type { Arbiter } from "../core/arbiter.ts";
+import type { Arbiter, Claim, Verdict } from "../core/arbiter.ts";
+import type { Generation } from "../core/words.ts";
 import { openWitness, type WitnessChoice } from "../witness/open-witness.ts";
 import type { ControlSocket } from "./control.ts";
 import type { Log } from "./log.ts";
@@ -19,6 +20,8 @@ export interface WitnessStatus {
 export interface WitnessWatchOptions {
   readonly choice: WitnessChoice;
   readonly vm: string;
+  /** This host's name. */
+  readonly host: string;
   readonly log: Log;
   readonly control: Pick<ControlSocket, "publish">;
   /** From one look to the next. */
@@ -29,7 +32,7 @@ export interface WitnessWatchOptions {
 const PATIENCE_MS = 6_000;
 
 export class WitnessWatch {
-  readonly arbiter: Arbiter;
+  private readonly arbiter: Arbiter;
   private readonly options: WitnessWatchOptions;
   private reachable: boolean | undefined;
   private since = new Date();
@@ -43,6 +46,21 @@ export class WitnessWatch {
       unreachable: (text) => this.found(false, text),
       reachable: (text) => this.found(true, text),
     });
+  }
+
+  /** For logs. */
+  get name(): string {
+    return this.arbiter.name;
+  }
+
+  /** May this host run the VM alone, the pair being at `generation`? Settles only with a definite word. */
+  ask(generation: Generation): Promise<Verdict> {
+    return this.arbiter.ask(this.options.vm, generation, this.options.host);
+  }
+
+  /** The newest claim there is of the VM. */
+  latest(): Promise<Claim | undefined> {
+    return this.arbiter.latest(this.options.vm);
   }
 
   get status(): WitnessStatus {

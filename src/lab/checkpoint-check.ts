@@ -35,11 +35,13 @@ export class CheckpointChecks {
     const { epoch } = await primary.control.order<{ epoch: number }>("hold", { atEpoch });
     try {
       await committed(backup, epoch);
-      return {
+      const check = {
         epoch,
         differing: ram.differingPages(),
         disks: disks ? await this.compareDisks(backup) : [],
       };
+      await stillHeld(primary, epoch);
+      return check;
     } finally {
       await primary.control.order("proceed").catch(() => {});
     }
@@ -72,6 +74,13 @@ export class CheckpointChecks {
         checks.push({ disk, offsets: await differingOffsets(image, b[disk]!.image, format) });
     return checks;
   }
+}
+
+/** What was seen counts only if nothing changed meanwhile: a protection that is lost lets the VM run on. */
+async function stillHeld(primary: GuardianProcess, epoch: number): Promise<void> {
+  const { capture, phase, running } = await primary.control.order<Record<string, unknown>>("status");
+  if (phase === "protected" && capture === "held" && running === epoch + 1) return;
+  throw new Error(`the VM was not held at checkpoint ${epoch} throughout: it is ${phase}`);
 }
 
 async function committed(backup: GuardianProcess, epoch: number): Promise<void> {

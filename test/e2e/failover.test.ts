@@ -34,6 +34,8 @@ test("2 vCPUs, q35, 1 GiB, two NICs, clients over IPv4 and IPv6 on different NIC
     nics: 2,
     virtio: "standard",
     load: "busy",
+    // To look at a gigabyte keeps a small machine from its heartbeats.
+    detectionMs: 1000,
   });
   const second = lab.client(guestAddresses[1].ipv6, "second");
   await second.answers(20, PATIENCE_MS);
