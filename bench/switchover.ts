@@ -25,7 +25,9 @@ const ANSWERS = 20;
 interface Move {
   readonly to: string;
   readonly gapMs: number;
-  /** From the hearing of HANDOVER to the VM's first instruction on the other host. */
+  /** At the new host, from the hearing of HANDOVER on: to the arbiter's word, to images that the VM can have, to its first instruction. */
+  readonly grantedMs: number;
+  readonly imagesMs: number;
   readonly takeoverMs: number;
 }
 
@@ -56,10 +58,17 @@ try {
       await client.answers(ANSWERS, PATIENCE_MS);
     });
     const { failover } = await lab.primary.control.order<{
-      failover: { detectedAtMs: number; runningAtMs: number };
+      failover: { detectedAtMs: number; grantedAtMs: number; imagesFreeAtMs: number; runningAtMs: number };
     }>("status");
-    const takeoverMs = failover.runningAtMs - failover.detectedAtMs;
-    moves.push({ to: lab.owner, gapMs, takeoverMs });
+    const { detectedAtMs } = failover;
+    const takeoverMs = failover.runningAtMs - detectedAtMs;
+    moves.push({
+      to: lab.owner,
+      gapMs,
+      grantedMs: failover.grantedAtMs - detectedAtMs,
+      imagesMs: failover.imagesFreeAtMs - detectedAtMs,
+      takeoverMs,
+    });
     console.log(
       `${String(time).padStart(3)}: ${otherHost(lab.owner)} to ${lab.owner}: the client waited ${gapMs.toFixed(0)} ms, ${takeoverMs.toFixed(0)} ms of it from HANDOVER to the VM running`,
     );
@@ -79,7 +88,19 @@ try {
   );
   console.log(
     row(
-      "HANDOVER heard to the VM running",
+      "HANDOVER heard to granted",
+      moves.map(({ grantedMs }) => grantedMs),
+    ),
+  );
+  console.log(
+    row(
+      "… to images free",
+      moves.map(({ imagesMs }) => imagesMs),
+    ),
+  );
+  console.log(
+    row(
+      "… to the VM running",
       moves.map(({ takeoverMs }) => takeoverMs),
     ),
   );

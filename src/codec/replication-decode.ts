@@ -53,6 +53,10 @@ export function decodeMessage(header: Header, payload: Uint8Array): ReplicationM
     }
     case "unable":
       return { ...base, type, message: JsonObject.parse(type, payload).text("message") };
+    case "input": {
+      const reader = new Reader(type, payload);
+      return { ...base, type, nic: reader.u16("card"), frame: reader.rest() };
+    }
     default:
       return { ...base, type };
   }

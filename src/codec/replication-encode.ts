@@ -142,6 +142,11 @@ export function encodeUnable(ids: FrameIds, message: string): Frame {
   return frame("unable", ids, 0, [Buffer.from(JSON.stringify({ message }))]);
 }
 
+/** @param bytes with the virtio-net header before it */
+export function encodeInput(ids: FrameIds, nic: number, bytes: Uint8Array): Frame {
+  return frame("input", ids, 0, [u16(nic), bytes]);
+}
+
 function shortText(what: string, text: string): Uint8Array {
   const bytes = Buffer.from(text);
   if (bytes.length < 1 || bytes.length > 255)

@@ -52,6 +52,10 @@ export const HASH_BYTES = 16;
 /** u16 disk, u16 0, u32 block size, u64 offset, u32 count. */
 export const HASH_RANGE_BYTES = 20;
 
+/** A frame for the guest with its virtio-net header: no shorter than the two headers, no longer than offloading makes it. */
+const MIN_INPUT_BYTES = 10 + 14;
+const MAX_INPUT_BYTES = 10 + 14 + 65_536 + 8;
+
 export type Role = "primary" | "backup";
 
 interface MessageRule {
@@ -95,6 +99,7 @@ export const MESSAGES = {
   handover: { code: 19, to: "backup", min: 0, max: 0, epoch: true },
   "handover-refused": { code: 20, to: "primary", min: 2, max: 64 * KIB, epoch: false },
   unable: { code: 21, to: "primary", min: 2, max: 64 * KIB, epoch: false },
+  input: { code: 25, to: "backup", min: 2 + MIN_INPUT_BYTES, max: 2 + MAX_INPUT_BYTES, epoch: false },
 } as const satisfies Record<string, MessageRule>;
 
 export type MessageType = keyof typeof MESSAGES;
@@ -256,6 +261,8 @@ export type ReplicationMessage = FromHeader &
     /** `stoodDown`: the backup can never run the VM any more, whatever the arbiter has said. */
     | { readonly type: "handover-refused"; readonly message: string; readonly stoodDown: boolean }
     | { readonly type: "unable"; readonly message: string }
+    /** A frame that has arrived for the guest's card `nic`. */
+    | { readonly type: "input"; readonly nic: number; readonly frame: Uint8Array }
   );
 
 export type MessageOf<T extends MessageType> = Extract<ReplicationMessage, { readonly type: T }>;

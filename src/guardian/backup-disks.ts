@@ -160,18 +160,22 @@ export class BackupDisks {
     this.applier.beforeChange = keep;
   }
 
-  /** Lets go of the images, so that the VM can have them. From here on QEMU notes what it changes. */
-  async release(generation: Generation): Promise<void> {
-    this.released = true;
-    const { qmp, record } = this.options;
+  /** Notes that the VM runs here, or is about to. */
+  claim(generation: Generation): void {
     // Not waited for: should this host crash before, it says "replica", and nobody starts it by accident.
-    record
+    this.options.record
       .write({
         generation,
         images: "owner",
         ...(this.session === undefined ? {} : { session: this.session.id }),
       })
       .catch(() => {});
+  }
+
+  /** Lets go of the images, so that the VM can have them. From here on QEMU notes what it changes. */
+  async release(): Promise<void> {
+    this.released = true;
+    const { qmp } = this.options;
     if (this.clients.size === 0) return;
     await this.applier.close();
     await Promise.all(

@@ -8,6 +8,7 @@ import type { EpochId } from "../core/words.ts";
 import { type Fingerprint, fingerprintMismatch } from "../hypervisor/qemu/command-line.ts";
 import type { Connection } from "../link/connection.ts";
 import { type Caller, type Listener, listen } from "../link/listen.ts";
+import type { InputFrame } from "../net/guest-input.ts";
 import type { BackupDisks } from "./backup-disks.ts";
 import type { CheckpointIntake } from "./checkpoint-intake.ts";
 import type { BackupConfig } from "./config.ts";
@@ -28,6 +29,8 @@ export interface BackupLinkOptions {
   /** What is heard does not count any more. */
   readonly deaf: () => boolean;
   readonly onHandover: () => void;
+  /** A frame has arrived at the old host for the VM that it hands over. */
+  readonly onInput: (frame: InputFrame) => void;
   readonly onLost: (reason: string) => void;
   /** The primary has been silent for half the detection time, or is heard again. */
   readonly onSuspicion: (suspected: boolean) => void;
@@ -168,8 +171,13 @@ export class BackupLink {
 
   /** Throws ProtocolError on what does not belong here; the connection then closes. */
   private take(message: ReplicationMessage): void {
-    const { deaf, feed, intake, onHandover, state } = this.options;
+    const { deaf, feed, intake, onHandover, onInput, state } = this.options;
     const { phase } = state();
+    // Comes behind HANDOVER, after which nothing else of a primary counts.
+    if (message.type === "input") {
+      if (phase !== "filling") onInput(message);
+      return;
+    }
     if (deaf() || (phase !== "filling" && phase !== "armed")) return;
     switch (message.type) {
       case "goodbye":

@@ -150,6 +150,7 @@ export class BackupGuardian {
       onHandover: () => {
         this.takeover.times = { detectedAtMs: monotonicMs() };
       },
+      onInput: (frame) => this.takeover.input.keep(frame),
       onLost: (reason) => this.primaryLost(reason),
       onSuspicion: (suspected) => {
         if (suspected && this.state.phase === "armed") void this.taps.open();
@@ -253,6 +254,9 @@ export class BackupGuardian {
     if (this.state.phase !== "armed") this.test?.drop(`the backup is ${this.state.phase}`);
     for (const effect of effects) this.carryOut(effect);
     if (before.phase !== this.state.phase) this.publish();
+    const { state } = this;
+    if (state.phase === "arbitrating" && state.planned && state.committed === state.acked)
+      void this.takeover.prepare();
     if (this.state.phase === "running") this.becomePrimary();
     if (this.state.phase === "stood-down" && before.phase !== "stood-down") void this.beginAnew();
   }
@@ -284,6 +288,7 @@ export class BackupGuardian {
         return;
       case "forget":
         this.held.forget();
+        this.takeover.input.take();
         return;
       case "goodbye-ok":
         this.link.send(encodeGoodbyeOk);
@@ -292,6 +297,7 @@ export class BackupGuardian {
         this.link.sayLast((ids) => encodeUnable(ids, effect.reason), effect.reason);
         return;
       case "refuse-handover":
+        this.takeover.input.take();
         this.link.refuseHandover(effect.reason, effect.stoodDown);
         return;
       case "close-link":
@@ -318,7 +324,9 @@ export class BackupGuardian {
   }
 
   private async askArbiter(generation: number): Promise<void> {
-    this.feed({ type: "verdict", ...(await this.post.witness.ask(generation)) });
+    const verdict = await this.post.witness.ask(generation);
+    if (this.takeover.times !== undefined) this.takeover.times.grantedAtMs = monotonicMs();
+    this.feed({ type: "verdict", ...verdict });
   }
 
   private async runStandby(epoch: number): Promise<void> {

@@ -7,15 +7,19 @@ import {
   PROTOCOL_VERSION,
   type ReplicationMessage,
 } from "../codec/replication.ts";
+import { encodeInput } from "../codec/replication-encode.ts";
 import { type FrameIds, vmIdBytes } from "../codec/replication-header.ts";
 import type { PrimaryEvent } from "../core/primary-protocol.ts";
 import type { Generation } from "../core/words.ts";
 import type { Fingerprint } from "../hypervisor/qemu/command-line.ts";
 import { connect, LinkError } from "../link/connect.ts";
 import type { Connection } from "../link/connection.ts";
+import type { InputFrame } from "../net/guest-input.ts";
 import { Attention } from "./attention.ts";
 import type { PrimaryConfig } from "./config.ts";
 import type { ReplicatedDisk } from "./owned-disks.ts";
+
+const MOST_WAITING_INPUT_BYTES = 8 << 20;
 
 /** What the backup has to say about the disks. */
 export type DiskMessage = MessageOf<"disk-applied"> | MessageOf<"disk-durable"> | MessageOf<"hashes">;
@@ -77,6 +81,13 @@ export class PrimaryLink {
         feed({ type: "takeover", generation: error.generation });
       else feed({ type: "link-lost", reason: (error as Error).message });
     }
+  }
+
+  /** A frame that has arrived for the VM, which is being handed over. Lost when too much waits already (I6). */
+  sendInput({ frame, nic }: InputFrame): void {
+    const { connection } = this;
+    if (connection !== undefined && connection.bufferedBytes < MOST_WAITING_INPUT_BYTES)
+      connection.send(encodeInput(this.ids, nic, frame));
   }
 
   close(): void {

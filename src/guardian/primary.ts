@@ -16,6 +16,7 @@ import { lateMs } from "./attention.ts";
 import { openClosedDoor } from "./closed-door.ts";
 import { inRole, type PrimaryConfig } from "./config.ts";
 import { DirtyRecords } from "./dirty-records.ts";
+import { InputForwarding } from "./input-forwarding.ts";
 import { KeepProtected } from "./keep-protected.ts";
 import { OwnedDisks } from "./owned-disks.ts";
 import { type DiskMessage, PrimaryLink } from "./primary-link.ts";
@@ -56,6 +57,7 @@ export class PrimaryGuardian {
   private readonly settings: PacerSettings;
   private readonly statistics = new PrimaryStatistics();
   private readonly vm: RunningVm;
+  private readonly input: InputForwarding;
   private listener: Listener | undefined;
   private state: PrimaryState;
   private protection: Protection | undefined;
@@ -102,6 +104,10 @@ export class PrimaryGuardian {
       this.feed({ type: "tick" });
       this.keep.tick();
     }, 25);
+    this.input = new InputForwarding(
+      config.vm.nics.map(({ tap }) => tap),
+      post.log,
+    );
     this.vm = new RunningVm(qemu, this.statistics);
     void qemu.exited.then((how) => this.vmGone(how));
   }
@@ -229,6 +235,7 @@ export class PrimaryGuardian {
     }
     for (const effect of effects) this.carryOut(effect, heardMs);
     if (before.phase !== this.state.phase) this.publish();
+    if (!handsOver(this.state)) this.input.stop();
     this.keep.stepped(this.state);
     this.orders.stepped();
   }
@@ -287,6 +294,7 @@ export class PrimaryGuardian {
         );
         return;
       case "capture":
+        if (handsOver(this.state)) this.input.watch();
         reached("before-capture");
         this.protection!.captureCheckpoint(effect.hold);
         return;
@@ -296,7 +304,7 @@ export class PrimaryGuardian {
       case "release":
         this.assertAcked(effect.upTo);
         reached("before-release");
-        this.protection!.release(effect.upTo, heardMs + lateMs(this.post.config.timing.detectionMs));
+        this.release(effect.upTo, heardMs + lateMs(this.post.config.timing.detectionMs));
         reached("after-release");
         this.protection!.disks.acked(effect.upTo);
         this.records.renew(
@@ -315,6 +323,7 @@ export class PrimaryGuardian {
         return;
       case "send-handover":
         this.protection?.handover(effect.epoch);
+        this.input.forward((frame) => this.link.sendInput(frame));
         return;
       case "close-link":
         this.link.close();
@@ -343,6 +352,11 @@ export class PrimaryGuardian {
     }
   }
 
+  private release(upTo: number, untilMs: number): void {
+    if (this.state.phase === "handing-over") this.protection!.letGo(upTo, untilMs);
+    else this.protection!.release(upTo, untilMs);
+  }
+
   /** I1, once more, where it is carried out. */
   private assertAcked(upTo: number): void {
     const acked = "acked" in this.state ? this.state.acked : -1;
@@ -355,6 +369,8 @@ export class PrimaryGuardian {
     const protection = new Protection({
       qemu: this.qemu,
       netdevs: config.vm.nics.map((_, index) => `net${index}`),
+      taps: config.vm.nics.map(({ tap }) => tap),
+      warn: (text) => this.report("warn", text),
       runDirectory: config.runDirectory,
       stagingBytes: config.limits.stagingMiB * MIB,
       heldBytes: config.limits.heldMiB * MIB,
@@ -419,4 +435,9 @@ export class PrimaryGuardian {
     const { phase, generation } = this.state;
     this.post.control.publish({ kind: "phase", role: "primary", phase, generation });
   }
+}
+
+/** The next checkpoint is the last one here, or was. */
+function handsOver(state: PrimaryState): boolean {
+  return state.phase === "handing-over" || (state.phase === "protected" && state.switchover);
 }

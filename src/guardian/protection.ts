@@ -20,6 +20,8 @@ const FIRST_PAUSE_MS = 50;
 export interface ProtectionOptions {
   readonly qemu: QemuProcess;
   readonly netdevs: readonly string[];
+  /** Their tap devices. */
+  readonly taps: readonly string[];
   readonly runDirectory: string;
   readonly stagingBytes: number;
   readonly heldBytes: number;
@@ -33,6 +35,7 @@ export interface ProtectionOptions {
   readonly onRequested: () => void;
   /** Capture gave up. */
   readonly onEnded: (reason: string) => void;
+  readonly warn: (text: string) => void;
   /** Holding the output failed. */
   readonly onFailed: (reason: string) => void;
 }
@@ -90,6 +93,13 @@ export class Protection {
 
   release(upTo: EpochId, untilMs: number): void {
     this.chain?.release(upTo, untilMs);
+  }
+
+  /** The same for the checkpoint at which the VM is paused, to be handed over. */
+  letGo(upTo: EpochId, untilMs: number): void {
+    const { qemu, taps, warn } = this.options;
+    const why = this.chain?.letGo(upTo, untilMs, { pid: qemu.pid, taps });
+    if (why !== undefined) warn(`the VM's last output leaves late, or from the other host: ${why}`);
   }
 
   /** Only once what the VM has flushed is as safe as one host can make it. */

@@ -21,7 +21,12 @@ export interface Post<C extends GuardianConfig = GuardianConfig> {
 
 /** When things happened at failover: milliseconds of CLOCK_MONOTONIC, which all processes of a machine share. */
 export interface FailoverTimes {
+  /** The primary was lost, or has handed the VM over. */
   detectedAtMs: number;
+  /** The arbiter has given the VM to this host. */
+  grantedAtMs?: number;
+  /** What the last checkpoint changed on the disks is in the images, and the VM can have them. */
+  imagesFreeAtMs?: number;
   runningAtMs?: number;
 }
 

@@ -4,6 +4,7 @@ import { InvariantBroken } from "../core/transition.ts";
 import type { EpochId } from "../core/words.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import { runStandby } from "../hypervisor/qemu/standby.ts";
+import { KeptInput } from "../net/guest-input.ts";
 import type { StandbyTaps } from "../net/standby-taps.ts";
 import { monotonicMs } from "../os/monotonic.ts";
 import type { BackupDisks } from "./backup-disks.ts";
@@ -24,12 +25,28 @@ export class StandbyTakeover {
   at: EpochId = 0;
   /** Only once the primary was lost, or has handed the VM over. */
   times: FailoverTimes | undefined;
+  /** What arrived for the VM at the host that hands it over. */
+  readonly input = new KeptInput();
   private readonly parts: StandbyParts;
+  private prepared: Promise<void> | undefined;
   /** The standby runs since the primary has handed the VM over. */
   private planned = false;
 
   constructor(parts: StandbyParts) {
     this.parts = parts;
+  }
+
+  /**
+   * Everything that need not wait for the arbiter, once the images are at the last checkpoint. In a planned switchover the VM is paused meanwhile, and whatever
+   * becomes of it, this standby does not take another checkpoint in: it runs the VM, or it ends.
+   */
+  prepare(): Promise<void> {
+    this.prepared ??= Promise.all([this.parts.taps.open(), this.parts.disks.release()]).then(() => {
+      if (this.times !== undefined) this.times.imagesFreeAtMs = monotonicMs();
+    });
+    // Whoever needs it hears of the failure.
+    this.prepared.catch(() => {});
+    return this.prepared;
   }
 
   /** Runs the standby from checkpoint `epoch`. Rejects with what QEMU said; it may come up late then, and must be killed. */
@@ -42,9 +59,10 @@ export class StandbyTakeover {
     const { disks, held, qemu, taps } = this.parts;
     this.at = epoch;
     this.planned = state.phase === "recovering" && state.planned;
-    await taps.open();
-    await disks.release(state.generation);
+    disks.claim(state.generation);
+    await this.prepare();
     await runStandby(qemu.qmp, held.composition());
+    taps.deliver(this.input.take());
     if (this.times !== undefined) this.times.runningAtMs = monotonicMs();
   }
 

@@ -9,6 +9,8 @@ import { Worker } from "node:worker_threads";
 import type { EpochId } from "../core/words.ts";
 import type { Qmp } from "../hypervisor/qemu/qmp.ts";
 import type { EpochCell } from "../memory/epoch-cell.ts";
+import { borrowTap } from "../os/borrowed-tap.ts";
+import { closeDescriptor } from "../os/socket.ts";
 import {
   HOLD_WORD,
   HOLD_WORD_COUNT,
@@ -80,6 +82,32 @@ export class FilterChain {
   /** Lets out what epochs up to `upTo` have sent, if that can be done by `untilMs` of CLOCK_MONOTONIC; else the next order does. */
   release(upTo: EpochId, untilMs: number): void {
     this.order({ kind: "release", upTo, untilMs });
+  }
+
+  /**
+   * The VM is paused at checkpoint `upTo`: lets out all that waits, straight to QEMU's taps. `pid` is QEMU's, `taps` the devices of its cards. Where they
+   * cannot be had it is an ordinary release, which leaves when the VM runs on. Returns why, then.
+   */
+  letGo(
+    upTo: EpochId,
+    untilMs: number,
+    { pid, taps }: { pid: number; taps: readonly string[] },
+  ): string | undefined {
+    const borrowed: number[] = [];
+    const giveBack = () => {
+      for (const tap of borrowed.splice(0)) closeDescriptor(tap);
+    };
+    try {
+      for (const tap of taps) borrowed.push(borrowTap(pid, tap));
+    } catch (error) {
+      giveBack();
+      this.release(upTo, untilMs);
+      return (error as Error).message;
+    }
+    const gone = this.expect((report) => report.kind === "gone");
+    this.order({ kind: "let-go", upTo, untilMs, taps: [...borrowed] });
+    gone.catch(() => {}).finally(giveBack);
+    return undefined;
   }
 
   /** Lets out everything, and whatever comes. */

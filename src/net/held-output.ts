@@ -33,6 +33,16 @@ export class FrameStream {
   }
 }
 
+/** The frames of a piece, without their length words. */
+export function* framesOf(whole: Uint8Array): Generator<Uint8Array> {
+  const view = new DataView(whole.buffer, whole.byteOffset, whole.byteLength);
+  for (let at = 0; at < whole.length; ) {
+    const end = at + LENGTH_BYTES + view.getUint32(at);
+    yield whole.subarray(at + LENGTH_BYTES, end);
+    at = end;
+  }
+}
+
 interface HeldPiece {
   readonly epoch: EpochId;
   readonly bytes: Uint8Array;
@@ -73,6 +83,15 @@ export class HeldOutput {
     const going = this.queue.slice(0, count);
     this.queue = this.queue.slice(count);
     for (const piece of going) this.heldBytes -= piece.bytes.length;
+    return going.map((piece) => piece.bytes);
+  }
+
+  /** Everything that waits, of a VM that is paused at checkpoint `upTo`. What comes later is held as before. */
+  letGo(upTo: EpochId): Uint8Array[] {
+    this.releasedUpTo = Math.max(this.releasedUpTo, upTo);
+    const going = this.queue;
+    this.queue = [];
+    this.heldBytes = 0;
     return going.map((piece) => piece.bytes);
   }
 

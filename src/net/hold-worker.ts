@@ -2,11 +2,12 @@
  * The thread that holds guest output. It does nothing slow: a reader that lags stalls QEMU's main loop.
  * Frames come over one socket per NIC and go back over another; in between they wait for their checkpoint.
  */
+import { writeSync } from "node:fs";
 import { createServer, type Socket } from "node:net";
 import { parentPort, workerData } from "node:worker_threads";
 import { EpochCell } from "../memory/epoch-cell.ts";
 import { monotonicMs } from "../os/monotonic.ts";
-import { FrameStream, HeldOutput } from "./held-output.ts";
+import { FrameStream, framesOf, HeldOutput } from "./held-output.ts";
 import { HOLD_WORD, type HoldOrder, type HoldReport, type HoldWorkerData } from "./hold-orders.ts";
 
 const { nics, epoch: sharedEpoch, words: sharedWords, limitBytes } = workerData as HoldWorkerData;
@@ -56,6 +57,17 @@ class Nic {
     this.inject?.write(bytes);
   }
 
+  /** To QEMU's own tap, as QEMU would write it: a tap that is full drops a frame, as a network does. */
+  letGo(upTo: number, tap: number): void {
+    for (const piece of this.held.letGo(upTo))
+      for (const frame of framesOf(piece))
+        try {
+          writeSync(tap, frame);
+        } catch (error) {
+          report({ kind: "lost", nic: this.index, error: (error as Error).message });
+        }
+  }
+
   release(upTo: number): void {
     const pieces = this.held.release(upTo);
     if (pieces.length === 0) return;
@@ -95,9 +107,15 @@ function acceptOne(path: string, use: (socket: Socket) => void): Promise<void> {
 }
 
 parentPort!.on("message", (order: HoldOrder) => {
+  if (order.kind !== "hold" && monotonicMs() > order.untilMs) {
+    if (order.kind === "let-go") report({ kind: "gone" });
+    return;
+  }
   if (order.kind === "release") {
-    if (monotonicMs() > order.untilMs) return;
     for (const output of outputs) output.release(order.upTo);
+  } else if (order.kind === "let-go") {
+    for (const [index, output] of outputs.entries()) output.letGo(order.upTo, order.taps[index]!);
+    report({ kind: "gone" });
   } else {
     for (const output of outputs) output.held.hold(order.upTo);
     report({ kind: "holding", upTo: order.upTo });

@@ -5,10 +5,14 @@
  * When the primary goes silent they are put back a little before anything is decided, so that what clients send again in the meantime
  * waits here for the guest instead of being lost: TCP would try the next time only after twice as long. The taps stay up throughout:
  * a device that comes up may take the kernel a second to carry frames.
+ *
+ * QEMU reads one frame of a tap ahead, long before its VM runs, and drops it when the state is loaded. So each card's first frame is given once more
+ * when the VM runs.
  */
 import { execFile } from "node:child_process";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { promisify } from "node:util";
+import { GuestInput, type InputFrame } from "./guest-input.ts";
 
 const run = promisify(execFile);
 
@@ -23,6 +27,7 @@ export class StandbyTaps {
   private readonly warn: (text: string) => void;
   private readonly bridges = new Map<string, string>();
   private parked = false;
+  private input: GuestInput | undefined;
   private working: Promise<void> = Promise.resolve();
 
   /** @param noteFile remembers the bridges, so that a guardian that was killed does not leave the taps without */
@@ -37,6 +42,8 @@ export class StandbyTaps {
     return this.after(async () => {
       if (this.parked) return;
       this.parked = true;
+      this.input?.close();
+      this.input = undefined;
       await this.findBridges();
       await this.sh(({ tap }) => `ip link set dev '${tap}' nomaster`);
     });
@@ -50,6 +57,7 @@ export class StandbyTaps {
     return this.after(async () => {
       if (!this.parked) return;
       this.parked = false;
+      this.watch();
       await this.sh(
         ({ mac, tap }, bridge) =>
           `ip link set dev '${tap}' master '${bridge}' && bridge fdb replace ${mac} dev '${tap}' master dynamic`,
@@ -57,9 +65,32 @@ export class StandbyTaps {
     });
   }
 
+  /** The VM runs: it gets what came for it before, in front of `more`, which came for it elsewhere. */
+  deliver(more: readonly InputFrame[]): void {
+    this.watch();
+    const { input } = this;
+    if (input === undefined) return;
+    const seen = input.take();
+    const first = this.nics.flatMap((_, nic) => seen.find((frame) => frame.nic === nic) ?? []);
+    for (const frame of [...first, ...more]) input.put(frame);
+    input.close();
+    this.input = undefined;
+  }
+
+  private watch(): void {
+    if (this.input !== undefined || this.nics.length === 0) return;
+    try {
+      this.input = new GuestInput(this.nics.map(({ tap }) => tap));
+    } catch (error) {
+      this.warn(`frames that come before the VM runs may be lost: ${(error as Error).message}`);
+    }
+  }
+
   /** The taps are as we found them; the note is not needed any more. */
   async restore(): Promise<void> {
     await this.open();
+    this.input?.close();
+    this.input = undefined;
     rmSync(this.noteFile, { force: true });
   }
 

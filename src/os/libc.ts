@@ -11,8 +11,15 @@ const library = koffi.load("libc.so.6");
 
 export const libc = {
   socketpair: library.func("int socketpair(int domain, int type, int protocol, void *fds)"),
+  syscall: library.func("long syscall(long number, long one, long two, long three)"),
+  socket: library.func("int socket(int domain, int type, int protocol)"),
+  bind: library.func("int bind(int fd, const void *address, uint32_t length)"),
+  if_nametoindex: library.func("unsigned int if_nametoindex(const char *name)"),
   setsockopt: library.func("int setsockopt(int fd, int level, int name, const void *value, uint32_t length)"),
   recv: library.func("intptr_t recv(int fd, void *buffer, size_t length, int flags)"),
+  recvfrom: library.func(
+    "intptr_t recvfrom(int fd, void *buffer, size_t length, int flags, void *address, void *addressLength)",
+  ),
   send: library.func("intptr_t send(int fd, const void *buffer, size_t length, int flags)"),
   sendmsg: library.func("intptr_t sendmsg(int fd, const void *message, int flags)"),
   poll: library.func("int poll(void *fds, unsigned long count, int timeoutMs)"),

@@ -1,7 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { FrameStream, FrameStreamError, HeldOutput, LONGEST_FRAME_BYTES } from "../../src/net/held-output.ts";
+import {
+  FrameStream,
+  FrameStreamError,
+  framesOf,
+  HeldOutput,
+  LONGEST_FRAME_BYTES,
+} from "../../src/net/held-output.ts";
 
 /** A frame as QEMU's redirector sends it. */
 function frame(length: number, fill: number): Buffer {
@@ -91,6 +97,31 @@ test("I6: beyond the limit frames are dropped and counted, those that wait stay,
   held.take(3, big.subarray(0, 60), 1);
   assert.deepEqual(held.release(9), [second, big.subarray(0, 60)]);
   assert.deepEqual([held.heldBytes, held.droppedFrames], [0, 3]);
+});
+
+test("I1: of a VM that is paused at a checkpoint all that waits may go, late tags or not; what comes afterwards waits", () => {
+  const held = new HeldOutput(1000, 0);
+  const [first, late, next] = [frame(10, 1), frame(10, 2), frame(10, 3)];
+  held.take(4, first, 1);
+  // Sent in epoch 4, and read when the next one had been cut.
+  held.take(5, late, 1);
+  assert.deepEqual(held.letGo(4), [first, late]);
+  assert.equal(held.heldBytes, 0);
+  assert.equal(held.take(5, next, 1), undefined);
+  assert.deepEqual(held.release(4), []);
+  assert.deepEqual(held.release(5), [next]);
+});
+
+test("a piece is cut into its frames", () => {
+  const piece = Buffer.concat([frame(5, 1), frame(1, 2), frame(7, 3)]);
+  assert.deepEqual(
+    [...framesOf(piece)].map((one) => [one.length, one[0]]),
+    [
+      [5, 1],
+      [1, 2],
+      [7, 3],
+    ],
+  );
 });
 
 test("an older release never takes back a newer one", () => {

@@ -260,6 +260,9 @@ export const samplesInSession: fc.Arbitrary<Sample> = fc.oneof(
   ranges.map((range) => sample("backup", "hash-ask", 0, encodeHashAsk(IDS, range), { range })),
   ranges.map((range) => hashesSample({ ...range, count: 1 + (range.count % 40) })),
   fc
+    .tuple(fc.nat({ max: 65_535 }), fc.uint8Array({ minLength: 24, maxLength: 3000 }))
+    .map(([nic, bytes]) => inputSample(nic, bytes)),
+  fc
     .tuple(fc.string({ unit: "binary" }), fc.boolean())
     .map(([message, stoodDown]) => handoverRefusedSample(message, stoodDown)),
   fc
@@ -298,6 +301,11 @@ function hashesSample(range: Parameters<typeof encodeHashes>[1]): Sample {
 function handoverRefusedSample(message: string, stoodDown: boolean): Sample {
   const frame = encode.encodeHandoverRefused(IDS, message, stoodDown);
   return sample("primary", "handover-refused", 0, frame, { message, stoodDown });
+}
+
+function inputSample(nic: number, bytes: Uint8Array): Sample {
+  const expected = { nic, frame: Buffer.from(bytes).toString("hex") };
+  return sample("backup", "input", 0, encode.encodeInput(IDS, nic, bytes), expected);
 }
 
 function hexed(layout: Layout): object {
@@ -354,6 +362,7 @@ export function oneOfEach(to: Role): Sample[] {
     hashesSample(range),
     handoverRefusedSample(message, true),
     sample("primary", "unable", 0, encode.encodeUnable(IDS, message), { message }),
+    inputSample(7, Buffer.alloc(24, 0x5a)),
     sample(to, "heartbeat", 0, heartbeat, { sequence: 2 ** 40 }),
   ];
   return all.filter((one) => one.to === to);
@@ -370,6 +379,7 @@ export function comparable(message: ReplicationMessage): unknown {
   if (message.type === "layout") return { ...rest, layout: hexed(message.layout) };
   if (message.type === "disk") return { ...rest, entries: changesOf(message.entries) };
   if (message.type === "hashes") return { ...rest, hashes: Buffer.from(message.hashes).toString("hex") };
+  if (message.type === "input") return { ...rest, frame: Buffer.from(message.frame).toString("hex") };
   if (message.type === "device-state") {
     return { ...rest, piece: { ...message.piece, bytes: Buffer.from(message.piece.bytes).toString("hex") } };
   }
