@@ -22,10 +22,16 @@ export function borrowTap(pid: number, device: string): number {
 
 /** The number under which the process has the tap. */
 function descriptorOf(pid: number, device: string): number {
-  for (const fd of readdirSync(`/proc/${pid}/fd`)) {
-    if (readlinkSync(`/proc/${pid}/fd/${fd}`) !== "/dev/net/tun") continue;
-    const info = readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8");
-    if (/^iff:\s*(\S+)/m.exec(info)?.[1] === device) return Number(fd);
-  }
+  for (const fd of readdirSync(`/proc/${pid}/fd`)) if (tapOf(pid, fd) === device) return Number(fd);
   throw new Error(`process ${pid} does not have the tap ${device} open`);
+}
+
+/** The tap device behind a descriptor; undefined of others, and of those that are closed meanwhile. */
+function tapOf(pid: number, fd: string): string | undefined {
+  try {
+    if (readlinkSync(`/proc/${pid}/fd/${fd}`) !== "/dev/net/tun") return undefined;
+    return /^iff:\s*(\S+)/m.exec(readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8"))?.[1];
+  } catch {
+    return undefined;
+  }
 }
