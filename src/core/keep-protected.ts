@@ -26,7 +26,7 @@ export interface Keeping {
 }
 
 /** A protection that has lasted so long was sound, whatever ended it. */
-const SOUND_MS = 60_000;
+const SOUND_MS = 10_000;
 const LONGEST_DELAY_MS = 60_000;
 
 export function startKeeping(wanted: boolean, now: Milliseconds, { retryMs }: KeepSettings): Keeping {
