@@ -117,7 +117,8 @@ export class Partitions {
   }
 }
 
-function lateFrames(
+/** Frames of the old owner from the witness's word on, or after the first one of the new owner; where the owner stays: any of the other host. */
+export function lateFrames(
   frames: readonly GuestFrame[],
   from: HostName,
   to: HostName,

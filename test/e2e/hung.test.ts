@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { GuardianEvent } from "../../src/guardian/control-client.ts";
 import { processRuns } from "../../src/lab/lab.ts";
-import { assertUnharmed, eventually, makeLab, PATIENCE_MS, roleOf } from "./lab-session.ts";
+import { assertUnharmed, eventually, makeLab, PATIENCE_MS } from "./lab-session.ts";
 
 const HUNG_MS = 1000;
 
@@ -37,7 +37,7 @@ test("QEMU stands still: unprotected, then a standby, then with a backup that ca
   await eventually("another one takes its place", async () => (await lab.qemuPid("b")) !== standby);
   await lab.untilProtected();
   await goesOn();
-  assert.equal(lab.primary.pid, lab.guardianOf("a").pid);
+  assert.equal(lab.owner, "a");
   assert.equal(await lab.qemuPid("a"), qemuPid, "the VM was none the worse for it");
 
   process.kill(qemuPid, "SIGSTOP");
@@ -45,8 +45,5 @@ test("QEMU stands still: unprotected, then a standby, then with a backup that ca
   await goesOn();
   assert.equal(await lab.guardianOf("a").exited, 1);
   assert.ok(!processRuns(qemuPid));
-  await lab.returnHost();
-  await lab.untilProtected();
-  assert.equal(await roleOf(lab.backup), "backup");
   await assertUnharmed(client);
 });
