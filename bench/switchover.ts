@@ -10,6 +10,8 @@ import { otherHost } from "../src/lab/configuration.ts";
 import { longestGap } from "../src/lab/gap-watch.ts";
 import { Lab } from "../src/lab/lab.ts";
 import { lastWords } from "../src/lab/last-words.ts";
+import { monotonicMs } from "../src/os/monotonic.ts";
+import { type Move, moveTable, percentile } from "./switchover/move.ts";
 
 const { values } = parseArgs({
   options: {
@@ -22,25 +24,16 @@ const MOST_MS = 100;
 const PATIENCE_MS = 30_000;
 const ANSWERS = 20;
 
-interface Move {
-  readonly to: string;
-  readonly gapMs: number;
-  /** At the new host, from the hearing of HANDOVER on: to the arbiter's word, to images that the VM can have, to its first instruction. */
-  readonly grantedMs: number;
-  readonly imagesMs: number;
-  readonly takeoverMs: number;
-}
-
-function percentile(samples: readonly number[], share: number): number {
-  const sorted = [...samples].sort((one, other) => one - other);
-  return sorted[Math.max(0, Math.ceil(sorted.length * share) - 1)] ?? Number.NaN;
-}
-
+/** When the VM was last handed over. */
+let handedOverMs = Number.NaN;
 const lab = await Lab.create({
   load: values.load as "idle" | "busy",
   disks: [{ mebibytes: 128, use: "data" }],
   // How long a failure takes to be noticed is not the question here: a busy machine shall not look like one.
   detectionMs: 1000,
+  onEvent: (_host, { phase }) => {
+    if (phase === "handing-over") handedOverMs = monotonicMs();
+  },
 });
 for (const signal of ["SIGINT", "SIGTERM"] as const)
   process.once(signal, () => void lab.destroy().finally(() => process.exit(130)));
@@ -60,15 +53,10 @@ try {
     const { failover } = await lab.primary.control.order<{
       failover: { detectedAtMs: number; grantedAtMs: number; imagesFreeAtMs: number; runningAtMs: number };
     }>("status");
-    const { detectedAtMs } = failover;
-    const takeoverMs = failover.runningAtMs - detectedAtMs;
-    moves.push({
-      to: lab.owner,
-      gapMs,
-      grantedMs: failover.grantedAtMs - detectedAtMs,
-      imagesMs: failover.imagesFreeAtMs - detectedAtMs,
-      takeoverMs,
-    });
+    const { detectedAtMs: heardMs, grantedAtMs: grantedMs } = failover;
+    const { imagesFreeAtMs: imagesMs, runningAtMs: runningMs } = failover;
+    const takeoverMs = runningMs - heardMs;
+    moves.push({ to: lab.owner, gapMs, handedOverMs, heardMs, grantedMs, imagesMs, runningMs });
     console.log(
       `${String(time).padStart(3)}: ${otherHost(lab.owner)} to ${lab.owner}: the client waited ${gapMs.toFixed(0)} ms, ${takeoverMs.toFixed(0)} ms of it from HANDOVER to the VM running`,
     );
@@ -76,34 +64,8 @@ try {
   await lab.untilProtected();
   const { disks, differing } = await lab.ramCheck(0, { disks: true });
   const blocks = disks.reduce((sum, { offsets }) => sum + offsets.length, 0);
-  const { acked, connections, lost, repeated, resets, wentBack } = await client.finish();
-  const row = (what: string, of: readonly number[]) =>
-    `${what.padEnd(34)}${[0.5, 0.95, 1].map((share) => percentile(of, share).toFixed(0).padStart(8)).join("")}`;
-  console.log(`\n${"ms".padEnd(34)}${["p50", "p95", "max"].map((text) => text.padStart(8)).join("")}`);
-  console.log(
-    row(
-      "the client's gap",
-      moves.map(({ gapMs }) => gapMs),
-    ),
-  );
-  console.log(
-    row(
-      "HANDOVER heard to granted",
-      moves.map(({ grantedMs }) => grantedMs),
-    ),
-  );
-  console.log(
-    row(
-      "… to images free",
-      moves.map(({ imagesMs }) => imagesMs),
-    ),
-  );
-  console.log(
-    row(
-      "… to the VM running",
-      moves.map(({ takeoverMs }) => takeoverMs),
-    ),
-  );
+  const { acked, connections, gaps, lost, repeated, resets, wentBack } = await client.finish();
+  console.log(`\n${moveTable(moves, gaps)}`);
   console.log(
     `client: ${connections} connection, ${resets} resets, ${acked} answers, ${lost} lost, ${wentBack} went back, ${repeated} repeated; ` +
       `in the end ${differing.length} RAM pages and ${blocks} disk blocks differ`,

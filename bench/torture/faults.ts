@@ -3,9 +3,20 @@ import { setTimeout as pause } from "node:timers/promises";
 import { otherHost } from "../../src/lab/configuration.ts";
 import type { HostName } from "../../src/lab/namespaces.ts";
 import type { Dice } from "../disk-soak/dice.ts";
-import type { Stage } from "./stage.ts";
+import type { Stage, Status } from "./stage.ts";
 
-export const faultNames = ["kill-host", "kill-backup", "slow-link", "stop-host"] as const;
+export const faultNames = [
+  "kill-host",
+  "kill-backup",
+  "link-cut",
+  "slow-link",
+  "stop-host",
+  "half-open",
+  // Beyond the design's table.
+  "stop-backup",
+  "hung-vm",
+  "hung-standby",
+] as const;
 export type FaultName = (typeof faultNames)[number];
 
 /** One strike: the primary stands still at its point. */
@@ -19,8 +30,8 @@ export interface Strike {
 }
 
 export interface Fault {
-  /** Whether the VM runs on the other host afterwards. */
-  readonly moves: boolean;
+  /** Whether the VM runs on the other host afterwards; `either`: that is for the witness to decide. */
+  readonly moves: boolean | "either";
   /** Does it. The primary stands still before and after. */
   strike(strike: Strike): Promise<void>;
   /** Waits until what must come of it has come. The primary has gone on, if it still can. */
@@ -29,7 +40,10 @@ export interface Fault {
   mend(strike: Strike): Promise<void>;
 }
 
-const alone = (phase: string) => phase === "unprotected";
+/** Runs the VM with its output free, and no backup could take it over; it may be on its way to one again. */
+const alone = ({ role, phase }: Status) =>
+  role === "primary" && ["ending", "unprotected", "connecting", "syncing"].includes(phase);
+const goesOnAlone = (stage: Stage, host: HostName) => stage.becomes(host, alone, "runs the VM alone");
 
 /** SIGKILL of guardian and QEMU on the host that runs the VM. */
 const killHost: Fault = {
@@ -43,7 +57,7 @@ const killHost: Fault = {
 const killBackup: Fault = {
   moves: false,
   strike: async ({ stage, to, qemuPids }) => void (await stage.lab.kill("processes", to, qemuPids[to])),
-  settle: ({ stage, from }) => stage.becomes(from, ({ phase }) => alone(phase), "runs the VM alone"),
+  settle: ({ stage, from }) => goesOnAlone(stage, from),
   mend: async ({ stage }) => void (await stage.lab.returnHost()),
 };
 
@@ -98,19 +112,90 @@ const stopHost: Fault = {
     process.kill(qemuPids[from], "SIGCONT");
     process.kill(stopped.pid, "SIGCONT");
   },
-  mend: ({ stage, from }) =>
-    stage.becomes(
-      from,
-      ({ role, phase }) => role === "backup" && phase === "waiting",
-      "offers itself as the backup after its hang",
-    ),
+  mend: ({ stage }) => loserIsBackup(stage),
 };
+
+/** The cable between the hosts is out: nothing is closed, and nothing arrives. Both ask the witness. */
+const linkCut: Fault = {
+  moves: "either",
+  strike: ({ stage }) => stage.lab.cut("link"),
+  settle: async ({ stage }) => void (await stage.lab.decided()),
+  mend: async ({ stage }) => {
+    await stage.lab.mend("link");
+    await loserIsBackup(stage);
+  },
+};
+
+/**
+ * One side knows what the other does not: it sees the connection reset, while to the other it seems to live and nothing more is heard on it; or bytes go
+ * through in one direction alone.
+ */
+const halfOpen: Fault = {
+  moves: "either",
+  strike: ({ stage, from, dice }) =>
+    stage.proxies[from].tell(dice.one(["half-open client", "half-open target", "pause up", "pause down"])),
+  settle: async ({ stage }) => void (await stage.lab.decided()),
+  mend: async ({ stage, from }) => {
+    await stage.proxies[from].tell("resume");
+    await loserIsBackup(stage);
+  },
+};
+
+/** SIGSTOP of guardian and QEMU on the backup's host; SIGCONT once the VM runs on without it. */
+const stopBackup: Fault = {
+  moves: false,
+  strike: async ({ stage, to, qemuPids }) => {
+    process.kill(qemuPids[to], "SIGSTOP");
+    process.kill(stage.lab.backup.pid, "SIGSTOP");
+  },
+  settle: async ({ stage, from, to, qemuPids, dice }) => {
+    await goesOnAlone(stage, from);
+    await pause(dice.between(0, 500));
+    process.kill(qemuPids[to], "SIGCONT");
+    process.kill(stage.lab.backup.pid, "SIGCONT");
+  },
+  mend: ({ stage }) => loserIsBackup(stage),
+};
+
+/** SIGSTOP of the VM's QEMU alone: its guardian is well, and beats. */
+const hungVm: Fault = {
+  moves: true,
+  strike: async ({ from, qemuPids }) => void process.kill(qemuPids[from], "SIGSTOP"),
+  settle: ({ stage }) => stage.lab.failedOver(),
+  mend: async ({ stage, from }) => {
+    // It has ended with its VM.
+    await stage.lab.guardianOf(from).exited;
+    await stage.lab.returnHost();
+  },
+};
+
+/** SIGSTOP of the standby alone: nothing is wrong yet, but the next failure would find no backup. */
+const hungStandby: Fault = {
+  moves: false,
+  strike: async ({ to, qemuPids }) => void process.kill(qemuPids[to], "SIGSTOP"),
+  settle: ({ stage, from }) => goesOnAlone(stage, from),
+  mend: ({ stage }) => loserIsBackup(stage),
+};
+
+/** Whichever it is, it finds out by itself. */
+function loserIsBackup(stage: Stage): Promise<void> {
+  return stage.becomes(
+    otherHost(stage.lab.owner),
+    ({ role, phase }) => role === "backup" && phase !== "stood-down",
+    "offers itself as the backup",
+  );
+}
 
 export const faults: Readonly<Record<FaultName, Fault>> = {
   "kill-host": killHost,
   "kill-backup": killBackup,
+  "link-cut": linkCut,
   "slow-link": slowLink,
   "stop-host": stopHost,
+  "half-open": halfOpen,
+  "stop-backup": stopBackup,
+  "hung-vm": hungVm,
+  "hung-standby": hungStandby,
 };
 
 export function strikeAt(stage: Stage, qemuPids: Strike["qemuPids"], dice: Dice): Strike {

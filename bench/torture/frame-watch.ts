@@ -19,6 +19,7 @@ const RECORD_HEADER_BYTES = 16;
 /** A frame of the guest's that has left a host. */
 export interface GuestFrame {
   readonly host: HostName;
+  /** CLOCK_REALTIME. */
   readonly atNs: bigint;
 }
 
@@ -47,11 +48,15 @@ export class FrameWatch {
     );
   }
 
+  /** Ends it. Gives what it saw, in order. */
+  async frames(): Promise<GuestFrame[]> {
+    const all = (await Promise.all(this.ports.map((port) => port.end()))).flat();
+    return all.sort((one, other) => (one.atNs < other.atNs ? -1 : 1));
+  }
+
   /** Ends it. `first` is the host that ran the VM when it began. */
   async end(first: HostName): Promise<FramesSeen> {
-    const all = (await Promise.all(this.ports.map((port) => port.end()))).flat();
-    all.sort((one, other) => (one.atNs < other.atNs ? -1 : 1));
-    return judge(all, first);
+    return judge(await this.frames(), first);
   }
 }
 

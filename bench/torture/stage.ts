@@ -15,6 +15,7 @@ const REPLICATION_PORT = 7000;
  * that nobody has asked for would spoil a cell.
  */
 const DETECTION_MS = 1000;
+const HUNG_MS = 2000;
 const PATIENCE_MS = 30_000;
 const STATUS_TIMEOUT_MS = 3_000;
 
@@ -52,6 +53,8 @@ export class Stage {
       lab = await Lab.create({
         disks: tortureDisks,
         detectionMs: DETECTION_MS,
+        retryMs: 500,
+        hungMs: HUNG_MS,
         replicationPeer: PROXY,
         guardianWords: (host) => points.words(host),
       });

@@ -19,7 +19,7 @@ export interface Played {
 export function table(played: readonly Played[], seconds: number): string {
   const wide = Math.max(...epochPoints.map((point) => point.length)) + 2;
   const row = (first: string, cells: readonly string[]) =>
-    `  ${first.padEnd(12)}${cells.map((cell) => cell.padStart(wide)).join("")}`;
+    `  ${first.padEnd(14)}${cells.map((cell) => cell.padStart(wide)).join("")}`;
   const rows = faultNames.map((fault) => {
     const counts = epochPoints.map((point) => {
       const here = played.filter(({ cell }) => cell.fault === fault && cell.point === point);
@@ -35,7 +35,7 @@ export function table(played: readonly Played[], seconds: number): string {
     row("", epochPoints),
     ...rows,
     "",
-    `  ${well(played)} of ${played.length} cells as they must be, in ${(seconds / 60).toFixed(1)} minutes`,
+    `  ${well(played)} of ${played.length} cells as they must be, in ${(seconds / 60).toFixed(1)} minutes, ${(seconds / Math.max(1, played.length)).toFixed(1)} s a cell`,
     `  client: ${sum("acked")} answers, ${sum("lost")} lost, ${sum("wentBack")} went back, ${sum("resets")} resets; frames of two owners: ${late}`,
     "",
   ].join("\n");

@@ -20,10 +20,12 @@ import { encodePages, type PageFrameBuffers } from "./replication-pages.ts";
 /** crc32 over checksums (u32, big-endian), in the order given. */
 class Crcs {
   value = 0;
-  readonly #word = new DataView(new ArrayBuffer(4));
+  /** Not the view itself goes to crc32: Node 24 takes a DataView for no view at all once it has compiled that function, and throws. */
+  readonly #word = new Uint8Array(4);
+  readonly #view = new DataView(this.#word.buffer);
 
   add(crc: number): void {
-    this.#word.setUint32(0, crc);
+    this.#view.setUint32(0, crc);
     this.value = crc32(this.#word, this.value);
   }
 }

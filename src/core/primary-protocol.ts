@@ -120,6 +120,8 @@ export type PrimaryEvent =
    */
   | { readonly type: "disk-failed"; readonly reason: string }
   | { readonly type: "capture-ended" }
+  /** The hypervisor's process is there, and has given no sign of life for a time that no load explains. May be told again and again. */
+  | { readonly type: "hypervisor-hung"; readonly reason: string }
   /** `atEpoch`: not before that checkpoint. */
   | { readonly type: "hold-asked"; readonly atEpoch: EpochId }
   | { readonly type: "proceed-asked" }

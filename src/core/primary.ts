@@ -41,6 +41,7 @@ export function stepPrimary(
       return superseded(state, event.generation, "the backup has taken over");
     return stepPrimary(state, { type: "link-lost", reason: STALE_TAKEOVER }, now, settings);
   }
+  if (event.type === "hypervisor-hung") return hung(state, event.reason);
   switch (state.phase) {
     case "unprotected":
       return fromUnprotected(state, event);
@@ -263,6 +264,16 @@ function fromEnding(state: PrimaryState & { phase: "ending" }, event: PrimaryEve
     default:
       return stay(state);
   }
+}
+
+/**
+ * A VM that hangs is of no use to anybody, but only where the backup holds a checkpoint of it does its death bring it back (I4). Elsewhere it might wake up, and
+ * is the only copy (I5): nobody else has it before checkpoint 0 is acknowledged, or may have it once the backup was told goodbye; and while the arbiter is
+ * asked, its word says who goes on.
+ */
+function hung(state: PrimaryState, reason: string): PrimaryStep {
+  if (state.phase !== "protected" || state.acked < 0) return stay(state);
+  return { state, effects: [{ type: "kill-vm", reason: `${reason}; the backup can go on` }] };
 }
 
 function superseded(state: PrimaryState, generation: Generation, why: string): PrimaryStep {

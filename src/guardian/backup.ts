@@ -31,6 +31,7 @@ import { monotonicMs } from "../os/monotonic.ts";
 import { BackupDisks } from "./backup-disks.ts";
 import { BackupLink } from "./backup-link.ts";
 import { type BackupConfig, inRole } from "./config.ts";
+import { HangWatch } from "./hang-watch.ts";
 import { HeldCheckpoints } from "./held-checkpoints.ts";
 import { replicatedDisks } from "./owned-disks.ts";
 import type { Post, RoleEnd } from "./role.ts";
@@ -63,6 +64,9 @@ export class BackupGuardian {
   private state: BackupState;
   private takeover!: StandbyTakeover;
   private test!: TestFailover;
+  private readonly hangs: HangWatch;
+  /** The standby hung, and was ended. */
+  private hung = false;
   private quitting = false;
   /** Somebody has given the order to quit. */
   private ordered = false;
@@ -82,6 +86,17 @@ export class BackupGuardian {
     this.taps = new StandbyTaps(config.vm.nics, join(config.runDirectory, "bridges.json"), (text) =>
       log.warn(text),
     );
+    this.hangs = new HangWatch({
+      qemu,
+      hungMs: config.timing.hungMs,
+      who: "the standby's QEMU",
+      log,
+      control: post.control,
+      onHung: () => {
+        this.hung = true;
+        qemu.kill();
+      },
+    });
     void this.qemu.exited.then((how) => this.standbyGone(how));
   }
 
@@ -202,6 +217,7 @@ export class BackupGuardian {
   // Events
 
   private async standbyGone(how: string): Promise<void> {
+    this.hangs.close();
     if (this.handedOn) return;
     const asked = this.quitting || this.state.phase === "stood-down";
     if (!asked) this.post.log.error(`the standby is gone: ${how}`);
@@ -219,7 +235,7 @@ export class BackupGuardian {
     this.images.discard();
     await this.taps.restore();
     const { state } = this;
-    if (state.phase === "stood-down" && !this.ordered)
+    if ((state.phase === "stood-down" || this.hung) && !this.ordered)
       this.finish({ kind: "backup", generation: state.generation });
     else this.finish({ kind: "exit", status: asked ? 0 : 1 });
   }
@@ -265,6 +281,7 @@ export class BackupGuardian {
   private becomePrimary(): void {
     if (this.handedOn || inRole("primary", this.post.config) === undefined) return;
     this.handedOn = true;
+    this.hangs.close();
     this.link.shut();
     this.finish({
       kind: "primary",

@@ -90,6 +90,7 @@ const timing = z
     syncMiBps: whole(1, 1 << 20).exactOptional(),
     witnessMs: whole(100, 3_600_000).default(30_000),
     retryMs: whole(100, 3_600_000).default(2_000),
+    hungMs: whole(500, 3_600_000).default(5_000),
   })
   .superRefine(({ heartbeatMs, detectionMs }, context) => {
     if (heartbeatMs * 3 > detectionMs)

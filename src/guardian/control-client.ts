@@ -6,6 +6,9 @@ export interface GuardianEvent {
   readonly kind: string;
   readonly phase?: string;
   readonly text?: string;
+  /** Of an alarm: what it is about, and whether it has come up or is over. */
+  readonly about?: string;
+  readonly raised?: boolean;
 }
 
 /** The guardian refused an order. */

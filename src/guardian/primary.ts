@@ -16,6 +16,7 @@ import { lateMs } from "./attention.ts";
 import { openClosedDoor } from "./closed-door.ts";
 import { inRole, type PrimaryConfig } from "./config.ts";
 import { DirtyRecords } from "./dirty-records.ts";
+import { HangWatch } from "./hang-watch.ts";
 import { InputForwarding } from "./input-forwarding.ts";
 import { KeepProtected } from "./keep-protected.ts";
 import { OwnedDisks } from "./owned-disks.ts";
@@ -58,6 +59,7 @@ export class PrimaryGuardian {
   private readonly statistics = new PrimaryStatistics();
   private readonly vm: RunningVm;
   private readonly input: InputForwarding;
+  private readonly hangs: HangWatch;
   private listener: Listener | undefined;
   private state: PrimaryState;
   private protection: Protection | undefined;
@@ -109,6 +111,14 @@ export class PrimaryGuardian {
       post.log,
     );
     this.vm = new RunningVm(qemu, this.statistics);
+    this.hangs = new HangWatch({
+      qemu,
+      hungMs: config.timing.hungMs,
+      who: "the VM's QEMU",
+      log: post.log,
+      control: post.control,
+      onHung: (reason) => this.feed({ type: "hypervisor-hung", reason }),
+    });
     void qemu.exited.then((how) => this.vmGone(how));
   }
 
@@ -205,6 +215,7 @@ export class PrimaryGuardian {
     }
     clearInterval(this.tickTimer);
     clearTimeout(this.wakeTimer);
+    this.hangs.close();
     this.listener?.close();
     this.link.close();
     await this.protection?.dispose();

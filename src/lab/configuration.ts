@@ -45,6 +45,8 @@ export interface LabOptions {
   readonly witnessMs?: number;
   /** From the end of a protection to the first try to protect the VM again. */
   readonly retryMs?: number;
+  /** After which a QEMU that gives no sign of life is taken for dead. */
+  readonly hungMs?: number;
   readonly onEvent?: (host: HostName, event: GuardianEvent) => void;
 }
 
@@ -91,8 +93,8 @@ export function guardianConfig(
   { directory, stateDirectory, serialLog, ramFile, witness }: HostPlaces,
   options: LabOptions,
 ): Record<string, unknown> {
-  const { intervalMs, detectionMs, bindLifetimes, limits, replicationPeer, retryMs, syncMiBps, witnessMs } =
-    options;
+  const { intervalMs, detectionMs, bindLifetimes, limits, replicationPeer, syncMiBps } = options;
+  const { hungMs, retryMs, witnessMs } = options;
   const address = (of: HostName) => `${labAddresses.replication[of]}:${REPLICATION_PORT}`;
   return {
     role,
@@ -108,6 +110,7 @@ export function guardianConfig(
       ...(syncMiBps === undefined ? {} : { syncMiBps }),
       ...(witnessMs === undefined ? {} : { witnessMs }),
       ...(retryMs === undefined ? {} : { retryMs }),
+      ...(hungMs === undefined ? {} : { hungMs }),
     },
     limits: limits ?? {},
     host: `host-${host}`,

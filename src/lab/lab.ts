@@ -118,6 +118,10 @@ export class Lab {
     return this.guardians[otherHost(this.owner)]!;
   }
 
+  guardianOf(host: HostName): GuardianProcess {
+    return this.guardians[host]!;
+  }
+
   /** @param vm fields of the VM's spec that are to be others than at the primary */
   startBackup(vm: Record<string, unknown> = {}): Promise<GuardianProcess> {
     return this.startGuardian(otherHost(this.owner), "backup", vm);
@@ -289,7 +293,7 @@ export class Lab {
       // One that hangs gives no answer.
       const late = new Promise<undefined>((resolve) => setTimeout(resolve, 500, undefined));
       const { role, phase } = (await Promise.race([status?.catch(() => undefined), late])) ?? {};
-      return role === "primary" && (phase === "unprotected" || phase === "connecting");
+      return role === "primary" && ["ending", "unprotected", "connecting", "syncing"].includes(phase ?? "");
     };
     let owner: HostName | undefined;
     const look = async (): Promise<boolean> => {

@@ -65,7 +65,7 @@ test("the demo: the VM outlives its host, and the figures are all there", async 
   t.after(() => rmSync(directory, { recursive: true, force: true }));
   const before = new Set(readdirSync("/dev/shm"));
   const json = join(directory, "f.json");
-  const demo = startDemo(t, ["--load", "busy", "--seconds", "6", "--seed", "7", "--json", json]);
+  const demo = startDemo(t, ["--load", "busy", "--seconds", "4", "--seed", "7", "--json", json]);
   assert.equal(await demo.ended, 0, demo.lines.join("\n"));
   const report = JSON.parse(readFileSync(json, "utf8")) as DemoReport;
   const { client } = report;

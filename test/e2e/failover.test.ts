@@ -26,15 +26,15 @@ for (const kill of ["power", "qemu", "guardian"] as const)
     );
   });
 
-test("2 vCPUs, q35, 1 GiB, two NICs, clients over IPv4 and IPv6 on different NICs", async (t) => {
+test("2 vCPUs, q35, 512 MiB, two NICs, clients over IPv4 and IPv6 on different NICs", async (t) => {
   const { lab, client } = await protectedLab(t, {
     vcpus: 2,
     machine: "q35",
-    memoryMiB: 1024,
+    memoryMiB: 512,
     nics: 2,
     virtio: "standard",
     load: "busy",
-    // To look at a gigabyte keeps a small machine from its heartbeats.
+    // To look at all of it keeps a small machine from its heartbeats.
     detectionMs: 1000,
   });
   const second = lab.client(guestAddresses[1].ipv6, "second");

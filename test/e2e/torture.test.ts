@@ -9,11 +9,11 @@ import type { Played } from "../../bench/torture/table.ts";
 
 const torture = join(import.meta.dirname, "../../bench/torture.ts");
 
-test("the host is killed when it has just released output, the backup in the pause: one client, nothing lost, one owner", (t) => {
+test("the host is killed when it has just released output; a connection dies for one side alone, in the pause: one client, nothing lost, one owner", (t) => {
   const directory = mkdtempSync(join(tmpdir(), "remus-torture-"));
   t.after(() => rmSync(directory, { recursive: true, force: true }));
   const json = join(directory, "f.json");
-  const cells = ["kill-host/after-release/network", "kill-backup/before-resume/disk"];
+  const cells = ["kill-host/after-release/network", "half-open/before-resume/disk"];
   const { pid, status, stdout, stderr } = spawnSync(
     process.execPath,
     [torture, ...cells.flatMap((cell) => ["--cell", cell]), "--json", json],
@@ -21,14 +21,11 @@ test("the host is killed when it has just released output, the backup in the pau
   );
   assert.equal(status, 0, stdout + stderr);
   const played = JSON.parse(readFileSync(json, "utf8")) as Played[];
-  assert.deepEqual(
-    played.map(({ report }) => [report?.frames.owners.join(""), report?.frames.late]),
-    [
-      ["ab", 0],
-      ["b", 0],
-    ],
-  );
-  for (const { report } of played) assert.ok(report!.client.acked > 20, stdout);
+  assert.equal(played[0]!.report!.frames.owners.join(""), "ab");
+  for (const { report } of played) {
+    assert.ok(report!.client.acked > 20, stdout);
+    assert.equal(report!.frames.late, 0);
+  }
   assert.deepEqual(
     readdirSync("/run/netns").filter((name) => name.startsWith(`remus-${pid}-`)),
     [],

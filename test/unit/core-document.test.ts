@@ -144,6 +144,7 @@ const PRIMARY_EVENTS: Record<string, PrimaryEvent[]> = {
   "output-failed": [{ type: "output-failed", reason }],
   "disk-failed": [{ type: "disk-failed", reason }],
   "capture-ended": [{ type: "capture-ended" }],
+  "hypervisor-hung": [{ type: "hypervisor-hung", reason }],
   "hold-asked": [{ type: "hold-asked", atEpoch: 0 }],
   "proceed-asked": [{ type: "proceed-asked" }],
   "switchover-asked": [{ type: "switchover-asked" }],

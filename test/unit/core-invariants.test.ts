@@ -10,6 +10,7 @@ const FAILURES = [
   "cut",
   "backup-suspects",
   "primary-suspects",
+  "hypervisor-hangs",
   "primary-dies",
   "backup-dies",
   "standby-fails",

@@ -68,6 +68,36 @@ test("part 6, backup lost: output stays held until the arbiter speaks; granted: 
   `);
 });
 
+test("I4: a hypervisor that hangs is killed while the backup holds a checkpoint, also in the midst of the next one", () => {
+  playPrimary(`${PROTECTED} hypervisor-hung → kill-vm | protected`);
+  playPrimary(`${ONE_IN_FLIGHT}
+    @26  requested        → wake 50
+    @50  acked 1          → release 1, capture 2
+         hypervisor-hung  → kill-vm  | protected
+    # What is acknowledged may go: the backup knows of it.
+         hypervisor-hung  → kill-vm  | protected
+  `);
+});
+
+test("I5: a hypervisor that hangs is left alone where nobody else has the VM, or might not", () => {
+  playPrimary(`
+    hypervisor-hung    →                        | unprotected
+    protect-asked      → connect
+    hypervisor-hung    →                        | connecting
+    link-up            → start-capture
+    hypervisor-hung    →                        | syncing
+    first-pass-done    → begin-epochs
+    hypervisor-hung    →                        | protected
+    acked 0            → release 0
+    stop-asked         → send-goodbye
+    hypervisor-hung    →                        | leaving
+    link-lost          → warn, close-link, ask-arbiter 1
+    hypervisor-hung    →                        | arbitrating
+    verdict granted 2  → release-all, end-capture, warn
+    hypervisor-hung    →                        | ending
+  `);
+});
+
 test("part 6, backup lost and the arbiter denies: the VM is killed, once, and nothing is released", () => {
   playPrimary(`${ONE_IN_FLIGHT}
     link-lost            → warn, close-link, ask-arbiter 1   | arbitrating

@@ -57,6 +57,8 @@ test("I3: a VM that is killed is killed for a reason, with the generation that h
   primaryTells(PROTECTED, takeover, "kill-vm", "the backup has taken over (generation 2)");
   const denied = { type: "verdict", granted: false, generation: 2 } as const;
   primaryTells(LOST, denied, "kill-vm", "the arbiter has given the VM to the backup (generation 2)");
+  const hung = { type: "hypervisor-hung", reason } as const;
+  primaryTells(PROTECTED, hung, "kill-vm", `${reason}; the backup can go on`);
 });
 
 test("an order that cannot be carried out now is refused with the reason", () => {

@@ -213,6 +213,8 @@ export class World {
       )
         fault("primary-suspects", () => this.feedPrimary({ type: "link-lost", reason: "silent" }));
     }
+    if (this.primaryAlive && !this.vmKilled)
+      fault("hypervisor-hangs", () => this.feedPrimary({ type: "hypervisor-hung", reason: "a fault" }));
     if (this.primaryAlive && this.backupAlive) {
       fault("primary-dies", () => {
         this.primaryAlive = false;
@@ -491,6 +493,9 @@ export class World {
           break;
         case "kill-vm":
           this.vmKilled = true;
+          // As the guardian does: it ends with a VM that hung.
+          if (this.primary.phase !== "superseded") this.primaryAlive = false;
+          if (this.link !== undefined) this.link.primaryUses = false;
           break;
       }
   }

@@ -1,6 +1,7 @@
 /** The torture's own eyes: which cells there are, and that frames of two owners are seen (I3). */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { lateFrames } from "../../bench/partitions/round.ts";
 import { allCells, cellsLike, nameOf } from "../../bench/torture/cells.ts";
 import { type GuestFrame, judge } from "../../bench/torture/frame-watch.ts";
 import { table } from "../../bench/torture/table.ts";
@@ -30,6 +31,14 @@ test("I3: a frame of the old owner after the first one of the new is told, and h
   // Nothing was heard of the old owner before: it is still the one that must be silent.
   assert.equal(judge(seen("bba"), "a").late, 1);
   assert.equal(judge(seen("bba"), "b").late, 0);
+});
+
+test("I3: what the old owner sends after the witness has spoken is told, though the new one has sent nothing yet", () => {
+  const frames = seen("aaaab");
+  assert.equal(lateFrames(frames, "a", "b", 10_000_000n), 0);
+  assert.equal(lateFrames(frames, "a", "b", 1_000_000n), 2);
+  assert.equal(lateFrames(seen("aaba"), "a", "b", 10_000_000n), 1);
+  assert.equal(lateFrames(seen("aabaa"), "a", "a", undefined), 1);
 });
 
 test("the table counts what went well, of what was played", () => {
