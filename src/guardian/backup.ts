@@ -112,7 +112,10 @@ export class BackupGuardian {
     const { config, control, log, record } = this.post;
     const { replication, vm, limits, runDirectory } = config;
     await this.taps.park();
-    const disks = replicatedDisks(vm);
+    const disks = replicatedDisks(vm).map((disk) => {
+      const { clusterBytes } = this.ground.images[disk]!;
+      return { disk, clusterBytes };
+    });
     this.disks = await BackupDisks.open({
       qmp: this.qemu.qmp,
       runDirectory,
