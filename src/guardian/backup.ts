@@ -32,6 +32,7 @@ import { BackupDisks } from "./backup-disks.ts";
 import { BackupLink } from "./backup-link.ts";
 import { type BackupConfig, inRole } from "./config.ts";
 import { HeldCheckpoints } from "./held-checkpoints.ts";
+import { mendImages } from "./image-repair.ts";
 import { replicatedDisks } from "./owned-disks.ts";
 import type { Post, RoleEnd } from "./role.ts";
 import { StandbyTakeover } from "./standby-takeover.ts";
@@ -92,6 +93,7 @@ export class BackupGuardian {
     const ground = await prepareGround(config, log);
     const { images: disks } = ground;
     heed(await backupPreflight(vm, { imageDirectory, stagingMiB: limits.stagingMiB, images: disks }), log);
+    await mendImages(post);
     const path = join(imageDirectory, `${vm.name}.ram`);
     const images = BackupImages.create(path, ramBlockName, ramKiB(vm.memoryMiB, ground.accelerator) * 1024);
     let qemu: QemuProcess | undefined;
