@@ -2,13 +2,17 @@
  * `npm run disk-soak -- WHAT`: what must never happen to disks, looked for again and again. See the files in disk-soak/.
  *
  *   primary [--kills 20] [--seed 1]     the VM's host is killed under load and brought up to date by records
+ *   backup [--kills 20] [--seed 1]      the backup's host is killed while it commits: never is that mixture taken for an image
+ *   pressure [--seconds 8]              the guest writes faster than the link takes: it becomes slow, and no memory grows
  *   fsync [--seeds 20] [--seed 1]       the VM's host is killed while the guest appends and syncs: nothing that was told of is missing
  *   resync [--mib 2048] [--solo 60]     a host returns after a minute to a large disk of which a hundredth has changed
  */
 import { parseArgs } from "node:util";
 import type { Lab } from "../src/lab/lab.ts";
+import { backupKilled } from "./disk-soak/backup-killed.ts";
 import { primaryKilled } from "./disk-soak/primary-killed.ts";
 import { returnedLate } from "./disk-soak/returned-late.ts";
+import { slowBackup } from "./disk-soak/slow-backup.ts";
 import { syncedRecords } from "./disk-soak/synced-records.ts";
 
 const { positionals, values } = parseArgs({
@@ -18,6 +22,7 @@ const { positionals, values } = parseArgs({
     seed: { type: "string", default: "1" },
     seeds: { type: "string", default: "20" },
     mib: { type: "string", default: "2048" },
+    seconds: { type: "string", default: "8" },
     solo: { type: "string", default: "60" },
   },
 });
@@ -33,6 +38,8 @@ const say = (text: string) =>
 
 const soaks: Readonly<Record<string, () => Promise<number>>> = {
   primary: () => primaryKilled({ kills: Number(values.kills), seed: Number(values.seed), say }, onLab),
+  backup: () => backupKilled({ kills: Number(values.kills), seed: Number(values.seed), say }, onLab),
+  pressure: () => slowBackup({ seconds: Number(values.seconds), say }, onLab),
   fsync: () => syncedRecords({ seeds: Number(values.seeds), seed: Number(values.seed), say }, onLab),
   resync: () => returnedLate({ mebibytes: Number(values.mib), soloSeconds: Number(values.solo), say }, onLab),
 };

@@ -1,6 +1,7 @@
 // Bytes of one connection in, whole and checked messages out. Owns no socket.
 
 import { crc32 } from "node:zlib";
+import { payloadMemory } from "./payload-memory.ts";
 import {
   HEADER_BYTES,
   hex,
@@ -21,7 +22,7 @@ export interface ParserOptions {
   readonly vmId?: Uint8Array;
   /** Called within push(), once per message, in order. May call stop(), and may throw: push() throws it on. */
   readonly onMessage: (message: ReplicationMessage) => void;
-  /** Gives exactly `bytes` bytes for a payload. Never asked for more than the type's cap. Left out: fresh memory. */
+  /** Gives exactly `bytes` bytes for a payload. Never asked for more than the type's cap. Left out: `payloadMemory`. */
   readonly allocate?: (bytes: number, type: MessageType) => Uint8Array;
 }
 
@@ -118,7 +119,10 @@ export class ReplicationParser {
       this.#payload = EMPTY;
       return;
     }
-    this.#payload = (this.#options.allocate ?? freshMemory)(header.payloadBytes, header.type);
+    this.#payload = (this.#options.allocate ?? ((bytes) => payloadMemory.take(bytes)))(
+      header.payloadBytes,
+      header.type,
+    );
     if (this.#payload.byteLength !== header.payloadBytes) {
       throw new RangeError(
         `allocate gave ${this.#payload.byteLength} bytes, asked for ${header.payloadBytes}`,
@@ -156,7 +160,3 @@ export class ReplicationParser {
 }
 
 const EMPTY = new Uint8Array(0);
-
-function freshMemory(bytes: number): Uint8Array {
-  return Buffer.allocUnsafeSlow(bytes);
-}

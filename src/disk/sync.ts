@@ -16,8 +16,19 @@ export type SyncPlan =
   | { readonly kind: "blank" }
   /** Nothing is known: blocks are compared by their hashes. */
   | { readonly kind: "compare" }
-  /** `changed` differs; `suspect` may differ, and is compared; all else is equal. */
-  | { readonly kind: "records"; readonly changed: readonly Extent[]; readonly suspect: readonly Extent[] };
+  | RecordsPlan;
+
+/** `changed` differs; `suspect` may differ, and is compared; all else is equal. */
+export interface RecordsPlan {
+  readonly kind: "records";
+  readonly changed: readonly Extent[];
+  readonly suspect: readonly Extent[];
+  /**
+   * Of an image that is kept in clusters: their size. A power failure may take a new cluster's zeroes and leave the note that it is in use: then
+   * something old is where it was not written.
+   */
+  readonly clusterBytes?: number | undefined;
+}
 
 /** Where a sync sends to. */
 export interface SyncPeer {
@@ -84,9 +95,7 @@ export class DiskSync {
       await this.each([whole], (stride) => this.compare(stride, COARSE_BLOCK_BYTES));
     if (plan.kind !== "records") return;
     const changed = union(plan.changed);
-    const suspect = union(plan.suspect.map((one) => aligned(one, COARSE_BLOCK_BYTES, end))).flatMap((one) =>
-      subtract(one, changed),
-    );
+    const suspect = suspects(plan, end).flatMap((one) => subtract(one, changed));
     this.counts.totalBytes = totalBytes(changed) + totalBytes(suspect);
     await this.each(changed, (stride) => this.copy(stride));
     await this.each(suspect, (stride) => this.compare(stride, FINE_BLOCK_BYTES));
@@ -178,6 +187,11 @@ export class DiskSync {
         : { ...place, kind: DISK_WRITE, data: bytes.subarray(from - extent.from, to - extent.from) };
     });
   }
+}
+
+function suspects({ changed, clusterBytes, suspect }: RecordsPlan, end: number): Extent[] {
+  const all = clusterBytes === undefined ? suspect : [...suspect, ...changed];
+  return union(all.map((one) => aligned(one, Math.max(COARSE_BLOCK_BYTES, clusterBytes ?? 0), end)));
 }
 
 const ZEROES = Buffer.alloc(FINE_BLOCK_BYTES);

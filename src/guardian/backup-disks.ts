@@ -19,11 +19,18 @@ import { soloBitmap } from "./dirty-records.ts";
 /** How often what was applied is put on stable storage: so much at most a quick resync brings over for nothing. */
 const DURABLE_EVERY_MS = 2_000;
 
+export interface FollowedDisk {
+  /** Its number in `vm.disks`. */
+  readonly disk: number;
+  /** Of an image that is kept in clusters: their size. */
+  readonly clusterBytes: number | undefined;
+}
+
 export interface BackupDisksOptions {
   readonly qmp: Qmp;
   readonly runDirectory: string;
-  /** Numbers of the replicated disks. */
-  readonly disks: readonly number[];
+  /** The replicated disks. */
+  readonly disks: readonly FollowedDisk[];
   readonly record: StateFile;
   /** Where write-intent logs of this host may lie, from a time when the VM ran here, under the VM's name. */
   readonly log: { readonly folder: string; readonly vm: string };
@@ -49,7 +56,7 @@ export class BackupDisks {
   private constructor(options: BackupDisksOptions, clients: ReadonlyMap<number, NbdClient>) {
     this.options = options;
     this.clients = clients;
-    this.applier = new DiskApplier(clients);
+    this.applier = this.newApplier();
     for (const [disk, client] of clients)
       void client.closed.then(({ message }) => this.fail(new Error(`disk${disk}: ${message}`)));
   }
@@ -60,7 +67,7 @@ export class BackupDisks {
     const path = join(runDirectory, "standby-disks.sock");
     if (disks.length > 0) await startExports(qmp, path);
     const clients = new Map<number, NbdClient>();
-    for (const disk of disks) {
+    for (const { disk } of disks) {
       await exportDisk(qmp, { index: disk, writable: true });
       const contexts = ["base:allocation"];
       clients.set(disk, await NbdClient.connect({ path, exportName: `disk${disk}`, contexts }));
@@ -96,7 +103,7 @@ export class BackupDisks {
     this.durable = { epoch: -1, atMs: performance.now() };
     const before = this.applier;
     // What failed may have been mended since, and everything is brought over anew. If not, it fails again.
-    if (this.failed) this.applier = new DiskApplier(this.clients);
+    if (this.failed) this.applier = this.newApplier();
     this.failed = false;
     this.noted = before.idle().then(() => this.noteSyncing(session, generation));
     this.noted.catch((error: Error) => this.fail(error));
@@ -191,6 +198,14 @@ export class BackupDisks {
   close(): void {
     this.released = true;
     for (const client of this.clients.values()) client.destroy("the guardian ends");
+  }
+
+  private newApplier(): DiskApplier {
+    const applied = this.options.disks.map(
+      ({ disk, clusterBytes: grainBytes }) =>
+        [disk, { client: this.clients.get(disk)!, grainBytes }] as const,
+    );
+    return new DiskApplier(new Map(applied));
   }
 
   private async noteSyncing(session: string, generation: Generation): Promise<void> {

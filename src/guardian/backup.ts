@@ -33,6 +33,7 @@ import { BackupLink } from "./backup-link.ts";
 import { type BackupConfig, inRole } from "./config.ts";
 import { HangWatch } from "./hang-watch.ts";
 import { HeldCheckpoints } from "./held-checkpoints.ts";
+import { mendImages } from "./image-repair.ts";
 import { replicatedDisks } from "./owned-disks.ts";
 import type { Post, RoleEnd } from "./role.ts";
 import { StandbyTakeover } from "./standby-takeover.ts";
@@ -107,6 +108,7 @@ export class BackupGuardian {
     const ground = await prepareGround(config, log);
     const { images: disks } = ground;
     heed(await backupPreflight(vm, { imageDirectory, stagingMiB: limits.stagingMiB, images: disks }), log);
+    await mendImages(post);
     const path = join(imageDirectory, `${vm.name}.ram`);
     const images = BackupImages.create(path, ramBlockName, ramKiB(vm.memoryMiB, ground.accelerator) * 1024);
     let qemu: QemuProcess | undefined;
@@ -127,7 +129,10 @@ export class BackupGuardian {
     const { config, control, log, record } = this.post;
     const { replication, vm, limits, runDirectory } = config;
     await this.taps.park();
-    const disks = replicatedDisks(vm);
+    const disks = replicatedDisks(vm).map((disk) => {
+      const { clusterBytes } = this.ground.images[disk]!;
+      return { disk, clusterBytes };
+    });
     this.disks = await BackupDisks.open({
       qmp: this.qemu.qmp,
       runDirectory,

@@ -1,4 +1,5 @@
 /** Makes whole checkpoints of what comes over the link. What of checkpoint 0 can go into the images at once does: they are no checkpoint yet. */
+import { payloadMemory } from "../codec/payload-memory.ts";
 import { type MessageOf, ProtocolError, type ReplicationMessage } from "../codec/replication.ts";
 import type { EpochId } from "../core/words.ts";
 import { type BackupImages, LayoutError } from "../memory/backup-images.ts";
@@ -42,6 +43,7 @@ export class CheckpointIntake {
         return;
       case "device-state":
         this.buffer(this.next).addDeviceState(message);
+        payloadMemory.giveBack(message.piece.bytes);
         return;
       case "disk":
         this.takeDisk(message);
@@ -77,6 +79,7 @@ export class CheckpointIntake {
     }
     buffer.count(message);
     this.options.images.write(message.pages);
+    payloadMemory.giveBack(message.pages.source);
   }
 
   private takeDisk(message: MessageOf<"disk">): void {
@@ -90,7 +93,10 @@ export class CheckpointIntake {
     }
     buffer.countDisk(message);
     const { disks, onApplied } = this.options;
-    disks.applyNow(message.entries, message.payloadBytes, () => onApplied(disks.appliedBytes));
+    disks.applyNow(message.entries, message.payloadBytes, () => {
+      for (const { data } of message.entries) if (data !== undefined) payloadMemory.giveBack(data);
+      onApplied(disks.appliedBytes);
+    });
   }
 
   private buffer(epoch: EpochId): CheckpointBuffer {

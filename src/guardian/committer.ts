@@ -2,6 +2,7 @@
  * Puts whole checkpoints into the backup's images, one after the other (I2). It works in slices, so that a large checkpoint does not
  * keep this process from hearing and sending heartbeats.
  */
+import { payloadMemory } from "../codec/payload-memory.ts";
 import type { DiskEntry } from "../codec/replication.ts";
 import type { EpochId } from "../core/words.ts";
 import type { BackupImages } from "../memory/backup-images.ts";
@@ -25,8 +26,10 @@ export class Committer {
   private readonly onCommitted: (epoch: EpochId) => void;
   private queue: WholeCheckpoint[] = [];
   private nextSlice: NodeJS.Immediate | undefined;
-  /** A checkpoint is being put in: now, in the next slice, or by the disks. Whoever hears of a commit may add the next one before it returns. */
-  /** A checkpoint is being put into the images: they are whole only when it is not. */
+  /**
+   * A checkpoint is being put in: now, in the next slice, or by the disks. Whoever hears of a commit may add the next one before it returns. The images are
+   * whole only when it is not.
+   */
   busy = false;
   /** Counts what was forgotten: disk writes that are under way then are nobody's any more. */
   private life = 0;
@@ -89,8 +92,10 @@ export class Committer {
     });
   }
 
-  private done({ bytes, device, epoch }: WholeCheckpoint): void {
+  private done({ bytes, device, disk, epoch, pages }: WholeCheckpoint): void {
     this.queue.shift();
+    for (const { source } of pages) payloadMemory.giveBack(source);
+    for (const { data } of disk) if (data !== undefined) payloadMemory.giveBack(data);
     this.waitingBytes -= bytes;
     this.device = device;
     this.onCommitted(epoch);

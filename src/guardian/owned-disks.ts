@@ -17,6 +17,8 @@ export interface ReplicatedDisk {
   /** Its number in `vm.disks`. */
   readonly disk: number;
   readonly bytes: number;
+  /** Of an image that is kept in clusters, on either host: their size. */
+  readonly clusterBytes: number | undefined;
   /** The image's path. */
   readonly image: string;
 }
@@ -44,6 +46,7 @@ export class OwnedDisks {
     this.all = replicatedDisks(config.vm).map((disk) => ({
       disk,
       bytes: images[disk]!.virtualBytes,
+      clusterBytes: images[disk]!.clusterBytes,
       image: disks[disk]!.image,
     }));
     this.shared = disks.flatMap(({ storage }, index) => (storage === "shared" ? [index] : []));

@@ -210,7 +210,7 @@ export class PrimaryDisks {
         contexts: ["base:allocation", ...(bitmap === undefined ? [] : [context])],
       });
       try {
-        const plan = await planOf(decision, source, context);
+        const plan = await planOf(decision, source, { context, clusterBytes: one.clusterBytes });
         const limit = new RateLimit(syncBytesPerSecond);
         const sync = new DiskSync(one.disk, source, this.limited(limit));
         this.sync = sync;
@@ -254,7 +254,11 @@ export class PrimaryDisks {
   }
 }
 
-async function planOf(decision: Decision, source: NbdClient, context: string): Promise<SyncPlan> {
+async function planOf(
+  decision: Decision,
+  source: NbdClient,
+  { context, clusterBytes }: { readonly context: string; readonly clusterBytes: number | undefined },
+): Promise<SyncPlan> {
   if (decision.plan !== "records") return { kind: decision.plan };
   const changed: Extent[] = [];
   let at = 0;
@@ -263,5 +267,5 @@ async function planOf(decision: Decision, source: NbdClient, context: string): P
       if (flags !== 0) changed.push({ from: at, to: at + length });
       at += length;
     }
-  return { kind: "records", changed, suspect: decision.suspect };
+  return { kind: "records", changed, suspect: decision.suspect, clusterBytes };
 }

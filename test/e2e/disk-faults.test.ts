@@ -16,6 +16,7 @@ import {
   goesOn,
   PATIENT,
   startWithMonitor,
+  syncsOf,
 } from "./disk-session.ts";
 import { assertUnharmed, eventually, makeLab, phaseOf } from "./lab-session.ts";
 
@@ -73,6 +74,11 @@ test("a job cancelled by somebody, an endpoint that is cut off, a backup whose s
   await rm(filler);
 
   await begins();
+  // What came in when the storage was full is a mixture.
+  assert.deepEqual(
+    (await syncsOf(lab)).map(({ way, why }) => [way, why]),
+    [0, 1].map(() => ["compare", "the backup knows nothing of its image"]),
+  );
   await assertHostsEqual(lab);
   await lab.kill("power");
   await goesOn(client, 50);

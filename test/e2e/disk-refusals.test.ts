@@ -57,20 +57,20 @@ test("images that cannot be used: refused by name, on either host, and nothing i
   }
 });
 
-test("a disk that is larger at the backup: protection is refused by the disk's name, the VM runs on", async (t) => {
+test("a disk that is too small at the backup: protection is refused by the disk's name, the VM runs on", async (t) => {
   const lab = await makeLab(t, {
     disks: [
       { mebibytes: 16, use: "idle" },
       { mebibytes: 16, use: "idle" },
     ],
   });
-  await truncate(lab.disks.image("b", 1), 16 * MIB + 512);
+  await truncate(lab.disks.image("b", 1), 16 * MIB - 512);
   await Promise.all([lab.startPrimary(), lab.startBackup()]);
   const qemuPid = await lab.qemuPid("a");
   await assert.rejects(
     lab.protect(),
     new RegExp(
-      `not the same on both hosts: disks\\[1\\] \\(bytes\\) is ${16 * MIB} at the primary and ${16 * MIB + 512} at the backup`,
+      `not the same on both hosts: disks\\[1\\] \\(bytes\\) is ${16 * MIB} at the primary and ${16 * MIB - 512} at the backup`,
     ),
   );
   assert.equal(await phaseOf(lab.primary), "unprotected");

@@ -7,7 +7,7 @@ import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { connect } from "node:net";
+import { connect, Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
@@ -15,8 +15,12 @@ import { promisify } from "node:util";
 import { COMMAND } from "../../src/codec/nbd.ts";
 import { encodeRequest } from "../../src/codec/nbd-messages.ts";
 import type { NbdExport } from "../../src/codec/nbd-server.ts";
+import { DISK_DISCARD, DISK_WRITE, DISK_ZERO } from "../../src/codec/replication.ts";
+import { DiskEndpoint } from "../../src/disk/endpoint.ts";
 import { NbdClient, NbdError } from "../../src/disk/nbd-client.ts";
+import { WriteRing } from "../../src/disk/write-ring.ts";
 import { Qmp } from "../../src/hypervisor/qemu/qmp.ts";
+import { EpochCell } from "../../src/memory/epoch-cell.ts";
 import { attach, entering, exportOf, listen, MemoryDisk } from "../unit/nbd-samples.ts";
 
 const MIB = 1 << 20;
@@ -211,6 +215,66 @@ test("nbdkit in between passes everything on", async (t) => {
   assert.ok(content.equals(disk.content));
   await run("nbdcopy", uri, join(dir, "out"));
   assert.ok(content.equals(await readFile(join(dir, "out"))));
+});
+
+test("the disk thread itself before the tools: what they write is in the ring, in order and tagged (I2)", async (t) => {
+  const dir = await scratch(t);
+  const bytes = 8 * MIB;
+  const ring = WriteRing.ofSize(2 * bytes);
+  const epochCell = new EpochCell();
+  const endpoint = await DiskEndpoint.start({
+    disks: [0, 1, 2].map((disk) => ({ disk, bytes })),
+    ...{ ring, epochCell, onWritten: () => {}, onGrown: () => {}, onFailed: () => {} },
+  });
+  t.after(() => endpoint.stop());
+  // One connection each, as QEMU has; the tools can only go to a path.
+  const uriOf = async (disk: number) => {
+    const end = new Socket({ fd: endpoint.descriptors.get(disk)!, readable: true, writable: true });
+    end.on("error", () => {});
+    const path = await listen(t, (socket) => socket.pipe(end).pipe(socket));
+    return `nbd+unix:///disk${disk}?socket=${path}`;
+  };
+  const [info] = JSON.parse(await run("nbdinfo", "--no-content", "--json", await uriOf(0))).exports;
+  const { can_trim, can_zero, can_flush, is_read_only } = info;
+  assert.deepEqual([can_trim, can_zero, can_flush, is_read_only], [true, true, false, false]);
+  assert.equal(info["export-size"], bytes);
+
+  epochCell.set(5);
+  const content = sparse(bytes);
+  await writeFile(join(dir, "in"), content);
+  await run("nbdcopy", "--connections=1", "--destination-is-zero", join(dir, "in"), await uriOf(1));
+  const got = Buffer.alloc(bytes);
+  for (let entry = ring.peek(); entry !== undefined; entry = ring.peek()) {
+    assert.deepEqual([entry.disk, entry.epoch], [1, 5]);
+    if (entry.data !== undefined) got.set(entry.data, entry.offset);
+    ring.free(1);
+  }
+  assert.ok(got.equals(content));
+
+  epochCell.set(6);
+  const words = [
+    "write -P 1 0 4k",
+    "write -z -u 4k 8k",
+    "discard 16k 4k",
+    "write -P 2 512 512",
+    "read 0 512",
+  ];
+  const { stdout, stderr } = await execute("qemu-io", [
+    ...["-f", "raw"],
+    ...words.flatMap((word) => ["-c", word]),
+    await uriOf(2),
+  ]).catch((error) => error);
+  assert.match(stdout + stderr, /read failed: Operation not permitted/);
+  const asked = Array.from({ length: ring.published - ring.freed }, (_, ahead) => ring.peek(ahead)!);
+  assert.deepEqual(
+    asked.map(({ disk, kind, offset, length, epoch }) => [disk, kind, offset, length, epoch]),
+    [
+      [2, DISK_WRITE, 0, 4096, 6],
+      [2, DISK_ZERO, 4096, 8192, 6],
+      [2, DISK_DISCARD, 16_384, 4096, 6],
+      [2, DISK_WRITE, 512, 512, 6],
+    ],
+  );
 });
 
 test("clients that break the protocol are let go, and the others are served on", async (t) => {

@@ -303,6 +303,25 @@ test("of records, what is said to have changed is sent, what is suspected is com
   assert.deepEqual(world.sync.progress, { totalBytes: bytes, doneBytes: bytes, sentBytes: world.sentBytes });
 });
 
+test("of an image in clusters, what is on record makes the rest of its cluster suspect (I7)", async () => {
+  const clusterBytes = 256 << 10;
+  const changed = [{ from: clusterBytes + 8192, to: clusterBytes + 12_288 }];
+  for (const [plan, found] of [
+    [{ changed, suspect: [] }, true],
+    [{ changed: [], suspect: changed }, true],
+    [{ changed: [], suspect: [] }, false],
+  ] as const) {
+    const world = new World(5);
+    world.remote.set(world.source);
+    // A new cluster whose zeroes were lost, at both ends of it.
+    for (const at of [clusterBytes, 2 * clusterBytes - 1]) world.remote[at]! ^= 1;
+    await world.sync.run({ kind: "records", clusterBytes, ...plan });
+    await world.end();
+    assert.equal(world.differing.length, found ? 0 : 2);
+    assert.ok(world.sentBytes <= 3 * BLOCK, `${world.sentBytes} bytes sent`);
+  }
+});
+
 test("no records: in step at once", async () => {
   const world = new World(5);
   await world.sync.run({ kind: "records", changed: [], suspect: [] });

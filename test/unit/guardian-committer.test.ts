@@ -4,7 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { PAGE_BYTES, PAGE_RAW, type PageList } from "../../src/codec/replication.ts";
+import { payloadMemory } from "../../src/codec/payload-memory.ts";
+import { DISK_WRITE, PAGE_BYTES, PAGE_RAW, type PageList } from "../../src/codec/replication.ts";
 import { Committer, type DiskImages } from "../../src/guardian/committer.ts";
 import { BackupImages } from "../../src/memory/backup-images.ts";
 import { LAYOUT } from "./replication-samples.ts";
@@ -165,3 +166,31 @@ for (const disks of [undefined, { apply: () => Promise.resolve(true) }])
       [0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
     );
   });
+
+test("a payload's memory is given back when its checkpoint is committed, disk writes and all, and not before (I2)", async (t) => {
+  const applied = Promise.withResolvers<boolean>();
+  const { committer } = setUp(t, { apply: () => applied.promise });
+  const bytes = 128 << 10;
+  const [source, data] = [payloadMemory.take(bytes), payloadMemory.take(bytes)];
+  const whole = {
+    ...checkpoint(1, 0),
+    pages: [{ ...message(0, 1), source: source.fill(1) }],
+    disk: [{ disk: 0, kind: DISK_WRITE, offset: 0, length: 512, data: data.subarray(0, 512) } as const],
+  };
+  const idle = payloadMemory.idleBytes;
+  committer.add(whole);
+  for (let turn = 0; turn < 10; turn++) await nextTurn();
+  assert.equal(payloadMemory.idleBytes, idle, "the disk still reads from it");
+  applied.resolve(true);
+  await nextTurn();
+  assert.equal(payloadMemory.idleBytes, idle + 2 * bytes);
+});
+
+test("what could not be written is not given back", async (t) => {
+  const { committer } = setUp(t, { apply: async () => false });
+  const source = payloadMemory.take(128 << 10);
+  const idle = payloadMemory.idleBytes;
+  committer.add({ ...checkpoint(1, 0), pages: [{ ...message(0, 1), source }] });
+  for (let turn = 0; turn < 10; turn++) await nextTurn();
+  assert.equal(payloadMemory.idleBytes, idle);
+});

@@ -2,7 +2,8 @@
  * The capture thread. It plays the COLO secondary towards QEMU (docs/specs/qemu-stream.md) in one blocking loop that reads like
  * the protocol: first pass, then request, reply, drain, cut, loaded, again and again.
  *
- * Inside the pause it only moves bytes from the socket into staging and notes where pages lie.
+ * Inside the pause it only moves bytes from the socket into staging and notes where pages lie. Nobody else is given work then: on a small host
+ * it would take the processor from QEMU.
  */
 import { parentPort, workerData } from "node:worker_threads";
 import { COLO, coloMessage, coloName } from "../../codec/colo.ts";
@@ -36,6 +37,9 @@ const LONGEST_DEVICE_STATE = 64 << 20;
  * QEMU learns the link's true speed, too, and stops the VM only when little is left.
  */
 const FIRST_PASS_CHUNKS = 8;
+
+/** So many full chunks are kept back until the pause is over. With all others at most one is open: so there is always one to be had. */
+const MOST_KEPT_BACK = Math.min(8, staging.chunkCount - 2);
 
 class Stopped extends Error {}
 class StreamEnded extends Error {
@@ -71,6 +75,8 @@ class Intake {
   private filled = 0;
   private taken = 0;
   private entries = 0;
+  private pausing = false;
+  private keptBack: PageBatch[] = [];
   private readonly blocks = new Uint16Array(MOST_ENTRIES);
   private readonly encodings = new Uint8Array(MOST_ENTRIES);
   private readonly pageNumbers = new Uint32Array(MOST_ENTRIES);
@@ -95,7 +101,15 @@ class Intake {
   beginCheckpoint(epoch: number): void {
     this.epoch = epoch;
     this.pages = 0;
+    this.pausing = true;
     this.scanner.beginCheckpoint();
+  }
+
+  /** The pause is over, or somebody wants it longer: what was kept back is handed over, and what the open chunk holds. */
+  endCheckpoint(): void {
+    this.pausing = false;
+    this.reportPages();
+    this.handOver();
   }
 
   /** Scans what is there; true once the scanner has come to `state`. */
@@ -183,11 +197,8 @@ class Intake {
       if (this.epoch === 0 && this.pages === 0)
         report({ kind: "layout", header: this.scanner.header, blocks: this.scanner.blocks });
       this.pages += this.entries;
-      const columns = [batch.blockIds, batch.encodings, batch.pageNumbers, batch.positions];
-      report(
-        { kind: "pages", epoch: this.epoch, batch },
-        columns.map((column) => column.buffer as ArrayBuffer),
-      );
+      this.keptBack.push(batch);
+      if (!this.pausing || this.keptBack.length > MOST_KEPT_BACK) this.handOver();
     }
     this.entries = 0;
     this.chunkIndex = -1;
@@ -196,10 +207,21 @@ class Intake {
     this.filled = 0;
   }
 
-  /** Gives the open chunk back; what it holds is dropped. */
+  /** Gives the open chunk back, and those that were kept; what they hold is dropped. */
   abandon(): void {
     if (this.chunkIndex >= 0) staging.give(this.chunkIndex);
     this.chunkIndex = -1;
+    for (const { chunk } of this.keptBack.splice(0)) staging.give(chunk);
+  }
+
+  private handOver(): void {
+    for (const batch of this.keptBack.splice(0)) {
+      const columns = [batch.blockIds, batch.encodings, batch.pageNumbers, batch.positions];
+      report(
+        { kind: "pages", epoch: this.epoch, batch },
+        columns.map((column) => column.buffer as ArrayBuffer),
+      );
+    }
   }
 
   private read(where: string): void {
@@ -217,7 +239,7 @@ function expectMessage(intake: Intake, expected: number): void {
 }
 
 function reportCaptured(intake: Intake, epoch: number, device: Uint8Array): void {
-  intake.reportPages();
+  intake.endCheckpoint();
   report({ kind: "captured", epoch, device, pages: intake.pages }, [device.buffer as ArrayBuffer]);
 }
 
