@@ -20,10 +20,11 @@ import { encodePages, type PageFrameBuffers } from "./replication-pages.ts";
 /** crc32 over checksums (u32, big-endian), in the order given. */
 class Crcs {
   value = 0;
-  readonly #word = new DataView(new ArrayBuffer(4));
+  /** Not a DataView: Node 24's `crc32`, once optimized for buffers, takes one for no view at all and throws. */
+  readonly #word = Buffer.alloc(4);
 
   add(crc: number): void {
-    this.#word.setUint32(0, crc);
+    this.#word.writeUInt32BE(crc);
     this.value = crc32(this.#word, this.value);
   }
 }

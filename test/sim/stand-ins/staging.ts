@@ -1,0 +1,35 @@
+/** In place of `src/memory/staging.ts`: chunks of a few pages, and nobody waits for one while a thread blocks. */
+import { PAGES } from "../world/guest.ts";
+import { theWorld } from "../world/present.ts";
+
+export const CHUNK_BYTES = PAGES * 4096;
+/** More checkpoints than may be on their way, and one that is being taken. */
+const CHUNKS = 10;
+
+export class Staging {
+  private readonly taken = new Map<number, Uint8Array>();
+  private next = 0;
+
+  static ofSize(): Staging {
+    return new Staging();
+  }
+
+  get takenBytes(): number {
+    return this.taken.size * CHUNK_BYTES;
+  }
+
+  chunk(index: number): Uint8Array {
+    return this.taken.get(index)!;
+  }
+
+  take(): number {
+    if (this.taken.size >= CHUNKS)
+      theWorld().checker.fail("I6", `${this.taken.size} checkpoints wait in staging`);
+    this.taken.set(this.next, new Uint8Array(CHUNK_BYTES));
+    return this.next++;
+  }
+
+  give(index: number): void {
+    this.taken.delete(index);
+  }
+}
