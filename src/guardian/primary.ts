@@ -261,13 +261,15 @@ export class PrimaryGuardian {
   /**
    * Capture, output hold or a disk's mirror has failed. If that is because QEMU died, the backup must take over, so it must not be told goodbye: only
    * a QEMU that still answers makes this an end of protection (I5) rather than of the VM (I4).
+   * @param protection of which it was a part: if that has ended meanwhile, the next one is not to suffer
    */
   private async partFailed(
+    protection: Protection,
     type: "capture-failed" | "output-failed" | "disk-failed",
     reason: string,
   ): Promise<void> {
     // If it does not, vmGone follows.
-    if (await this.vm.answers()) this.feed({ type, reason });
+    if ((await this.vm.answers()) && protection === this.protection) this.feed({ type, reason });
   }
 
   private fromBackupDisks(message: DiskMessage): void {
@@ -289,9 +291,7 @@ export class PrimaryGuardian {
         this.startCapture();
         return;
       case "begin-epochs":
-        this.protection!.beginEpochs().catch((error: Error) =>
-          this.partFailed("capture-failed", error.message),
-        );
+        this.beginEpochs(this.protection!);
         return;
       case "capture":
         if (handsOver(this.state)) this.input.watch();
@@ -384,7 +384,7 @@ export class PrimaryGuardian {
         images,
         records: this.records,
         log: { folder: config.stateDirectory, vm: config.vm.name, session: this.link.session },
-        onFailed: (reason) => void this.partFailed("disk-failed", reason),
+        onFailed: (reason) => void this.partFailed(protection, "disk-failed", reason),
         report: (text) => this.report("info", text),
       },
       onSent: (epoch) => this.feed({ type: "sent", epoch }),
@@ -393,9 +393,9 @@ export class PrimaryGuardian {
       onRequested: () => this.vm.whenRunning(() => this.feed({ type: "requested" })),
       onEnded: (reason) => {
         // In "ending" it is we who end it.
-        if (this.state.phase !== "ending") void this.partFailed("capture-failed", reason);
+        if (this.state.phase !== "ending") void this.partFailed(protection, "capture-failed", reason);
       },
-      onFailed: (reason) => void this.partFailed("output-failed", reason),
+      onFailed: (reason) => void this.partFailed(protection, "output-failed", reason),
     });
     this.vm.whenRunning(undefined);
     this.protection = protection;
@@ -404,7 +404,13 @@ export class PrimaryGuardian {
     this.disks
       .note(this.state.generation, this.link.session)
       .then(() => protection.start())
-      .catch((error: Error) => this.partFailed("capture-failed", error.message));
+      .catch((error: Error) => this.partFailed(protection, "capture-failed", error.message));
+  }
+
+  private beginEpochs(protection: Protection): void {
+    protection
+      .beginEpochs()
+      .catch((error: Error) => this.partFailed(protection, "capture-failed", error.message));
   }
 
   private async endCapture(): Promise<void> {
