@@ -64,11 +64,12 @@ export class OwnedDisks {
   }
 
   /**
-   * The VM went on here from what lay in this host's memory: what it believes to be on stable storage is put there, while it runs. A flush over an
-   * export of QEMU's own does not keep its main loop.
+   * The VM went on here from what lay in this host's memory: what it believes to be on stable storage is put there, while it runs, and only then is it noted
+   * that the images are the VM's: a host that fails before has lost a part of them, and must not start from the rest. A flush over an export of QEMU's
+   * own does not keep its main loop.
    */
-  settle(qmp: Qmp): Promise<void> {
-    this.settling = this.flush(qmp);
+  settle(qmp: Qmp, generation: Generation): Promise<void> {
+    this.settling = this.flush(qmp).then(() => this.note(generation));
     return this.settling;
   }
 

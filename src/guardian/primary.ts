@@ -136,9 +136,8 @@ export class PrimaryGuardian {
     const { generation, ground, qemu } = takenOver;
     const guardian = new PrimaryGuardian(post, { generation, ground, qemu, takenOver, wanted: true });
     guardian.disks
-      .settle(qemu.qmp)
+      .settle(qemu.qmp, generation)
       .catch((error: Error) => post.log.error(`putting the VM's disks on stable storage: ${error.message}`));
-    await guardian.disks.note(generation);
     await guardian.open();
     post.log.info(`this host is the primary of VM ${post.config.vm.name} now (generation ${generation})`);
     return guardian;
