@@ -216,7 +216,11 @@ export class PrimaryGuardian {
     const { state } = this;
     if (state.phase !== "superseded") return { kind: "exit", status: this.vm.guestShutDown ? 0 : 1 };
     if (inRole("backup", this.post.config) === undefined) return { kind: "exit", status: 0 };
-    if (state.planned) await this.disks.giveAway(this.link.session);
+    // Should it not be noted, the next resync compares all of it.
+    if (state.planned)
+      await this.disks
+        .giveAway(this.link.session)
+        .catch((error: Error) => this.post.log.error(`noting that the VM was handed over: ${error.message}`));
     return { kind: "backup", generation: state.generation };
   }
 
