@@ -58,9 +58,17 @@ export class OwnedDisks {
     throw new OrderRefused("shared-disk", `${text}. Only a VM whose disks are all replicated can be moved`);
   }
 
-  /** Notes that the VM and its images are this host's, and the protection in which they are followed: a backup of it may take over. */
-  async note(generation: Generation, session?: string): Promise<void> {
-    await this.record.write({ generation, images: "owner", ...(session === undefined ? {} : { session }) });
+  /**
+   * Notes that the VM and its images are this host's, and the protection in which they are followed: a backup of it may take over.
+   * @param wanted whether the VM is to be protected, should this host fail and start again
+   */
+  async note(generation: Generation, wanted: boolean, session?: string): Promise<void> {
+    await this.record.write({
+      generation,
+      images: "owner",
+      ...(session === undefined ? {} : { session }),
+      ...(wanted ? { wanted } : {}),
+    });
   }
 
   /**
@@ -69,7 +77,7 @@ export class OwnedDisks {
    * own does not keep its main loop.
    */
   settle(qmp: Qmp, generation: Generation): Promise<void> {
-    this.settling = this.flush(qmp).then(() => this.note(generation));
+    this.settling = this.flush(qmp).then(() => this.note(generation, true));
     return this.settling;
   }
 

@@ -116,9 +116,10 @@ export class PrimaryGuardian {
   static async start(post: Post<PrimaryConfig>, generation: Generation): Promise<PrimaryGuardian> {
     const { config, log, record } = post;
     const ground = await prepareGround(config, log);
-    // It was protected when this host went down, and nobody had said stop.
-    const wanted = config.protect === "at-start" || record.state?.session !== undefined;
-    await new OwnedDisks(post, ground).note(generation);
+    // It was protected before this host went down, and nobody had said stop.
+    const { session, wanted: wished = session !== undefined } = record.state ?? {};
+    const wanted = config.protect === "at-start" || wished;
+    await new OwnedDisks(post, ground).note(generation, wanted);
     const qemu = await startQemu(config, ground, { role: "primary", ramFile: config.lab.ramFile });
     const guardian = new PrimaryGuardian(post, { generation, ground, qemu, wanted });
     try {
@@ -182,11 +183,20 @@ export class PrimaryGuardian {
         heed(await livePreflight(this.qemu.qmp, this.qemu.pid), this.post.log);
       },
       kill: () => this.qemu.kill(),
-      wantNoMore: () => this.keep.stop(),
+      wantNoMore: () => this.wantNoMore(),
       get triesByItself() {
         return guardian.keep.isTrying;
       },
     });
+  }
+
+  /** Somebody has said stop. While there is a protection, its end is noted, and this with it. */
+  private wantNoMore(): void {
+    this.keep.stop();
+    if (this.state.phase !== "unprotected") return;
+    this.disks
+      .note(this.state.generation, false)
+      .catch((error: Error) => this.post.log.error(`noting that protection was stopped: ${error.message}`));
   }
 
   // Events
@@ -405,7 +415,7 @@ export class PrimaryGuardian {
     this.statistics.reset(0);
     // Should this host fail, it knows that a backup may have the VM, and which protection the logs of its disks are of.
     this.disks
-      .note(this.state.generation, this.link.session)
+      .note(this.state.generation, this.keep.wanted, this.link.session)
       .then(() => protection.start())
       .catch((error: Error) => this.partFailed(protection, "capture-failed", error.message));
   }
@@ -424,7 +434,7 @@ export class PrimaryGuardian {
     }
     this.protection = undefined;
     await this.disks
-      .note(this.state.generation)
+      .note(this.state.generation, this.keep.wanted)
       .catch((error: Error) => this.post.log.error(`noting the end of a protection: ${error.message}`));
     this.feed({ type: "capture-ended" });
   }
