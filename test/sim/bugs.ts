@@ -2,10 +2,15 @@
  * Planted bugs: a rule of the protocol is broken in one place of the production code, as it is loaded, and the simulator must find it. Each
  * says what is wrong with it.
  */
+import type { Focus } from "./play.ts";
 import type { Patch } from "./stand-ins.ts";
+
+const LOST = ["host loses power", "link is cut", "guardian is killed"];
 
 export interface Bug {
   readonly why: string;
+  /** What a run must be like to show it; a hunt without it takes longer. */
+  readonly focus: Focus;
   readonly patches: readonly Patch[];
 }
 
@@ -14,6 +19,7 @@ const in1 = (file: string, find: string, put: string): Patch => ({ file, find, p
 export const BUGS: Readonly<Record<string, Bug>> = {
   "release before ack": {
     why: "output of an epoch leaves when its checkpoint is captured (I1)",
+    focus: { style: "few", faults: LOST },
     patches: [
       in1(
         "core/primary-epochs.ts",
@@ -25,6 +31,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
   },
   "release of all without a verdict": {
     why: "a lost backup is taken for a dead one: everything goes out while the arbiter is asked (I1, I3)",
+    focus: { style: "few", faults: ["link is cut", "connection is reset at both ends"] },
     patches: [
       in1(
         "core/primary-epochs.ts",
@@ -35,16 +42,18 @@ export const BUGS: Readonly<Record<string, Bug>> = {
   },
   "commit of a checkpoint that lacks a write": {
     why: "the end of a checkpoint is sent although the mirror has lost a write of its epoch (I2)",
+    focus: { style: "few", faults: ["mirror fails"] },
     patches: [
       in1(
-        "guardian/primary.ts",
-        "if (!protection.disks.broken) this.shipping?.end(report.epoch, report.device);",
-        "this.shipping?.end(report.epoch, report.device);",
+        "guardian/protection.ts",
+        "if (!this.disks.broken) this.shipping.end(report.epoch, report.device);",
+        "this.shipping.end(report.epoch, report.device);",
       ),
     ],
   },
   "commit before all of it is written": {
     why: "a checkpoint is called committed while its disk writes are under way (I2)",
+    focus: {},
     patches: [
       in1(
         "guardian/committer.ts",
@@ -55,6 +64,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
   },
   "commit of a partial checkpoint": {
     why: "what a broken link has left of a checkpoint is put into the images before the standby runs (I2)",
+    focus: { style: "one", faults: ["host loses power", "connection is reset at one end"] },
     patches: [
       in1(
         "guardian/held-checkpoints.ts",
@@ -74,18 +84,25 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     ],
   },
   "ack before whole": {
-    why: "a checkpoint is acknowledged when its pages have come, and not its disk writes (I1)",
+    why: "a checkpoint is acknowledged when its first pages have come (I1)",
+    focus: { style: "one", faults: ["host loses power", "link is cut"] },
     patches: [
       in1(
         "guardian/backup.ts",
-        "this.held.assertWhole(effect.epoch);\n        this.link.send((ids) => encodeAck(ids, effect.epoch));",
-        "if (effect.epoch === 0) this.link.send((ids) => encodeAck(ids, effect.epoch));",
+        "this.link.send((ids) => encodeAck(ids, effect.epoch));",
+        "if (effect.epoch > this.link.early) this.link.send((ids) => encodeAck(ids, effect.epoch));",
       ),
       in1(
         "guardian/backup-link.ts",
         "      default:\n        intake.take(message);",
-        '      default:\n        if (message.type === "device-state" && message.epoch > 0) this.send((ids) => encodeAck(ids, message.epoch));\n        intake.take(message);',
+        '      default:\n        if (message.type === "pages" && message.epoch > this.early) this.send((ids) => encodeAck(ids, (this.early = message.epoch)));\n        intake.take(message);',
       ),
+      in1(
+        "guardian/backup-link.ts",
+        "  private greeting = false;",
+        "  private greeting = false;\n  early = -1;",
+      ),
+      in1("guardian/backup-link.ts", "    intake.reset();\n", "    intake.reset();\n    this.early = -1;\n"),
       in1(
         "guardian/backup-link.ts",
         "import { encodeHandoverRefused,",
@@ -95,35 +112,39 @@ export const BUGS: Readonly<Record<string, Bug>> = {
   },
   "solo without the witness, primary": {
     why: "a primary that has lost its backup goes on alone and asks nobody (I3)",
+    focus: { style: "few", faults: ["link is cut"] },
     patches: [
       in1(
         "guardian/primary.ts",
-        "const verdict = await witness.arbiter.ask(config.vm.uuid, generation, config.host);",
-        "const verdict = { granted: true, generation: generation + 1 };\nvoid [config, witness];",
+        'this.feed({ type: "verdict", ...(await this.post.witness.ask(generation)) });',
+        'this.feed({ type: "verdict", granted: true, generation: generation + 1 });',
       ),
     ],
   },
   "solo without the witness, backup": {
     why: "a backup that has lost its primary takes the VM and asks nobody (I3)",
+    focus: { style: "few", faults: ["link is cut"] },
     patches: [
       in1(
         "guardian/backup.ts",
-        "const verdict = await witness.arbiter.ask(config.vm.uuid, generation, config.host);",
-        "const verdict = { granted: true, generation: generation + 1 };\nvoid [config, witness];",
+        "const verdict = await this.post.witness.ask(generation);",
+        "const verdict = { granted: true, generation: generation + 1 };",
       ),
     ],
   },
   "denied is not obeyed": {
     why: "a primary to which the arbiter says no goes on all the same (I3)",
+    focus: { style: "few", faults: ["link is cut"] },
     patches: [in1("core/primary.ts", "if (!event.granted)", "if (!event.granted && false)")],
   },
   "a lost answer is a no": {
     why: "a claim whose answer is lost is taken for denied: the host that was given the VM stands down (I4)",
+    focus: { style: "one", faults: LOST },
     patches: [
       in1(
         "witness/witness.ts",
-        "throw new Error(`${this.name} has lost the claim for generation ${wanted.generation} that it took`);\n    }, signal);",
-        'throw new Error(`${this.name} has lost the claim for generation ${wanted.generation} that it took`);\n    }, signal, { generation: generation + 1, host: "nobody" });',
+        "that it took`);\n    }, signal);",
+        'that it took`);\n    }, signal, { generation: generation + 1, host: "nobody" });',
       ),
       in1(
         "witness/witness.ts",
@@ -139,6 +160,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
   },
   "an older owner's takeover is obeyed": {
     why: "a host that lost the VM and does not know it stops the new owner (I4)",
+    focus: { style: "one", faults: ["guardian stands still", "host stands still"] },
     patches: [
       in1("core/primary.ts", "if (event.generation >= state.generation)", "if (event.generation > 0)"),
       in1(
@@ -150,8 +172,13 @@ export const BUGS: Readonly<Record<string, Bug>> = {
   },
   "the standby runs before the last acknowledged checkpoint is committed": {
     why: "the VM goes on from a state that does not know what was released (I1, I2)",
+    focus: { style: "one", faults: ["host loses power", "QEMU crashes"] },
     patches: [
-      in1("core/backup-takeover.ts", "if (state.committed < state.acked || state.loading)", "if (state.loading)"),
+      in1(
+        "core/backup-takeover.ts",
+        "if (state.committed < state.acked || state.loading)",
+        "if (state.loading)",
+      ),
       in1(
         "guardian/standby-takeover.ts",
         'if (!("committed" in state) || state.committed !== epoch)',
@@ -161,10 +188,18 @@ export const BUGS: Readonly<Record<string, Bug>> = {
   },
   "late acks release": {
     why: "what a host that was not there for a while finds in its socket lets output go (I3)",
-    patches: [in1("guardian/primary-link.ts", "if (this.attention.heardLate(performance.now()))", "if (false as boolean)")],
+    focus: { style: "one", faults: ["guardian stands still"] },
+    patches: [
+      in1(
+        "guardian/primary-link.ts",
+        "if (this.attention.heardLate(performance.now()))",
+        "if (false as boolean)",
+      ),
+    ],
   },
   "disarmed without goodbye-ok": {
     why: "protection ends when GOODBYE is sent, and not when the backup has stood down (I1)",
+    focus: { style: "few", faults: LOST, orders: ["stop", "protect"] },
     patches: [
       in1(
         "core/primary-step.ts",
@@ -180,6 +215,11 @@ export const BUGS: Readonly<Record<string, Bug>> = {
   },
   "a lost handover is taken for a refused one": {
     why: "the VM runs on at the old primary although the new one may have it (I3)",
+    focus: {
+      style: "storm",
+      faults: ["link is cut", "connection is reset at one end"],
+      orders: ["switchover"],
+    },
     patches: [
       in1(
         "core/primary-handover.ts",
@@ -190,6 +230,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
   },
   "TAKEOVER before the VM runs, in a switchover": {
     why: "the old primary gives its copy up before the new one is known to run (I4)",
+    focus: { style: "one", faults: ["standby cannot load"] },
     patches: [
       in1(
         "core/backup-takeover.ts",
@@ -205,17 +246,23 @@ export const BUGS: Readonly<Record<string, Bug>> = {
   },
   "a start ignores the newest claim": {
     why: "a host that lost the VM while it was down starts it again (I2, I3)",
+    focus: { style: "few", faults: LOST },
     patches: [
       in1(
         "core/start-up.ts",
         "if (newest !== undefined && newest.host !== host && newest.generation > (record?.generation ?? 0))",
         "if (false as boolean)",
       ),
-      in1("core/start-up.ts", "newest?.host === host && newest.generation > record.generation", "newest !== undefined"),
+      in1(
+        "core/start-up.ts",
+        "newest?.host === host && newest.generation > record.generation",
+        "newest !== undefined",
+      ),
     ],
   },
   "a start ignores an open session": {
     why: "a host starts its VM although the backup of its last protection may be given it at this moment (I3)",
+    focus: { style: "storm", faults: [...LOST, "witness is out of reach for one", "guardian stands still"] },
     patches: [
       in1(
         "core/start-up.ts",
@@ -226,6 +273,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
   },
   "the state file is not synced": {
     why: "what a host notes of itself is acted upon before it is on stable storage",
+    focus: { style: "few", faults: ["host loses power"] },
     patches: [
       in1("disk/state-file.ts", "await file.sync();", ""),
       in1("disk/state-file.ts", "await directory.sync();", ""),
@@ -233,6 +281,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
   },
   "suspects are forgotten": {
     why: "an old primary's last writes, which the other host never got, stay in its image (I7)",
+    focus: { style: "few", faults: LOST },
     patches: [
       in1(
         "guardian/backup-disks.ts",
@@ -241,15 +290,16 @@ export const BUGS: Readonly<Record<string, Bug>> = {
       ),
     ],
   },
-  "records count at once": {
-    why: "a dirty bitmap is trusted before what was written earlier is on the backup's stable storage (I7)",
+  "said to be safe before it is": {
+    why: "a backup says that a checkpoint is on its stable storage, and records are trusted from there on, before it has flushed (I7)",
+    focus: { style: "few", faults: ["host loses power"] },
     patches: [
-      in1("core/resync.ts", "return begun !== undefined && begun.session === session && epoch >= begun.since;", "return begun !== undefined;"),
-      in1("core/resync.ts", "if ((durableEpoch ?? -1) < since)", "if (false as boolean)"),
+      in1("guardian/backup-disks.ts", "await this.applier.flush();\n    // Of a session", "// Of a session"),
     ],
   },
   "frames are tagged with the epoch before": {
     why: "the cut is wrong: a frame of epoch N + 1 leaves with the ack of N (I1)",
+    focus: { style: "few", faults: LOST },
     patches: [
       in1(
         "memory/epoch-cell.ts",
@@ -260,10 +310,18 @@ export const BUGS: Readonly<Record<string, Bug>> = {
   },
   "a dead QEMU looks like an ended protection": {
     why: "the capture stream of a QEMU that has crashed ends, and the backup is told goodbye (I4)",
-    patches: [in1("guardian/primary.ts", "return; // vmGone follows", "// vmGone follows")],
+    focus: { style: "one", faults: ["QEMU crashes"] },
+    patches: [
+      in1(
+        "guardian/primary.ts",
+        "if ((await this.vm.answers()) && ",
+        "if ((await this.vm.answers(), true) && ",
+      ),
+    ],
   },
   "the pacer waits for nobody": {
     why: "checkpoints are taken however many are on their way (I6)",
+    focus: { style: "few", faults: ["link is slow"] },
     patches: [
       in1("core/pacer.ts", 'return { kind: "blocked", by: "link" };', 'return { kind: "now" };'),
       in1("core/pacer.ts", 'return { kind: "blocked", by: "acks" };', 'return { kind: "now" };'),
@@ -271,6 +329,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
   },
   "protection is not wished for any more": {
     why: "a primary that has lost its backup waits for somebody to ask (liveness)",
+    focus: {},
     patches: [in1("core/keep-protected.ts", "return wanted && phase", "return false && phase")],
   },
 };

@@ -3,12 +3,15 @@
  *
  *   npm run sim -- --runs N [--seed FIRST] [--hours H] [--threads T]   many seeds; exit status 1 if one has a violation
  *   npm run sim -- --seed N [--hours H] [--verbose]                    one seed, with its transcript
+ *   npm run sim -- --scenario NAME [--seed N]                          a scenario of test/sim/scenarios/
  *   npm run sim -- --planted | --bug NAME [--runs N] [--seed N]        with bugs planted, one at a time; 1 if one is not found
  */
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { BUGS } from "./bugs.ts";
 import { type Hunt, huntAll, playMany } from "./many.ts";
+import type { Result } from "./player.ts";
+import { scenarioNamed } from "./scenarios/all.ts";
 import { install } from "./stand-ins.ts";
 
 const LAST_LINES = 120;
@@ -22,6 +25,7 @@ const { values } = parseArgs({
     verbose: { type: "boolean", default: false },
     planted: { type: "boolean", default: false },
     bug: { type: "string" },
+    scenario: { type: "string" },
   },
 });
 
@@ -35,11 +39,11 @@ const seed = number(values.seed, "seed");
 const runs = number(values.runs, "runs");
 const hours = number(values.hours, "hours");
 const threads = number(values.threads, "threads") ?? availableParallelism();
-const bug = values.bug;
+const { bug, scenario } = values;
 
 async function main(): Promise<number> {
   if (values.planted || (bug !== undefined && seed === undefined)) return await plant();
-  if (seed !== undefined && runs === undefined) return await one(seed);
+  if (scenario !== undefined || (seed !== undefined && runs === undefined)) return await one(seed ?? 1);
   return await many(runs ?? 200);
 }
 
@@ -47,12 +51,14 @@ async function many(count: number): Promise<number> {
   const began = performance.now();
   const first = seed ?? 1;
   let toldMs = 0;
+  let told = 0;
   const result = await playMany({
     first,
     runs: count,
     threads,
     ...(hours === undefined ? {} : { hours }),
     progress: (soFar) => {
+      for (; told < soFar.violations.length; told++) tell(soFar.violations[told]!);
       if (performance.now() - toldMs < 5000) return;
       toldMs = performance.now();
       console.log(`${soFar.runs} of ${count} runs, ${soFar.violations.length} violations`);
@@ -61,15 +67,18 @@ async function many(count: number): Promise<number> {
   const seconds = (performance.now() - began) / 1000;
   for (const [what, times] of Object.entries(result.seen).sort(([a], [b]) => (a < b ? -1 : 1)))
     console.log(`${String(times).padStart(9)} ${what}`);
-  for (const { seed, text } of result.violations) {
-    console.log(`\nseed ${seed}: ${text.split("\n")[0]}`);
-    console.log(`  npm run sim -- --seed ${seed}${hours === undefined ? "" : ` --hours ${hours}`}`);
-  }
+  result.violations.forEach(tell);
+  const { system, user } = process.cpuUsage();
   const simulatedHours = (result.simulatedMs / 3_600_000).toFixed(1);
   console.log(
-    `\n${result.runs} runs from seed ${first}, ${simulatedHours} simulated hours, in ${seconds.toFixed(0)} s (${(result.cpuMs / 1000).toFixed(0)} s of CPU time, ${threads} threads): ${result.violations.length} violations`,
+    `\n${result.runs} runs from seed ${first}, ${simulatedHours} simulated hours, in ${seconds.toFixed(0)} s (${((system + user) / 1e6).toFixed(0)} s of CPU time, ${threads} threads): ${result.violations.length} violations`,
   );
   return result.violations.length === 0 ? 0 : 1;
+}
+
+function tell({ seed, text }: Result["violations"][number]): void {
+  console.log(`\nseed ${seed}: ${text.split("\n")[0]}`);
+  console.log(`  npm run sim -- --seed ${seed}${hours === undefined ? "" : ` --hours ${hours}`}`);
 }
 
 async function one(seed: number): Promise<number> {
@@ -77,16 +86,16 @@ async function one(seed: number): Promise<number> {
   const startOutside = setImmediate;
   install(bug === undefined ? [] : (BUGS[bug]?.patches ?? []));
   const { play } = await import("./play.ts");
+  const { playScenario } = await import("./scenario.ts");
+  const keepTranscript = values.verbose ? 10_000_000 : 2000;
   return await new Promise((resolve) =>
     startOutside(() => {
-      const keepTranscript = values.verbose ? Number.MAX_SAFE_INTEGER / 4 : 2000;
-      const { simulatedMs, transcript, violation } = play({
-        seed,
-        keepTranscript,
-        ...(hours === undefined ? {} : { hours }),
-      });
+      const { transcript, violation } =
+        scenario === undefined
+          ? play({ seed, keepTranscript, ...(hours === undefined ? {} : { hours }) })
+          : playScenario(scenarioNamed(scenario), seed);
       console.log((values.verbose ? transcript : transcript.slice(-LAST_LINES)).join("\n"));
-      console.log(`\nseed ${seed}, ${(simulatedMs / 1000).toFixed(1)} simulated seconds: ${violation ?? "no violation"}`);
+      console.log(`\nseed ${seed}: ${violation ?? "no violation"}`);
       resolve(violation === undefined ? 0 : 1);
     }),
   );
@@ -100,7 +109,12 @@ async function plant(): Promise<number> {
         ? `NOT FOUND in ${runs} runs: ${bug}`
         : `found in run ${runs} (${(ms / 1000).toFixed(1)} s): ${bug}\n    ${found.text.split("\n")[0]}\n    npm run sim -- --bug ${JSON.stringify(bug)} --seed ${found.seed}`,
     );
-  const hunts = await huntAll(bug === undefined ? Object.keys(BUGS) : [bug], { most, threads, told });
+  const hunts = await huntAll(bug === undefined ? Object.keys(BUGS) : [bug], {
+    most,
+    focused: false,
+    threads,
+    told,
+  });
   const missed = hunts.filter(({ found }) => found === undefined).length;
   console.log(`\n${hunts.length - missed} of ${hunts.length} planted bugs found, each within ${most} runs`);
   return missed === 0 ? 0 : 1;

@@ -1,7 +1,9 @@
 /** Many runs, on several threads. */
 import { Worker } from "node:worker_threads";
 import { BUGS } from "./bugs.ts";
-import type { Result, Task } from "./player.ts";
+import type { Played } from "./play.ts";
+import type { Result, Retelling, Task, Telling } from "./player.ts";
+import type { Outcome } from "./scenario.ts";
 import type { Patch } from "./stand-ins.ts";
 
 /** Seeds that a thread plays before it is heard of. */
@@ -16,13 +18,25 @@ export class Player {
   }
 
   play(task: Task): Promise<Result> {
-    const { promise, reject, resolve } = Promise.withResolvers<Result>();
+    return this.ask<Result>(task);
+  }
+
+  tell(telling: Telling): Promise<Outcome> {
+    return this.ask<Outcome>(telling);
+  }
+
+  retell(seed: number): Promise<Played> {
+    return this.ask<Played>({ seed });
+  }
+
+  private ask<T>(question: Task | Telling | Retelling): Promise<T> {
+    const { promise, reject, resolve } = Promise.withResolvers<T>();
     this.worker.once("error", reject);
-    this.worker.once("message", (result: Result) => {
+    this.worker.once("message", (answer: T) => {
       this.worker.off("error", reject);
-      resolve(result);
+      resolve(answer);
     });
-    this.worker.postMessage(task);
+    this.worker.postMessage(question);
     return promise;
   }
 
@@ -43,7 +57,7 @@ export interface Many {
 export async function playMany({ first, hours, progress, runs, threads }: Many): Promise<Result> {
   let next = first;
   const end = first + runs;
-  let sum: Result = { violations: [], runs: 0, simulatedMs: 0, cpuMs: 0, seen: {} };
+  let sum: Result = { violations: [], runs: 0, simulatedMs: 0, seen: {} };
   const chunk = hours === undefined ? CHUNK : 1;
   await Promise.all(
     Array.from({ length: Math.min(threads, Math.ceil(runs / chunk)) }, async () => {
@@ -71,7 +85,6 @@ function added(a: Result, b: Result): Result {
     violations: [...a.violations, ...b.violations],
     runs: a.runs + b.runs,
     simulatedMs: a.simulatedMs + b.simulatedMs,
-    cpuMs: a.cpuMs + b.cpuMs,
     seen,
   };
 }
@@ -84,14 +97,19 @@ export interface Hunt {
   readonly ms: number;
 }
 
-/** Plays with one bug planted until it is found, `most` runs at most. */
-export async function hunt(bug: string, most: number, first = 1): Promise<Hunt> {
+/**
+ * Plays with one bug planted until it is found, `most` runs at most.
+ * @param focused only what can show the bug goes wrong (see bugs.ts), which takes fewer runs
+ */
+async function hunt(bug: string, { focused, most }: { most: number; focused: boolean }): Promise<Hunt> {
   const planted = BUGS[bug];
-  if (planted === undefined) throw new Error(`no bug is called "${bug}"; there are:\n${Object.keys(BUGS).join("\n")}`);
+  if (planted === undefined)
+    throw new Error(`no bug is called "${bug}"; there are:\n${Object.keys(BUGS).join("\n")}`);
   const began = performance.now();
   const player = new Player(planted.patches);
   try {
-    const { runs, violations } = await player.play({ from: first, to: first + most, untilFound: true });
+    const focus = focused ? planted.focus : {};
+    const { runs, violations } = await player.play({ from: 1, to: 1 + most, untilFound: true, focus });
     return { bug, runs, found: violations[0], ms: performance.now() - began };
   } finally {
     await player.end();
@@ -101,14 +119,19 @@ export async function hunt(bug: string, most: number, first = 1): Promise<Hunt> 
 /** One after the other on each thread. */
 export async function huntAll(
   bugs: readonly string[],
-  options: { readonly most: number; readonly threads: number; readonly told: (hunt: Hunt) => void },
+  options: {
+    readonly most: number;
+    readonly focused: boolean;
+    readonly threads: number;
+    readonly told: (hunt: Hunt) => void;
+  },
 ): Promise<Hunt[]> {
   const left = [...bugs];
   const hunts: Hunt[] = [];
   await Promise.all(
     Array.from({ length: options.threads }, async () => {
       for (let bug = left.shift(); bug !== undefined; bug = left.shift()) {
-        const one = await hunt(bug, options.most);
+        const one = await hunt(bug, options);
         hunts.push(one);
         options.told(one);
       }

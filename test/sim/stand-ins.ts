@@ -29,6 +29,7 @@ const MODULES: Readonly<Record<string, string>> = {
   "memory/backup-images.ts": "backup-images.ts",
   "memory/staging.ts": "staging.ts",
   "net/filter-chain.ts": "filter-chain.ts",
+  "net/guest-input.ts": "guest-input.ts",
   "net/standby-taps.ts": "standby-taps.ts",
   "os/monotonic.ts": "monotonic.ts",
   "os/socket.ts": "socket.ts",

@@ -10,6 +10,14 @@ import type { SimQmp } from "../world/qemu.ts";
 import { current, Lane, type SimProcess } from "../world/time.ts";
 import type { Staging } from "./staging.ts";
 
+/** So few that an ordinary checkpoint is several messages. */
+const PAGES_A_CHUNK = 2;
+
+interface Staged {
+  readonly batches: readonly { readonly chunk: number; readonly numbers: readonly number[] }[];
+  readonly device: Uint8Array;
+}
+
 interface Options {
   readonly staging: Staging;
   readonly epochCell: EpochCell;
@@ -27,7 +35,6 @@ export class QemuCapture {
   private waitsFor: "begin" | "capture" | "proceed" | undefined;
   private order: "begin" | "capture" | "hold" | "proceed" | undefined;
   private over = false;
-  private quits = false;
 
   private constructor(qmp: SimQmp, options: Options) {
     this.qmp = qmp;
@@ -60,7 +67,6 @@ export class QemuCapture {
   }
 
   async stop(): Promise<void> {
-    this.quits = true;
     this.end(undefined);
     await this.process.later(this.world.random.between(2, 30));
     await this.qmp.execute("x-colo-lost-heartbeat");
@@ -69,7 +75,6 @@ export class QemuCapture {
   }
 
   async dispose(): Promise<void> {
-    this.quits = true;
     this.end(undefined);
   }
 
@@ -180,23 +185,24 @@ export class QemuCapture {
     this.reportState(this.stage(guest), epoch);
   }
 
-  /** What is dirty goes into a chunk; and what all of it should be, for the judge. */
-  private stage(guest: Guest): { chunk: number; numbers: number[]; device: Uint8Array } {
+  /** What is dirty goes into chunks; and what all of it should be, for the judge. */
+  private stage(guest: Guest): Staged {
     const { staging } = this.options;
-    const chunk = staging.take();
-    const target = staging.chunk(chunk);
-    const view = new DataView(target.buffer);
-    const numbers = [...guest.dirty];
+    const batches: { chunk: number; numbers: number[] }[] = [];
+    const dirty = [...guest.dirty];
     guest.dirty.clear();
-    for (const [i, page] of numbers.entries()) view.setUint32(i * 4096, guest.pages[page]!);
-    const device = this.world.keepSnapshot(guest.snapshot(this.qmp.qemu.host.disk.blocks));
-    return { chunk, numbers, device };
+    while (dirty.length > 0) {
+      const numbers = dirty.splice(0, PAGES_A_CHUNK);
+      const chunk = staging.take();
+      const view = new DataView(staging.chunk(chunk).buffer);
+      for (const [i, page] of numbers.entries()) view.setUint32(i * 4096, guest.pages[page]!);
+      batches.push({ chunk, numbers });
+    }
+    return { batches, device: this.world.keepSnapshot(guest.snapshot(this.qmp.qemu.host.disk.blocks)) };
   }
 
-  private reportState({ chunk, device, numbers }: ReturnType<QemuCapture["stage"]>, epoch: number): void {
-    const { staging } = this.options;
-    if (numbers.length === 0) staging.give(chunk);
-    else
+  private reportState({ batches, device }: Staged, epoch: number): void {
+    for (const { chunk, numbers } of batches)
       this.report({
         kind: "pages",
         epoch,
@@ -209,6 +215,7 @@ export class QemuCapture {
           positions: Uint32Array.from(numbers, (_, i) => i * 4096),
         },
       });
-    this.report({ kind: "captured", epoch, device, pages: numbers.length });
+    const pages = batches.reduce((sum, { numbers }) => sum + numbers.length, 0);
+    this.report({ kind: "captured", epoch, device, pages });
   }
 }

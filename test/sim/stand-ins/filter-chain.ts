@@ -81,6 +81,14 @@ export class FilterChain {
     });
   }
 
+  /** What waits of a VM that is paused at checkpoint `upTo` leaves straight over the tap. */
+  letGo(upTo: number, untilMs: number): undefined {
+    this.orders.post(this.world.random.between(0.02, 0.5), () => {
+      if (monotonicMs() > untilMs) return;
+      for (const piece of this.held.letGo(upTo)) this.pass(piece as Piece);
+    });
+  }
+
   releaseAll(): void {
     this.release(Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY);
   }

@@ -46,7 +46,8 @@ export class NbdClient {
 
   zero(offset: number, length: number): Promise<void> {
     return this.change(() => {
-      for (let at = offset; at < offset + length; at += BLOCK_BYTES) this.host.disk.write(at / BLOCK_BYTES, 0);
+      for (let at = offset; at < offset + length; at += BLOCK_BYTES)
+        this.host.disk.write(at / BLOCK_BYTES, 0);
     });
   }
 
@@ -54,7 +55,11 @@ export class NbdClient {
     return this.change(() => {});
   }
 
-  async blockStatus(offset: number, length: number, context: string): Promise<{ length: number; flags: number }[]> {
+  async blockStatus(
+    offset: number,
+    length: number,
+    context: string,
+  ): Promise<{ length: number; flags: number }[]> {
     const bitmap = context.startsWith("qemu:dirty-bitmap:")
       ? this.qemu.snapshots.get(context.slice("qemu:dirty-bitmap:".length))!
       : undefined;
@@ -62,7 +67,8 @@ export class NbdClient {
       const extents: { length: number; flags: number }[] = [];
       for (let at = offset; at < offset + length; at += BLOCK_BYTES) {
         const block = at / BLOCK_BYTES;
-        const flags = bitmap === undefined ? (this.host.disk.blocks[block] === 0 ? 3 : 0) : Number(bitmap.has(block));
+        const flags =
+          bitmap === undefined ? (this.host.disk.blocks[block] === 0 ? 3 : 0) : Number(bitmap.has(block));
         extents.push({ length: BLOCK_BYTES, flags });
       }
       return extents;

@@ -1,10 +1,9 @@
 /** In place of `src/memory/staging.ts`: chunks of a few pages, and nobody waits for one while a thread blocks. */
-import { PAGES } from "../world/guest.ts";
 import { theWorld } from "../world/present.ts";
 
-export const CHUNK_BYTES = PAGES * 4096;
-/** More checkpoints than may be on their way, and one that is being taken. */
-const CHUNKS = 10;
+export const CHUNK_BYTES = 2 * 4096;
+/** Those of as many checkpoints as may be on their way, and of one that is being taken. */
+const CHUNKS = 3 * 9;
 
 export class Staging {
   private readonly taken = new Map<number, Uint8Array>();
@@ -23,8 +22,7 @@ export class Staging {
   }
 
   take(): number {
-    if (this.taken.size >= CHUNKS)
-      theWorld().checker.fail("I6", `${this.taken.size} checkpoints wait in staging`);
+    if (this.taken.size >= CHUNKS) theWorld().checker.fail("I6", `${this.taken.size} chunks wait in staging`);
     this.taken.set(this.next, new Uint8Array(CHUNK_BYTES));
     return this.next++;
   }

@@ -7,10 +7,13 @@ export async function prepareStandby(qmp: SimQmp): Promise<void> {
   await qmp.execute("migrate-set-capabilities");
 }
 
-export async function runStandby(qmp: SimQmp, from: { pages: readonly number[]; device: Uint8Array }): Promise<void> {
+export async function runStandby(
+  qmp: SimQmp,
+  from: { pages: readonly number[]; device: Uint8Array },
+): Promise<void> {
   const world = theWorld();
   const { qemu } = qmp;
-  const { host } = qemu;
+  const host = world.hostOf(current());
   world.step(host.name, "standby-loads");
   const { pages } = from;
   const state = world.snapshotOf(from.device);

@@ -1,9 +1,10 @@
 /**
  * The judge: it stands outside, as a client, and knows what has really happened. What the two cores believe is nothing to it.
  */
+import type { Claim } from "../../../src/core/arbiter.ts";
 import type { Frame, Guest, Snapshot } from "./guest.ts";
 import { Timeline } from "./guest.ts";
-import type { World } from "./world.ts";
+import type { Surroundings } from "./surroundings.ts";
 
 /** An order to release is good for half a detection time from the hearing of the ack on; and so long may the ack have lain unread. */
 const LATE_MS = 2 * 100 + 30;
@@ -17,12 +18,14 @@ interface Copy {
   alive: boolean;
 }
 
-export class Violation extends Error {
-  readonly invariant: string;
-  constructor(invariant: string, text: string) {
-    super(`${invariant}: ${text}`);
-    this.invariant = invariant;
-  }
+/** What the judge is told of a run beside what happens in it. */
+export interface Court extends Surroundings {
+  /** This run has one failure, and no more. */
+  readonly onlyOneFailure: boolean;
+  /** The run is over. */
+  readonly ending: boolean;
+  /** The newest claim at the witness. */
+  readonly claimed: Claim | undefined;
 }
 
 export class Checker {
@@ -37,10 +40,10 @@ export class Checker {
   private readonly copies: Copy[] = [];
   /** Who wrote a value to the disk. */
   private readonly writes = new Map<number, { readonly timeline: Timeline; readonly seq: number }>();
-  private readonly world: World;
+  private readonly world: Court;
   private era = 0;
 
-  constructor(world: World) {
+  constructor(world: Court) {
     this.world = world;
   }
 
@@ -62,7 +65,10 @@ export class Checker {
       for (const value of blocks) {
         const by = this.writes.get(value);
         if (by !== undefined && !newest.timeline.mayHave(by.timeline, by.seq))
-          this.fail("I2", `the VM starts from a disk with a block in it that copy ${by.timeline.id} wrote, which is not its past`);
+          this.fail(
+            "I2",
+            `the VM starts from a disk with a block in it that copy ${by.timeline.id} wrote, which is not its past`,
+          );
       }
       if (world.onlyOneFailure) this.fail("I4", "the VM had to start from its disk after a single failure");
     }
@@ -74,13 +80,17 @@ export class Checker {
   loads(host: string, state: Snapshot, pages: readonly number[], blocks: readonly number[]): Timeline {
     const { last, world } = this;
     const timeline = new Timeline(this.copies.length + 1, { parent: state.timeline, from: state.seq });
-    world.note(host, `the VM goes on here from step ${state.seq} of copy ${state.timeline.id} (copy ${timeline.id})`);
+    world.note(
+      host,
+      `the VM goes on here from step ${state.seq} of copy ${state.timeline.id} (copy ${timeline.id})`,
+    );
     this.compare(host, "the VM goes on", state, pages, blocks);
     if (last !== undefined && !state.timeline.knows(last.timeline, last.seq, state.seq))
       this.fail(
         "I1",
         `a client has seen step ${last.seq} of copy ${last.timeline.id}, of which copy ${timeline.id} knows nothing: it goes on from step ${state.seq} of copy ${state.timeline.id}`,
       );
+    world.count("goes on on the other host");
     this.copies.push({ timeline, host, era: this.era, beganMs: world.time.now, endedMs: 0, alive: true });
     return timeline;
   }
@@ -99,7 +109,7 @@ export class Checker {
   killed(host: string, timeline: Timeline): void {
     const copy = this.copies.find((one) => one.timeline === timeline);
     if (copy?.alive !== true || this.world.ending) return;
-    const { newest } = this.world.witness;
+    const newest = this.world.claimed;
     if (newest === undefined || newest.host === host)
       this.fail("I5", `the VM on ${host} was killed, and the witness has given it to nobody else`);
   }
@@ -185,6 +195,6 @@ export class Checker {
   }
 
   fail(invariant: string, text: string): void {
-    this.world.violated(new Violation(invariant, text));
+    this.world.violated(invariant, text);
   }
 }

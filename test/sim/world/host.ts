@@ -1,18 +1,28 @@
 /** A host: power, stable storage, a clock, and a guardian that is started again when it ends. */
-import type { GuardianConfig } from "../../../src/guardian/config.ts";
-import type { Post } from "../../../src/guardian/role.ts";
-import type { Heard } from "./network.ts";
-import type { SimQemu } from "./qemu.ts";
+import type { Checker } from "./checker.ts";
+import type { Network } from "./network.ts";
+import type { QemuHost, SimQemu } from "./qemu.ts";
 import { SimDisk, SimFiles } from "./storage.ts";
+import type { Heard, Place, Surroundings } from "./surroundings.ts";
 import { type ClockOfHost, SimProcess } from "./time.ts";
-import type { World } from "./world.ts";
 
 /** The control socket's other side (stand-ins/control.ts). */
 export interface Ear {
   orders: Readonly<Record<string, (args: Record<string, unknown>, caller: unknown) => unknown>>;
 }
 
-export class Host implements ClockOfHost {
+export interface HostWorld extends Surroundings {
+  readonly network: Network;
+  readonly checker: Checker;
+  readonly processes: Map<SimProcess, Host>;
+  readonly ending: boolean;
+  /** A guardian's life, until its exit status. Called as code of its process. */
+  begin(host: Host): Promise<number>;
+  /** Production code has failed in a way that it calls impossible. */
+  bug(host: string, error: unknown): void;
+}
+
+export class Host implements ClockOfHost, Place, QemuHost {
   readonly name: string;
   readonly files = new SimFiles();
   readonly disk = new SimDisk();
@@ -33,12 +43,12 @@ export class Host implements ClockOfHost {
   stoppedUntilMs = 0;
   /** Since when its guest has been neither running nor excused. */
   pausedSinceMs: number | undefined;
-  private readonly world: World;
+  private readonly world: HostWorld;
   private readonly rate: number;
   private readonly offsetMs: number;
   wallOffsetMs = 0;
 
-  constructor(world: World, name: string) {
+  constructor(world: HostWorld, name: string) {
     this.world = world;
     this.name = name;
     const { random } = world;
@@ -107,7 +117,12 @@ export class Host implements ClockOfHost {
     this.on = false;
     const { qemu } = this;
     // A write that was under way: on record, perhaps on the disk, and nowhere else.
-    if (qemu?.guest !== undefined && qemu.mirror !== undefined && this.disk.logs.length > 0 && random.chance(0.5)) {
+    if (
+      qemu?.guest !== undefined &&
+      qemu.mirror !== undefined &&
+      this.disk.logs.length > 0 &&
+      random.chance(0.5)
+    ) {
       const block = random.below(this.disk.blocks.length);
       this.disk.logs.at(-1)!.blocks.add(block);
       if (random.chance(0.5)) {
@@ -130,10 +145,4 @@ export class Host implements ClockOfHost {
     this.world.note(this.name, "the power is back");
     this.world.time.after(this.world.random.between(100, 800), () => this.startGuardian());
   }
-
-  get config(): GuardianConfig {
-    return this.world.configOf(this.name);
-  }
 }
-
-export type { Post };

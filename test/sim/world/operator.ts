@@ -34,5 +34,7 @@ export function order(world: World, host: Host, name: string, args: Record<strin
 
 /** The host that says it is the VM's primary, if one does. */
 export function primaryOf(world: World): Host | undefined {
-  return [...world.hosts.values()].find(({ ear, guardian }) => guardian?.alive === true && ear?.orders.protect !== undefined);
+  return [...world.hosts.values()].find(
+    ({ ear, guardian }) => guardian?.alive === true && ear?.orders.protect !== undefined,
+  );
 }

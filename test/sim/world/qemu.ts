@@ -1,10 +1,10 @@
 /** A QEMU process: it runs the guest or waits as a standby, and is told what to do over its monitor. */
 import { EventEmitter } from "node:events";
-import { Guest, type Snapshot, type Frame } from "./guest.ts";
-import type { Host } from "./host.ts";
-import { BLOCKS } from "./storage.ts";
+import type { Checker } from "./checker.ts";
+import { type Frame, Guest, type Snapshot } from "./guest.ts";
+import { BLOCKS, type SimDisk } from "./storage.ts";
+import type { Surroundings } from "./surroundings.ts";
 import { Lane, type SimProcess } from "./time.ts";
-import type { World } from "./world.ts";
 
 /** Holding output, as QEMU sees it: where frames go. */
 export interface Chain {
@@ -28,6 +28,19 @@ export interface CaptureSide {
   lost(reason: string): void;
 }
 
+/** The host that it runs on. */
+export interface QemuHost {
+  readonly name: string;
+  readonly disk: SimDisk;
+  /** The QEMU that was started last, while it lives. */
+  qemu: SimQemu | undefined;
+}
+
+export interface QemuWorld extends Surroundings {
+  readonly checker: Checker;
+  readonly nature: { readonly guestStepMs: number; readonly diskShare: number };
+}
+
 /** The monitor. Answers come a little later; none if QEMU hangs. */
 export class SimQmp extends EventEmitter {
   readonly version = "7.2.0";
@@ -45,7 +58,7 @@ export class SimQmp extends EventEmitter {
 }
 
 export class SimQemu {
-  readonly host: Host;
+  readonly host: QemuHost;
   readonly pid: number;
   readonly qmp: SimQmp;
   readonly watchdog: SimQmp;
@@ -65,13 +78,13 @@ export class SimQemu {
   readonly bitmaps = new Map<string, Set<number>>();
   readonly snapshots = new Map<string, Set<number>>();
   running = false;
-  private readonly world: World;
+  private readonly world: QemuWorld;
   private readonly events: Lane;
   private readonly exit: (how: string) => void;
   private waiting: (() => void)[] = [];
   private stepping = false;
 
-  constructor(world: World, host: Host, owner: SimProcess, standby: boolean) {
+  constructor(world: QemuWorld, host: QemuHost, owner: SimProcess, standby: boolean) {
     this.world = world;
     this.host = host;
     this.owner = owner;
@@ -173,7 +186,7 @@ export class SimQemu {
   private goOn(): void {
     if (this.stepping || !this.running || this.hung) return;
     this.stepping = true;
-    this.world.time.after(this.world.random.gap(this.world.guestStepMs), () => {
+    this.world.time.after(this.world.random.gap(this.world.nature.guestStepMs), () => {
       this.stepping = false;
       if (!this.alive || !this.running || this.hung) return;
       this.stepGuest(0);
@@ -184,7 +197,7 @@ export class SimQemu {
   private stepGuest(input: number): void {
     const { guest, host, world } = this;
     if (guest === undefined) return;
-    const writes = world.random.chance(world.diskShare);
+    const writes = world.random.chance(world.nature.diskShare);
     // A write that nobody can take keeps the guest waiting: the disk thread stands still with its process.
     if (writes && this.mirror !== undefined && (this.owner.stopped || !this.mirror.ready)) return;
     const { block, flush, output } = guest.step(input, world.time.now, writes, BLOCKS);

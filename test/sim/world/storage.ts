@@ -74,7 +74,7 @@ export interface IntentLog {
 }
 
 export const BLOCK_BYTES = 4096;
-export const BLOCKS = 12;
+export const BLOCKS = 64;
 
 /** The image of the VM's disk. A block is a number: what a real one would be the hash of. */
 export class SimDisk {

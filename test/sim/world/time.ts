@@ -246,7 +246,9 @@ export function installClocks(): void {
   const give = (name: string, value: unknown) =>
     Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
   const call = (act: (...args: unknown[]) => void, args: unknown[]) => () => act(...args);
-  give("setTimeout", (act: () => void, ms = 0, ...args: unknown[]) => current().setTimer(call(act, args), ms));
+  give("setTimeout", (act: () => void, ms = 0, ...args: unknown[]) =>
+    current().setTimer(call(act, args), ms),
+  );
   give("setInterval", (act: () => void, ms = 0, ...args: unknown[]) =>
     current().setInterval(call(act, args), ms),
   );

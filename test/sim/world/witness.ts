@@ -3,8 +3,8 @@
  * claim may be written long after who asked has given up. What is written stays written.
  */
 import type { Claim } from "../../../src/core/arbiter.ts";
+import type { Surroundings } from "./surroundings.ts";
 import { current, type SimProcess } from "./time.ts";
-import type { World } from "./world.ts";
 
 interface Member {
   on: boolean;
@@ -29,9 +29,9 @@ export class SimWitness {
   readonly post: Post;
   /** All that was ever claimed. Nobody but the judge may look. */
   readonly claims: Claim[] = [];
-  private readonly world: World;
+  private readonly world: Surroundings;
 
-  constructor(world: World, count: number, post: Post) {
+  constructor(world: Surroundings, count: number, post: Post) {
     this.world = world;
     this.post = post;
     this.members = Array.from({ length: count }, () => ({ on: true, deafTo: new Set<string>() }));
