@@ -20,12 +20,11 @@ import { encodePages, type PageFrameBuffers } from "./replication-pages.ts";
 /** crc32 over checksums (u32, big-endian), in the order given. */
 class Crcs {
   value = 0;
-  /** Not the view itself goes to crc32: Node 24 takes a DataView for no view at all once it has compiled that function, and throws. */
-  readonly #word = new Uint8Array(4);
-  readonly #view = new DataView(this.#word.buffer);
+  /** Not a DataView: Node 24's `crc32`, once optimized for buffers, takes one for no view at all and throws. */
+  readonly #word = Buffer.alloc(4);
 
   add(crc: number): void {
-    this.#view.setUint32(0, crc);
+    this.#word.writeUInt32BE(crc);
     this.value = crc32(this.#word, this.value);
   }
 }

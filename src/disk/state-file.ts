@@ -22,6 +22,8 @@ export interface DiskState {
   readonly durableEpoch?: EpochId;
   /** Of an owner: it gave the VM away in order, with nothing written after the session's last checkpoint, and all of it on stable storage. */
   readonly handedOver?: boolean;
+  /** Of an owner: somebody has had the VM protected, and nobody has said stop since. */
+  readonly wanted?: boolean;
 }
 
 /** The file is there and cannot be used. */

@@ -167,13 +167,16 @@ export class BackupDisks {
     this.applier.beforeChange = keep;
   }
 
-  /** Notes that the VM runs here, or is about to. */
+  /**
+   * Notes that the images are no replica any more: the VM writes to them, or is about to. Nor are they the VM's before the primary that this host becomes has
+   * put them on stable storage (OwnedDisks.settle): what a power failure leaves of them until then is a mixture, from which nobody must start (I2).
+   */
   claim(generation: Generation): void {
-    // Not waited for: should this host crash before, it says "replica", and nobody starts it by accident.
+    // Not waited for: "replica" is not started from, either.
     this.options.record
       .write({
         generation,
-        images: "owner",
+        images: "syncing",
         ...(this.session === undefined ? {} : { session: this.session.id }),
       })
       .catch(() => {});

@@ -61,17 +61,26 @@ export class OwnedDisks {
     throw new OrderRefused("shared-disk", `${text}. Only a VM whose disks are all replicated can be moved`);
   }
 
-  /** Notes that the VM and its images are this host's, and the protection in which they are followed: a backup of it may take over. */
-  async note(generation: Generation, session?: string): Promise<void> {
-    await this.record.write({ generation, images: "owner", ...(session === undefined ? {} : { session }) });
+  /**
+   * Notes that the VM and its images are this host's, and the protection in which they are followed: a backup of it may take over.
+   * @param wanted whether the VM is to be protected, should this host fail and start again
+   */
+  async note(generation: Generation, wanted: boolean, session?: string): Promise<void> {
+    await this.record.write({
+      generation,
+      images: "owner",
+      ...(session === undefined ? {} : { session }),
+      ...(wanted ? { wanted } : {}),
+    });
   }
 
   /**
-   * The VM went on here from what lay in this host's memory: what it believes to be on stable storage is put there, while it runs. A flush over an
-   * export of QEMU's own does not keep its main loop.
+   * The VM went on here from what lay in this host's memory: what it believes to be on stable storage is put there, while it runs, and only then is it noted
+   * that the images are the VM's: a host that fails before has lost a part of them, and must not start from the rest. A flush over an export of QEMU's
+   * own does not keep its main loop.
    */
-  settle(qmp: Qmp): Promise<void> {
-    this.settling = this.flush(qmp);
+  settle(qmp: Qmp, generation: Generation): Promise<void> {
+    this.settling = this.flush(qmp).then(() => this.note(generation, true));
     return this.settling;
   }
 

@@ -126,9 +126,10 @@ export class PrimaryGuardian {
   static async start(post: Post<PrimaryConfig>, generation: Generation): Promise<PrimaryGuardian> {
     const { config, log, record } = post;
     const ground = await prepareGround(config, log);
-    // It was protected when this host went down, and nobody had said stop.
-    const wanted = config.protect === "at-start" || record.state?.session !== undefined;
-    await new OwnedDisks(post, ground).note(generation);
+    // It was protected before this host went down, and nobody had said stop.
+    const { session, wanted: wished = session !== undefined } = record.state ?? {};
+    const wanted = config.protect === "at-start" || wished;
+    await new OwnedDisks(post, ground).note(generation, wanted);
     const qemu = await startQemu(config, ground, { role: "primary", ramFile: config.lab.ramFile });
     const guardian = new PrimaryGuardian(post, { generation, ground, qemu, wanted });
     try {
@@ -146,9 +147,8 @@ export class PrimaryGuardian {
     const { generation, ground, qemu } = takenOver;
     const guardian = new PrimaryGuardian(post, { generation, ground, qemu, takenOver, wanted: true });
     guardian.disks
-      .settle(qemu.qmp)
+      .settle(qemu.qmp, generation)
       .catch((error: Error) => post.log.error(`putting the VM's disks on stable storage: ${error.message}`));
-    await guardian.disks.note(generation);
     await guardian.open();
     post.log.info(`this host is the primary of VM ${post.config.vm.name} now (generation ${generation})`);
     return guardian;
@@ -193,11 +193,20 @@ export class PrimaryGuardian {
         heed(await livePreflight(this.qemu.qmp, this.qemu.pid), this.post.log);
       },
       kill: () => this.qemu.kill(),
-      wantNoMore: () => this.keep.stop(),
+      wantNoMore: () => this.wantNoMore(),
       get triesByItself() {
         return guardian.keep.isTrying;
       },
     });
+  }
+
+  /** Somebody has said stop. While there is a protection, its end is noted, and this with it. */
+  private wantNoMore(): void {
+    this.keep.stop();
+    if (this.state.phase !== "unprotected") return;
+    this.disks
+      .note(this.state.generation, false)
+      .catch((error: Error) => this.post.log.error(`noting that protection was stopped: ${error.message}`));
   }
 
   // Events
@@ -228,7 +237,11 @@ export class PrimaryGuardian {
     const { state } = this;
     if (state.phase !== "superseded") return { kind: "exit", status: this.vm.guestShutDown ? 0 : 1 };
     if (inRole("backup", this.post.config) === undefined) return { kind: "exit", status: 0 };
-    if (state.planned) await this.disks.giveAway(this.link.session);
+    // Should it not be noted, the next resync compares all of it.
+    if (state.planned)
+      await this.disks
+        .giveAway(this.link.session)
+        .catch((error: Error) => this.post.log.error(`noting that the VM was handed over: ${error.message}`));
     return { kind: "backup", generation: state.generation };
   }
 
@@ -272,13 +285,15 @@ export class PrimaryGuardian {
   /**
    * Capture, output hold or a disk's mirror has failed. If that is because QEMU died, the backup must take over, so it must not be told goodbye: only
    * a QEMU that still answers makes this an end of protection (I5) rather than of the VM (I4).
+   * @param protection of which it was a part: if that has ended meanwhile, the next one is not to suffer
    */
   private async partFailed(
+    protection: Protection,
     type: "capture-failed" | "output-failed" | "disk-failed",
     reason: string,
   ): Promise<void> {
     // If it does not, vmGone follows.
-    if (await this.vm.answers()) this.feed({ type, reason });
+    if ((await this.vm.answers()) && protection === this.protection) this.feed({ type, reason });
   }
 
   private fromBackupDisks(message: DiskMessage): void {
@@ -300,9 +315,7 @@ export class PrimaryGuardian {
         this.startCapture();
         return;
       case "begin-epochs":
-        this.protection!.beginEpochs().catch((error: Error) =>
-          this.partFailed("capture-failed", error.message),
-        );
+        this.beginEpochs(this.protection!);
         return;
       case "capture":
         if (handsOver(this.state)) this.input.watch();
@@ -395,7 +408,7 @@ export class PrimaryGuardian {
         images,
         records: this.records,
         log: { folder: config.stateDirectory, vm: config.vm.name, session: this.link.session },
-        onFailed: (reason) => void this.partFailed("disk-failed", reason),
+        onFailed: (reason) => void this.partFailed(protection, "disk-failed", reason),
         report: (text) => this.report("info", text),
       },
       onSent: (epoch) => this.feed({ type: "sent", epoch }),
@@ -404,18 +417,24 @@ export class PrimaryGuardian {
       onRequested: () => this.vm.whenRunning(() => this.feed({ type: "requested" })),
       onEnded: (reason) => {
         // In "ending" it is we who end it.
-        if (this.state.phase !== "ending") void this.partFailed("capture-failed", reason);
+        if (this.state.phase !== "ending") void this.partFailed(protection, "capture-failed", reason);
       },
-      onFailed: (reason) => void this.partFailed("output-failed", reason),
+      onFailed: (reason) => void this.partFailed(protection, "output-failed", reason),
     });
     this.vm.whenRunning(undefined);
     this.protection = protection;
     this.statistics.reset(0);
     // Should this host fail, it knows that a backup may have the VM, and which protection the logs of its disks are of.
     this.disks
-      .note(this.state.generation, this.link.session)
+      .note(this.state.generation, this.keep.wanted, this.link.session)
       .then(() => protection.start())
-      .catch((error: Error) => this.partFailed("capture-failed", error.message));
+      .catch((error: Error) => this.partFailed(protection, "capture-failed", error.message));
+  }
+
+  private beginEpochs(protection: Protection): void {
+    protection
+      .beginEpochs()
+      .catch((error: Error) => this.partFailed(protection, "capture-failed", error.message));
   }
 
   private async endCapture(): Promise<void> {
@@ -426,7 +445,7 @@ export class PrimaryGuardian {
     }
     this.protection = undefined;
     await this.disks
-      .note(this.state.generation)
+      .note(this.state.generation, this.keep.wanted)
       .catch((error: Error) => this.post.log.error(`noting the end of a protection: ${error.message}`));
     this.feed({ type: "capture-ended" });
   }

@@ -1,0 +1,51 @@
+/** In place of `node:fs/promises`: the files of the host whose process asks. A path of the disk image opens the image. */
+import { theWorld } from "../world/present.ts";
+import { current } from "../world/time.ts";
+
+function here() {
+  const process = current();
+  const world = theWorld();
+  const host = world.hostOf(process);
+  /** What reaches stable storage takes a while, and may fail. */
+  const synced = async (act: () => void) => {
+    await process.later(world.random.between(0.2, 4));
+    if (host.syncFails) throw Object.assign(new Error("EIO: i/o error, fsync"), { code: "EIO" });
+    act();
+  };
+  return { files: host.files, disk: host.disk, synced };
+}
+
+export async function mkdir(): Promise<void> {}
+
+export async function readFile(path: string, _encoding: string): Promise<string> {
+  const text = here().files.read(path);
+  if (text === undefined) throw Object.assign(new Error(`ENOENT: ${path}`), { code: "ENOENT" });
+  return text;
+}
+
+export async function open(path: string, flags: string, _mode?: number) {
+  const { disk, files, synced } = here();
+  if (path.endsWith(".img")) {
+    const sync = () => synced(() => disk.flush());
+    return { sync, datasync: sync, close: async () => {} };
+  }
+  if (flags === "r") return { sync: () => synced(() => files.syncFolder()), close: async () => {} };
+  const inode = files.create(path);
+  return {
+    writeFile: async (text: string) => {
+      inode.text = text;
+    },
+    sync: () => synced(() => files.sync(inode)),
+    close: async () => {},
+  };
+}
+
+export async function rename(from: string, to: string): Promise<void> {
+  here().files.rename(from, to);
+}
+
+export async function rm(path: string): Promise<void> {
+  const { disk, files } = here();
+  disk.logs = disk.logs.filter((log) => log.path !== path);
+  files.remove(path);
+}

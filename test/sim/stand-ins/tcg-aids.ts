@@ -1,0 +1,6 @@
+/** In place of `src/hypervisor/qemu/tcg-aids.ts`. */
+import { PAGES } from "../world/guest.ts";
+
+export function ramKiB(): number {
+  return PAGES * 4;
+}

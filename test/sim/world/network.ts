@@ -1,0 +1,134 @@
+/** The links between the hosts, and doors to knock at. Production code gets it in place of `node:net` (stand-ins/net.ts). */
+import { EventEmitter } from "node:events";
+import { type LinkQuality, SimSocket, Way, type Wires } from "./socket.ts";
+import type { Surroundings } from "./surroundings.ts";
+import { current, type SimProcess } from "./time.ts";
+
+export class SimServer extends EventEmitter {
+  readonly process: SimProcess;
+  private readonly network: Network;
+  private readonly onSocket: (socket: SimSocket) => void;
+  private bound: string | undefined;
+
+  constructor(network: Network, onSocket: (socket: SimSocket) => void) {
+    super();
+    this.network = network;
+    this.onSocket = onSocket;
+    this.process = current();
+    this.process.onDeath(() => this.close());
+  }
+
+  get listening(): boolean {
+    return this.bound !== undefined;
+  }
+
+  listen({ host }: { host: string; port: number }, ready: () => void): this {
+    const { doors } = this.network;
+    if (doors.has(host)) {
+      this.process.post(0, () =>
+        this.emit("error", new Error(`listen EADDRINUSE: address already in use ${host}`)),
+      );
+      return this;
+    }
+    this.bound = host;
+    doors.set(host, this);
+    this.process.post(0.1, ready);
+    return this;
+  }
+
+  address(): { address: string; port: number } | null {
+    return this.bound === undefined ? null : { address: this.bound, port: 7000 };
+  }
+
+  close(): this {
+    if (this.bound !== undefined) this.network.doors.delete(this.bound);
+    this.bound = undefined;
+    return this;
+  }
+
+  accept(socket: SimSocket): void {
+    this.onSocket(socket);
+  }
+}
+
+export class Network implements Wires {
+  readonly sockets = new Set<SimSocket>();
+  /** Ends that are gone while their kernel still sends. */
+  readonly closing = new Set<SimSocket>();
+  readonly doors = new Map<string, SimServer>();
+  /** Hosts of whose next bytes one is changed on its way. */
+  readonly corrupts = new Set<string>();
+  readonly quality: LinkQuality[];
+  readonly ways: Way[];
+  private readonly world: Surroundings;
+
+  constructor(world: Surroundings, quality: LinkQuality[]) {
+    this.world = world;
+    this.quality = quality;
+    this.ways = quality.flatMap((_, link) => [new Way("A", "B", link), new Way("B", "A", link)]);
+  }
+
+  way(from: string, to: string, link: number): Way {
+    return this.ways.find((one) => one.from === from && one.to === to && one.link === link)!;
+  }
+
+  setUp(from: string, to: string, link: number, up: boolean): void {
+    const way = this.way(from, to, link);
+    if (way.up === up) return;
+    way.up = up;
+    if (!up) way.downSinceMs = this.world.time.now;
+    if (up)
+      for (const socket of [...this.sockets, ...this.closing]) if (socket.host === from) socket.mended();
+  }
+
+  /** An address is a host's name and the number of the link. */
+  connect(address: string): SimSocket {
+    const process = current();
+    const from = this.world.hostOf(process).name;
+    const to = address[0]!;
+    const link = Number(address[1] ?? 0);
+    const out = this.way(from, to, link);
+    const back = this.way(to, from, link);
+    const socket = new SimSocket(this.world, this, out, process, { own: `${from}${link}`, remote: address });
+    const attempt = () => {
+      if (socket.destroyed || !process.alive) return;
+      const { latencyMs, jitterMs } = this.quality[link]!;
+      const there = latencyMs + this.world.random.unit() * jitterMs;
+      if (!out.up || !back.up || !this.world.host(to).on) {
+        this.world.time.after(1000, attempt);
+        return;
+      }
+      this.world.time.after(there, () => {
+        if (socket.destroyed) return;
+        const door = this.doors.get(address);
+        if (door === undefined) {
+          process.post(latencyMs, () => {
+            if (socket.destroyed) return;
+            socket.emit("error", Object.assign(new Error("connect ECONNREFUSED"), { code: "ECONNREFUSED" }));
+            socket.destroy();
+          });
+          return;
+        }
+        const theirs = new SimSocket(this.world, this, back, door.process, {
+          own: address,
+          remote: `${from}${link}`,
+        });
+        theirs.peer = socket;
+        socket.peer = theirs;
+        door.process.post(0, () => door.accept(theirs));
+        process.post(latencyMs, () => socket.destroyed || socket.emit("connect"));
+      });
+    };
+    attempt();
+    return socket;
+  }
+
+  corruptNext(host: string): void {
+    this.corrupts.add(host);
+  }
+
+  powerFails(host: string): void {
+    for (const socket of [...this.sockets, ...this.closing]) if (socket.host === host) socket.vanish();
+    for (const address of [...this.doors.keys()]) if (address[0] === host) this.doors.delete(address);
+  }
+}

@@ -1,0 +1,98 @@
+/**
+ * What a host has on its disks: files, the VM's disk image, and the write-intent logs. What was not put on stable storage may be there after a power failure, or not, or in part.
+ */
+import type { Random } from "./random.ts";
+
+interface Inode {
+  /** As the host sees it. */
+  text: string;
+  /** As it is on stable storage; undefined if nothing of it is. */
+  safe: string | undefined;
+}
+
+export class SimFiles {
+  private names = new Map<string, Inode>();
+  private safeNames = new Map<string, Inode>();
+
+  read(path: string): string | undefined {
+    return this.names.get(path)?.text;
+  }
+
+  /** Opens for writing, from empty. */
+  create(path: string): Inode {
+    const inode: Inode = { text: "", safe: undefined };
+    this.names.set(path, inode);
+    return inode;
+  }
+
+  /** What would be found after a power failure that keeps no more than it must. */
+  readSafe(path: string): string | undefined {
+    return this.safeNames.get(path)?.safe;
+  }
+
+  rename(from: string, to: string): void {
+    const inode = this.names.get(from)!;
+    this.names.delete(from);
+    this.names.set(to, inode);
+  }
+
+  remove(path: string): void {
+    this.names.delete(path);
+  }
+
+  sync(inode: Inode): void {
+    inode.safe = inode.text;
+  }
+
+  /** All names of the host's: there is one folder that matters. */
+  syncFolder(): void {
+    this.safeNames = new Map(this.names);
+  }
+
+  powerFails(random: Random): void {
+    // A rename is kept or not, whole. Contents that were not synced may be torn.
+    const kept = random.chance(0.5) ? this.names : this.safeNames;
+    const names = new Map<string, Inode>();
+    for (const [path, inode] of kept) {
+      if (inode.safe === inode.text) names.set(path, inode);
+      else {
+        const cut = inode.text.slice(0, random.below(inode.text.length + 1));
+        const text = random.pick([inode.safe ?? "", inode.text, cut]);
+        names.set(path, { text, safe: text });
+      }
+    }
+    this.names = names;
+    this.safeNames = new Map(names);
+  }
+}
+
+/** One write-intent log: src/disk/intent-log.ts keeps it in a file, with every bit synced before it counts. */
+export interface IntentLog {
+  readonly path: string;
+  readonly session: string;
+  readonly blocks: Set<number>;
+}
+
+export const BLOCK_BYTES = 4096;
+export const BLOCKS = 64;
+
+/** The image of the VM's disk. A block is a number: what a real one would be the hash of. */
+export class SimDisk {
+  blocks: number[] = new Array(BLOCKS).fill(0);
+  private safe: number[] = new Array(BLOCKS).fill(0);
+  /** Of what the guest has flushed, block by block: that must not be lost any more while this is the VM's disk. */
+  logs: IntentLog[] = [];
+
+  write(block: number, value: number): void {
+    this.blocks[block] = value;
+  }
+
+  flush(): void {
+    for (let i = 0; i < BLOCKS; i++) this.safe[i] = this.blocks[i]!;
+  }
+
+  powerFails(random: Random): void {
+    for (let i = 0; i < BLOCKS; i++) if (random.chance(0.5)) this.safe[i] = this.blocks[i]!;
+    this.blocks = [...this.safe];
+  }
+}

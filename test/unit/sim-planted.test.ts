@@ -1,0 +1,26 @@
+// A broken rule must be found: each of the bugs of test/sim/bugs.ts is planted into the production code as it is loaded, and looked for in random worlds in which what could show
+// it goes wrong more often than elsewhere. `npm run sim -- --planted` looks for them in worlds of all kinds.
+
+import assert from "node:assert/strict";
+import { availableParallelism } from "node:os";
+import { test } from "node:test";
+import { BUGS } from "../sim/bugs.ts";
+import { huntAll, Player } from "../sim/many.ts";
+
+const MOST_RUNS = 400;
+
+test("every planted bug is found", async () => {
+  const threads = Math.min(2, availableParallelism());
+  const hunts = await huntAll(Object.keys(BUGS), { most: MOST_RUNS, focused: true, threads, told: () => {} });
+  assert.ok(hunts.length >= 12);
+  assert.deepEqual(
+    hunts.filter(({ found }) => found === undefined).map(({ bug }) => bug),
+    [],
+  );
+});
+
+test("a bug whose place in the code is gone is an error, not a bug that is not found", async () => {
+  const player = new Player([{ file: "core/primary.ts", find: "no such line", put: "" }]);
+  await assert.rejects(player.play({ from: 1, to: 2 }), /has not exactly one place that reads: no such line/);
+  await player.end();
+});
