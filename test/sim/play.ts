@@ -77,6 +77,7 @@ function natureOf(random: Random): Nature {
     maxInFlight: random.pick([8, 8, 2]),
     detectionMs: 200,
     retryMs: random.pick([2000, 500]),
+    hungMs: 2000,
     protectAtStart: random.chance(0.5),
   };
 }

@@ -28,6 +28,7 @@ const CALM: Nature = {
   maxInFlight: 8,
   detectionMs: 200,
   retryMs: 500,
+  hungMs: 2000,
   protectAtStart: true,
 };
 

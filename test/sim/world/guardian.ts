@@ -83,6 +83,7 @@ function configOf(host: string, nature: Nature): GuardianConfig {
       heartbeatMs: 25,
       witnessMs: 30_000,
       retryMs: nature.retryMs,
+      hungMs: nature.hungMs,
     },
     limits: {
       stagingMiB: 64,

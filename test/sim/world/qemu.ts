@@ -55,6 +55,11 @@ export class SimQmp extends EventEmitter {
   execute(command: string): Promise<Record<string, unknown>> {
     return this.qemu.command(() => (command === "query-status" ? { running: this.qemu.running } : {}));
   }
+
+  /** A QEMU that hangs here stands still altogether, as after SIGSTOP: the monitor of its own thread is silent, too. */
+  executeOob(command: string): Promise<Record<string, unknown>> {
+    return this.execute(command);
+  }
 }
 
 export class SimQemu {
@@ -67,7 +72,7 @@ export class SimQemu {
   readonly owner: SimProcess;
   guest: Guest | undefined;
   alive = true;
-  /** Its main loop is stuck. */
+  /** It stands still. */
   hung = false;
   chain: Chain | undefined;
   mirror: Mirror | undefined;

@@ -29,6 +29,7 @@ export interface Nature {
   readonly maxInFlight: number;
   readonly detectionMs: number;
   readonly retryMs: number;
+  readonly hungMs: number;
   readonly protectAtStart: boolean;
 }
 
