@@ -6,6 +6,8 @@ export interface GuardianEvent {
   readonly kind: string;
   readonly phase?: string;
   readonly text?: string;
+  readonly about?: string;
+  readonly raised?: boolean;
 }
 
 /** The guardian refused an order. */
