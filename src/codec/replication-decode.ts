@@ -4,8 +4,10 @@ import {
   type CheckpointSummary,
   DEVICE_STATE_MAX,
   type DeviceStatePiece,
+  type Join,
   type Layout,
   MAX_BLOCK_BYTES,
+  MAX_PATHS,
   MAX_RAM_BLOCKS,
   PAGE_BYTES,
   ProtocolError,
@@ -14,7 +16,7 @@ import {
 } from "./replication.ts";
 import { decodeDisk, decodeHashes, decodeHashRange } from "./replication-disk.ts";
 import { decodeHello, decodeRefuse, decodeWelcome } from "./replication-greeting.ts";
-import { type Header, vmIdText } from "./replication-header.ts";
+import { type Header, uuidText } from "./replication-header.ts";
 import { decodePages } from "./replication-pages.ts";
 import { JsonObject, Reader } from "./replication-reader.ts";
 
@@ -24,7 +26,7 @@ export function decodeMessage(header: Header, payload: Uint8Array): ReplicationM
   const base = { generation, epoch, payloadCrc };
   switch (type) {
     case "hello":
-      return { ...base, type, vmId: vmIdText(header.vmId), hello: decodeHello(payload) };
+      return { ...base, type, vmId: uuidText(header.vmId), hello: decodeHello(payload) };
     case "welcome":
       return { ...base, type, welcome: decodeWelcome(payload) };
     case "refuse":
@@ -38,7 +40,11 @@ export function decodeMessage(header: Header, payload: Uint8Array): ReplicationM
     case "checkpoint-end":
       return { ...base, type, summary: decodeCheckpointEnd(payload) };
     case "heartbeat":
-      return { ...base, type, sequence: new Reader("heartbeat", payload).u64("sequence") };
+      return { ...base, type, received: new Reader(type, payload).u64("received") };
+    case "join":
+      return { ...base, type, vmId: uuidText(header.vmId), join: decodeJoin(payload) };
+    case "carry":
+      return { ...base, type, first: new Reader(type, payload).u64("first") };
     case "disk":
       return { ...base, type, entries: decodeDisk(payload), payloadBytes: payload.byteLength };
     case "disk-applied":
@@ -60,6 +66,16 @@ export function decodeMessage(header: Header, payload: Uint8Array): ReplicationM
     default:
       return { ...base, type };
   }
+}
+
+function decodeJoin(payload: Uint8Array): Join {
+  const reader = new Reader("join", payload);
+  const session = uuidText(reader.bytes("session", 16));
+  const path = reader.u16("path");
+  if (path >= MAX_PATHS) throw new ProtocolError("bad-payload", "join path", path, `below ${MAX_PATHS}`);
+  const reserved = reader.u16("reserved");
+  if (reserved !== 0) throw new ProtocolError("bad-payload", "join reserved", reserved, "0");
+  return { session, path };
 }
 
 function decodeLayout(payload: Uint8Array): Layout {

@@ -7,6 +7,7 @@ import {
   DEVICE_STATE_PIECE_MAX,
   HEADER_BYTES,
   type Hello,
+  type Join,
   type Layout,
   MAX_BLOCK_BYTES,
   MAX_RAM_BLOCKS,
@@ -15,7 +16,7 @@ import {
   type Refuse,
   type Welcome,
 } from "./replication.ts";
-import { type FrameIds, writeHeader } from "./replication-header.ts";
+import { type FrameIds, uuidBytes, writeHeader } from "./replication-header.ts";
 
 /** One message, ready to be written part by part. Its bytes must not change until they have left. */
 export interface Frame {
@@ -47,6 +48,19 @@ export function encodeHello(ids: FrameIds, hello: Hello): Frame {
 
 export function encodeWelcome(ids: FrameIds, welcome: Welcome): Frame {
   return frame("welcome", ids, 0, [Buffer.from(JSON.stringify(welcome))]);
+}
+
+export function encodeJoin(ids: FrameIds, { session, path }: Join): Frame {
+  return frame("join", ids, 0, [Buffer.concat([uuidBytes("session", session), u16(path), u16(0)])]);
+}
+
+export function encodeJoined(ids: FrameIds): Frame {
+  return frame("joined", ids, 0, []);
+}
+
+/** @param first number of the message of the stream that follows next on this path */
+export function encodeCarry(ids: FrameIds, first: number): Frame {
+  return frame("carry", ids, 0, [u64(first)]);
 }
 
 export function encodeRefuse(ids: FrameIds, refuse: Refuse): Frame {
@@ -95,8 +109,9 @@ export function encodeAck(ids: FrameIds, epoch: number): Frame {
   return frame("ack", ids, epoch, []);
 }
 
-export function encodeHeartbeat(ids: FrameIds, sequence: number): Frame {
-  return frame("heartbeat", ids, 0, [u64(sequence)]);
+/** @param received messages of the stream that were delivered here */
+export function encodeHeartbeat(ids: FrameIds, received: number): Frame {
+  return frame("heartbeat", ids, 0, [u64(received)]);
 }
 
 export function encodeGoodbye(ids: FrameIds): Frame {

@@ -5,6 +5,7 @@ import {
   type DiskSize,
   type Hello,
   MAX_DISKS,
+  MAX_PATHS,
   MAX_SUSPECTS,
   PROTOCOL_VERSION,
   ProtocolError,
@@ -27,8 +28,18 @@ export function decodeHello(payload: Uint8Array): Hello {
     ramBytes: json.integer("ramBytes"),
     intervalMs: json.positiveNumber("intervalMs"),
     session: ours ? json.uuid("session") : "",
+    ...(ours ? pathOf(json) : { paths: 0, path: 0 }),
     disks: ours ? eachOnce("hello", json.objects("disks", MAX_DISKS).map(diskSize)) : [],
   };
+}
+
+function pathOf(json: JsonObject): { paths: number; path: number } {
+  const paths = json.u16("paths");
+  if (paths < 1 || paths > MAX_PATHS)
+    throw new ProtocolError("bad-payload", "hello paths", paths, `1..${MAX_PATHS}`);
+  const path = json.u16("path");
+  if (path >= paths) throw new ProtocolError("bad-payload", "hello path", path, `below ${paths}`);
+  return { paths, path };
 }
 
 function diskSize(json: JsonObject): DiskSize {

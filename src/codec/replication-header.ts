@@ -31,15 +31,20 @@ export interface Header {
 export const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 const U32 = 2 ** 32;
 
-/** The 16 bytes of a UUID. Throws RangeError if the text is none. */
+/** The 16 bytes of a VM's UUID. Throws RangeError if the text is none. */
 export function vmIdBytes(uuid: string): Uint8Array {
+  return uuidBytes("VM id", uuid);
+}
+
+/** The same of any UUID; `what` names it in the error. */
+export function uuidBytes(what: string, uuid: string): Uint8Array {
   if (!UUID.test(uuid))
-    throw new RangeError(`VM id ${JSON.stringify(uuid)} is not a UUID (8-4-4-4-12 hex digits)`);
+    throw new RangeError(`${what} ${JSON.stringify(uuid)} is not a UUID (8-4-4-4-12 hex digits)`);
   return Uint8Array.from(Buffer.from(uuid.replaceAll("-", ""), "hex"));
 }
 
 /** The UUID in its usual form, lower case. */
-export function vmIdText(bytes: Uint8Array): string {
+export function uuidText(bytes: Uint8Array): string {
   const digits = Buffer.from(bytes.buffer, bytes.byteOffset, 16).toString("hex");
   return digits.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
 }

@@ -13,7 +13,7 @@ import {
 import { PageBounds } from "./replication-checkpoint.ts";
 import { decodeMessage } from "./replication-decode.ts";
 import { DiskBounds } from "./replication-disk.ts";
-import { type Header, readHeader, vmIdText } from "./replication-header.ts";
+import { type Header, readHeader, uuidText } from "./replication-header.ts";
 
 export interface ParserOptions {
   /** The side that reads. */
@@ -26,10 +26,16 @@ export interface ParserOptions {
   readonly allocate?: (bytes: number, type: MessageType) => Uint8Array;
 }
 
+/** What LAYOUT and HELLO have allowed: the same on all paths of a session, whichever of them brought it. */
+export interface StreamBounds {
+  pages?: PageBounds;
+  disks?: DiskBounds;
+}
+
 /**
  * A push parser. Checks the header (and with it the payload's length against the type's cap) on its 48th byte,
  * before anything is allocated; then the payload's checksum; then its contents; and the order, as far as it is
- * a matter of format: a backup hears HELLO first and LAYOUT before PAGES, and no page lies outside its block, no change of a disk outside
+ * a matter of format: a backup hears HELLO or JOIN first and LAYOUT before PAGES, and no page lies outside its block, no change of a disk outside
  * that disk as HELLO gave it.
  * After an error it is dead: every further push throws the same error.
  */
@@ -42,8 +48,7 @@ export class ReplicationParser {
   #payloadFilled = 0;
   #vmId: Uint8Array | undefined;
   #greeted: boolean;
-  #bounds: PageBounds | undefined;
-  #diskBounds: DiskBounds | undefined;
+  #bounds: StreamBounds = {};
   #error: unknown;
   #stopped = false;
 
@@ -56,6 +61,16 @@ export class ReplicationParser {
   /** Whether a message has begun that is not yet whole. */
   get insideMessage(): boolean {
     return this.#headerFilled > 0;
+  }
+
+  /** Of all messages so far; another path's parser takes them over with `share`. */
+  get bounds(): StreamBounds {
+    return this.#bounds;
+  }
+
+  /** This is another path of the session whose bounds these are. */
+  share(bounds: StreamBounds): void {
+    this.#bounds = bounds;
   }
 
   /** From now on bytes are dropped unread. */
@@ -98,15 +113,21 @@ export class ReplicationParser {
   #checkedHeader(): Header {
     const header = readHeader(this.#headerBytes, this.#options.receiver);
     if (this.#vmId !== undefined && Buffer.compare(this.#vmId, header.vmId) !== 0) {
-      throw new ProtocolError("wrong-vm", "VM id", vmIdText(header.vmId), vmIdText(this.#vmId));
+      throw new ProtocolError("wrong-vm", "VM id", uuidText(header.vmId), uuidText(this.#vmId));
     }
-    if (!this.#greeted && header.type !== "hello") {
-      throw new ProtocolError("wrong-order", "first message", header.type, "hello");
+    const greets = header.type === "hello" || header.type === "join";
+    if (!this.#greeted && !greets) {
+      throw new ProtocolError("wrong-order", "first message", header.type, "hello or join");
     }
-    if (header.type === "hello" && this.#greeted) {
-      throw new ProtocolError("wrong-order", "message", "hello", "hello only as the first message");
+    if (greets && this.#greeted) {
+      throw new ProtocolError(
+        "wrong-order",
+        "message",
+        header.type,
+        `${header.type} only as the first message`,
+      );
     }
-    if (header.type === "pages" && this.#bounds === undefined) {
+    if (header.type === "pages" && this.#bounds.pages === undefined) {
       throw new ProtocolError("wrong-order", "message", "pages", "layout before the first pages");
     }
     return header;
@@ -142,18 +163,18 @@ export class ReplicationParser {
       throw new ProtocolError("bad-payload-checksum", field, hex(actual), hex(header.payloadCrc));
     }
     const message = decodeMessage(header, payload);
-    if (message.type === "hello") {
+    if (message.type === "hello" || message.type === "join") {
       this.#vmId = header.vmId;
       this.#greeted = true;
-      this.#diskBounds = new DiskBounds(message.hello.disks);
+      if (message.type === "hello") this.#bounds.disks = new DiskBounds(message.hello.disks);
     } else if (message.type === "layout") {
-      this.#bounds = new PageBounds(message.layout);
+      this.#bounds.pages = new PageBounds(message.layout);
     } else if (message.type === "pages") {
-      this.#bounds?.check(message.pages);
+      this.#bounds.pages?.check(message.pages);
     } else if (message.type === "disk") {
-      this.#diskBounds?.check(message.entries);
+      this.#bounds.disks?.check(message.entries);
     } else if (message.type === "hash-ask") {
-      this.#diskBounds?.checkRange(message.range);
+      this.#bounds.disks?.checkRange(message.range);
     }
     this.#options.onMessage(message);
   }

@@ -6,7 +6,7 @@ export const MAGIC = 0x524d5553;
 /** Version of the framing (byte 4). HELLO names the version of the conversation beside it. */
 export const FRAMING_VERSION = 1;
 /** Version of the conversation: which messages there are and who sends them when. */
-export const PROTOCOL_VERSION = 2;
+export const PROTOCOL_VERSION = 3;
 export const HEADER_BYTES = 48;
 export const PAGE_BYTES = 4096;
 
@@ -56,6 +56,9 @@ export const HASH_RANGE_BYTES = 20;
 const MIN_INPUT_BYTES = 10 + 14;
 const MAX_INPUT_BYTES = 10 + 14 + 65_536 + 8;
 
+/** Paths of one session. */
+export const MAX_PATHS = 8;
+
 export type Role = "primary" | "backup";
 
 interface MessageRule {
@@ -99,10 +102,31 @@ export const MESSAGES = {
   handover: { code: 19, to: "backup", min: 0, max: 0, epoch: true },
   "handover-refused": { code: 20, to: "primary", min: 2, max: 64 * KIB, epoch: false },
   unable: { code: 21, to: "primary", min: 2, max: 64 * KIB, epoch: false },
+  join: { code: 22, to: "backup", min: 20, max: 20, epoch: false },
+  joined: { code: 23, to: "primary", min: 0, max: 0, epoch: false },
+  carry: { code: 24, to: "both", min: 8, max: 8, epoch: false },
   input: { code: 25, to: "backup", min: 2 + MIN_INPUT_BYTES, max: 2 + MAX_INPUT_BYTES, epoch: false },
 } as const satisfies Record<string, MessageRule>;
 
 export type MessageType = keyof typeof MESSAGES;
+
+/** About a path, or a last word that is said on every path: not in the numbered stream, and never sent again. */
+const OUTSIDE_STREAM: ReadonlySet<MessageType> = new Set([
+  "hello",
+  "welcome",
+  "refuse",
+  "heartbeat",
+  "takeover",
+  "unable",
+  "join",
+  "joined",
+  "carry",
+]);
+
+/** Whether messages of this type are numbered: each is delivered exactly once, in order, whatever path it came by. */
+export function isInStream(type: MessageType): boolean {
+  return !OUTSIDE_STREAM.has(type);
+}
 
 /** What a primary says of itself and its VM. `machine` names the guest-visible hardware; both sides compare it. */
 export interface Hello {
@@ -113,8 +137,18 @@ export interface Hello {
   readonly intervalMs: number;
   /** Names this protection: a UUID, made anew for each. "" from a primary of another protocol. */
   readonly session: string;
+  /** How many paths the session may have; 0 from a primary of another protocol, as for `path`. */
+  readonly paths: number;
+  /** Which of them this is, from 0. */
+  readonly path: number;
   /** The replicated disks. Nothing outside of them is ever written. */
   readonly disks: readonly DiskSize[];
+}
+
+/** A further path of a session, or one that was lost. */
+export interface Join {
+  readonly session: string;
+  readonly path: number;
 }
 
 export interface DiskSize {
@@ -249,7 +283,8 @@ export type ReplicationMessage = FromHeader &
     | { readonly type: "goodbye-ok" }
     | { readonly type: "takeover" }
     | { readonly type: "abort" }
-    | { readonly type: "heartbeat"; readonly sequence: number }
+    /** So many messages of the stream have been delivered, on all paths together. */
+    | { readonly type: "heartbeat"; readonly received: number }
     /** `payloadBytes` is what flow control counts and what keeping the entries costs: their data lies in the payload. */
     | { readonly type: "disk"; readonly entries: readonly DiskEntry[]; readonly payloadBytes: number }
     | { readonly type: "disk-applied"; readonly totalBytes: number }
@@ -263,6 +298,10 @@ export type ReplicationMessage = FromHeader &
     | { readonly type: "unable"; readonly message: string }
     /** A frame that has arrived for the guest's card `nic`. */
     | { readonly type: "input"; readonly nic: number; readonly frame: Uint8Array }
+    | { readonly type: "join"; readonly vmId: string; readonly join: Join }
+    | { readonly type: "joined" }
+    /** The messages of the stream that follow on this path are numbered from here on. */
+    | { readonly type: "carry"; readonly first: number }
   );
 
 export type MessageOf<T extends MessageType> = Extract<ReplicationMessage, { readonly type: T }>;

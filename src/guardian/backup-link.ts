@@ -6,12 +6,14 @@ import { type FrameIds, vmIdBytes } from "../codec/replication-header.ts";
 import type { BackupEvent, BackupState } from "../core/backup.ts";
 import type { EpochId } from "../core/words.ts";
 import { type Fingerprint, fingerprintMismatch } from "../hypervisor/qemu/command-line.ts";
-import type { Connection } from "../link/connection.ts";
-import { type Caller, type Listener, listen } from "../link/listen.ts";
+import { NO_SESSION, wrongPath } from "../link/door.ts";
+import { type Caller, type Listener, listen, type Stray } from "../link/listen.ts";
+import type { Session } from "../link/session.ts";
 import type { InputFrame } from "../net/guest-input.ts";
 import type { BackupDisks } from "./backup-disks.ts";
 import type { CheckpointIntake } from "./checkpoint-intake.ts";
 import type { BackupConfig } from "./config.ts";
+import { type PathSummary, PathWatch } from "./path-watch.ts";
 import type { Post } from "./role.ts";
 
 /** The primary has so long to read that the VM stays with it. */
@@ -41,27 +43,34 @@ export class BackupLink {
   session: string | undefined;
   private readonly options: BackupLinkOptions;
   private listener: Listener | undefined;
-  private connection: Connection | undefined;
+  private connection: Session | undefined;
+  private readonly watch: PathWatch;
   private greeting = false;
   /** The primary was told that this host stands down from a switchover. */
   private refusedForGood = false;
 
   constructor(options: BackupLinkOptions) {
     this.options = options;
+    this.watch = new PathWatch(options.post, options.post.config.replication.listen);
+  }
+
+  /** For `status`. */
+  get paths(): PathSummary[] {
+    return this.watch.summary(this.connection);
   }
 
   /** Opens the door. */
   async open(): Promise<void> {
     const { onSuspicion, post, state } = this.options;
     const { replication, timing, vm } = post.config;
-    const { host, port } = replication.listen;
     this.listener = await listen({
-      address: host,
-      port,
+      addresses: replication.listen,
       vmId: vmIdBytes(vm.uuid),
       host: post.config.host,
       generation: () => state().generation,
       onPrimary: (caller) => void this.greet(caller),
+      onStray: (stray) => this.sendOn(stray),
+      onAddress: (event) => this.watch.told(event),
       onTurnedAway: ({ message, peer }) => post.log.warn(`${peer}: ${message}`),
       heartbeatMs: timing.heartbeatMs,
       detectionMs: timing.detectionMs,
@@ -109,10 +118,21 @@ export class BackupLink {
     }
   }
 
+  /** The VM is this host's. */
+  private get tookOver(): boolean {
+    const state = this.options.state();
+    return state.phase === "running" || (state.phase === "recovering" && !state.planned);
+  }
+
+  /** A primary that wants to mend a path of a session which is over. */
+  private sendOn(stray: Stray): void {
+    if (this.tookOver) stray.tellTakeover(this.options.tookOverAt());
+    else stray.refuse(NO_SESSION);
+  }
+
   private async greet(caller: Caller): Promise<void> {
     const { disks, tookOverAt } = this.options;
-    const state = this.options.state();
-    if (state.phase === "running" || (state.phase === "recovering" && !state.planned)) {
+    if (this.tookOver) {
       caller.tellTakeover(tookOverAt());
       return;
     }
@@ -145,14 +165,16 @@ export class BackupLink {
           if (this.connection === connection) onLost(message);
         },
         onSilent: (silentMs) => onLost(`nothing was heard from it for ${Math.round(silentMs)} ms`),
+        onPath: (event) => this.watch.told(event),
       },
       images,
     );
     this.connection = connection;
+    this.watch.heard(connection);
     feed({ type: "session-opened", generation: caller.generation });
   }
 
-  private whyNot({ hello, generation }: Caller): { code: string; message: string } | undefined {
+  private whyNot({ address, hello, generation }: Caller): { code: string; message: string } | undefined {
     const state = this.options.state();
     if (state.phase !== "waiting" || this.greeting)
       return { code: "wrong-state", message: `the backup is ${state.phase}` };
@@ -165,6 +187,13 @@ export class BackupLink {
     const { host } = this.options.post.config;
     if (hello.host === host)
       return { code: "same-host", message: `both hosts call themselves ${host}; give them names with host:` };
+    const { listen: own } = this.options.post.config.replication;
+    if (hello.paths !== own.length)
+      return {
+        code: "other-paths",
+        message: `replication.peer of ${hello.host} names ${hello.paths} addresses, and replication.listen of ${host} names ${own.length}; name the same paths on both hosts, in the same order`,
+      };
+    if (hello.path !== address) return wrongPath(host, hello.path, address);
     const mismatch = fingerprintMismatch(hello.machine, this.options.machine);
     return mismatch === undefined ? undefined : { code: "other-machine", message: mismatch };
   }

@@ -25,6 +25,7 @@ import { backupPreflight } from "../hypervisor/qemu/preflight.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import { prepareStandby } from "../hypervisor/qemu/standby.ts";
 import { ramKiB } from "../hypervisor/qemu/tcg-aids.ts";
+import { at } from "../link/link-error.ts";
 import { BackupImages } from "../memory/backup-images.ts";
 import { StandbyTaps } from "../net/standby-taps.ts";
 import { monotonicMs } from "../os/monotonic.ts";
@@ -187,10 +188,8 @@ export class BackupGuardian {
       },
     });
     await this.link.open();
-    const { host, port } = replication.listen;
-    log.info(
-      `standby for VM ${vm.name} is ready (QEMU ${this.qemu.qmp.version}); listening on ${host}:${port}`,
-    );
+    const addresses = replication.listen.map((address) => at(address)).join(" and ");
+    log.info(`standby for VM ${vm.name} is ready (QEMU ${this.qemu.qmp.version}); listening on ${addresses}`);
     this.publish();
   }
 
@@ -207,6 +206,7 @@ export class BackupGuardian {
       waitingBytes: this.held.waitingBytes,
       longestStallMs: this.post.stalls.longestMs,
       witness: this.post.witness.status,
+      paths: this.link.paths,
       failover: this.takeover.times,
       ...this.state,
     };

@@ -1,7 +1,7 @@
 /** The listener of a host that took the VM over: an earlier owner that comes as its primary is told that it is none any more (I3). */
 import { vmIdBytes } from "../codec/replication-header.ts";
 import type { PrimaryState } from "../core/primary-protocol.ts";
-import { type Listener, listen } from "../link/listen.ts";
+import { type Listener, listen, type Stray } from "../link/listen.ts";
 import type { PrimaryConfig } from "./config.ts";
 import type { Post } from "./role.ts";
 
@@ -11,23 +11,25 @@ export async function openClosedDoor(
   epoch: number,
   state: () => PrimaryState,
 ): Promise<Listener | undefined> {
-  const { listen: address } = config.replication;
-  if (address === undefined) return undefined;
+  const { listen: addresses } = config.replication;
+  if (addresses === undefined) return undefined;
+  const turnAway = (caller: Stray): void => {
+    const { generation, phase } = state();
+    if (caller.generation < generation || (caller.generation === generation && phase !== "superseded"))
+      caller.tellTakeover(epoch);
+    // It has the VM since, and this host, which was away, does not know yet: it must not be told to stop.
+    else caller.refuse({ code: "wrong-state", message: "this host ran the VM before and is about to stop" });
+  };
   return await listen({
-    address: address.host,
-    port: address.port,
+    addresses,
     vmId: vmIdBytes(config.vm.uuid),
     host: config.host,
     generation: () => state().generation,
-    onPrimary: (caller) => {
-      const { generation, phase } = state();
-      if (caller.generation < generation || (caller.generation === generation && phase !== "superseded"))
-        caller.tellTakeover(epoch);
-      // It has the VM since, and this host, which was away, does not know yet: it must not be told to stop.
-      else
-        caller.refuse({ code: "wrong-state", message: "this host ran the VM before and is about to stop" });
-    },
+    onPrimary: turnAway,
+    // Its old session, of which it wants to mend a path, is long over.
+    onStray: turnAway,
     onTurnedAway: ({ message, peer }) => log.warn(`${peer}: ${message}`),
+    onAddress: ({ up, reason }) => log[up ? "info" : "warn"](reason),
     heartbeatMs: config.timing.heartbeatMs,
     detectionMs: config.timing.detectionMs,
   });

@@ -43,14 +43,26 @@ export const tapName = z
     "must be the name of a tap device: 1 to 15 characters, no space, /, : or comma",
   );
 
-/** `ADDR:PORT`; an IPv6 address stands in brackets. */
-export const endpoint = z
-  .string("must be ADDR:PORT, e.g. 10.0.0.2:7000 or [fd00::2]:7000")
-  .refine(
-    (text) => parseEndpoint(text) !== undefined,
-    "must be ADDR:PORT, e.g. 10.0.0.2:7000 or [fd00::2]:7000",
-  )
-  .transform((text) => parseEndpoint(text)!);
+const ADDRESS = "must be ADDR:PORT, e.g. 10.0.0.2:7000 or [fd00::2]:7000";
+
+/** One `ADDR:PORT`, in which an IPv6 address stands in brackets, or a list of 1 to `most`, each once. Gives a list. */
+export const endpoints = (most: number) =>
+  z.unknown().transform((value, context) => {
+    const wrong = (message: string, path: number[] = []): void => {
+      context.addIssue({ code: "custom", message, path });
+    };
+    const list: unknown[] = Array.isArray(value) ? value : [value];
+    if (list.length === 0 || list.length > most) wrong(`must have 1 to ${most} addresses`);
+    return list.flatMap((text, index) => {
+      const place = Array.isArray(value) ? [index] : [];
+      const parsed = typeof text === "string" ? parseEndpoint(text) : undefined;
+      if (parsed === undefined) wrong(ADDRESS, place);
+      const same = list.indexOf(text);
+      if (same < index)
+        wrong(`is also number ${same + 1} of the list; each path needs addresses of its own`, place);
+      return parsed ?? [];
+    });
+  });
 
 function parseEndpoint(text: string): { host: string; port: number } | undefined {
   const match = /^(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(text);

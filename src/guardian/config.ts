@@ -6,9 +6,10 @@ import { readFile } from "node:fs/promises";
 import { hostname } from "node:os";
 import { isMap, isNode, isPair, LineCounter, parseDocument } from "yaml";
 import { z } from "zod";
+import { MAX_PATHS } from "../codec/replication.ts";
 import {
   absolutePath,
-  endpoint,
+  endpoints,
   libraryDirectory,
   mac,
   socketDirectory,
@@ -135,24 +136,40 @@ const common = {
   lab,
 };
 
+const paths = endpoints(MAX_PATHS);
+
+/** Roles change, and with them the direction in which a path is made. */
+const asMany = (
+  { listen, peer }: { readonly listen?: readonly unknown[]; readonly peer?: readonly unknown[] },
+  context: z.RefinementCtx,
+): void => {
+  if (listen === undefined || peer === undefined || listen.length === peer.length) return;
+  const many = (count: number) => (count === 1 ? "one address" : `${count} addresses`);
+  context.addIssue({
+    code: "custom",
+    path: ["listen"],
+    message: `must have as many addresses as peer: peer has ${many(peer.length)} and listen ${many(listen.length)}. Each peer leads to the other host's listen at the same place of its list`,
+  });
+};
+
 const schema = z.discriminatedUnion(
   "role",
   [
     z.strictObject({
       role: z.literal("primary"),
       ...common,
-      replication: z.strictObject({ peer: endpoint, listen: endpoint.exactOptional() }),
+      replication: z.strictObject({ peer: paths, listen: paths.exactOptional() }).superRefine(asMany),
     }),
     z.strictObject({
       role: z.literal("backup"),
       ...common,
-      replication: z.strictObject({ listen: endpoint, peer: endpoint.exactOptional() }),
+      replication: z.strictObject({ listen: paths, peer: paths.exactOptional() }).superRefine(asMany),
     }),
   ],
   'must be "primary" or "backup"',
 );
 
-/** A union over `role`: a primary has `replication.peer`, a backup `replication.listen`, each `{host, port}`. */
+/** A union over `role`: a primary has `replication.peer`, a backup `replication.listen`, each a list of `{host, port}`, one for each path. */
 export type GuardianConfig = z.output<typeof schema>;
 export type PrimaryConfig = GuardianConfig & { readonly role: "primary" };
 export type BackupConfig = GuardianConfig & { readonly role: "backup" };
@@ -195,7 +212,13 @@ export function parseConfig(text: string, file: string): GuardianConfig {
   const broken = [...document.errors, ...document.warnings];
   if (broken.length > 0)
     throw new ConfigError(broken.map(({ pos, message }) => `${at(pos[0])}: not good YAML: ${message}`));
-  const data: unknown = document.toJS();
+  let data: unknown;
+  try {
+    data = document.toJS();
+  } catch (cause) {
+    // An alias of nothing, or one that would grow without end.
+    throw new ConfigError([`${file}: not good YAML: ${(cause as Error).message}`], { cause });
+  }
   const result = schema.safeParse(data);
   if (result.success) return result.data;
   throw new ConfigError(

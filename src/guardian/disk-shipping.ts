@@ -13,16 +13,22 @@ import {
 } from "../codec/replication.ts";
 import { DiskDigest } from "../codec/replication-checkpoint.ts";
 import { encodeDisk, encodeHashAsk } from "../codec/replication-disk.ts";
+import type { Frame } from "../codec/replication-encode.ts";
 import type { FrameIds } from "../codec/replication-header.ts";
 import type { EpochId } from "../core/words.ts";
 import type { SyncPeer } from "../disk/sync.ts";
 import type { WriteRing } from "../disk/write-ring.ts";
-import type { Connection } from "../link/connection.ts";
+import type { Session } from "../link/session.ts";
 
 /** Bytes that may wait for the kernel before no more is taken out of the ring. */
 const LINK_BYTES = 2 << 20;
 /** Bytes of epoch 0 that the backup may have and not have applied. */
 const WINDOW_BYTES = 16 << 20;
+
+/** What it needs of the link. */
+export interface Sender extends Pick<Session, "bufferedBytes" | "whenBelow"> {
+  send(frame: Frame): void;
+}
 
 interface Waiting {
   readonly through: number;
@@ -32,7 +38,7 @@ interface Waiting {
 export class DiskShipping implements SyncPeer {
   /** Bytes handed to the link, framing included. */
   bytesOnWire = 0;
-  private readonly connection: Connection;
+  private readonly connection: Sender;
   private readonly ids: FrameIds;
   private readonly ring: WriteRing;
   private readonly onTaken: (entry: DiskEntry) => void;
@@ -50,7 +56,7 @@ export class DiskShipping implements SyncPeer {
   private abandoned = false;
 
   /** @param onTaken a write of the guest's is on its way to the backup, after all that were before it */
-  constructor(connection: Connection, ids: FrameIds, ring: WriteRing, onTaken: (entry: DiskEntry) => void) {
+  constructor(connection: Sender, ids: FrameIds, ring: WriteRing, onTaken: (entry: DiskEntry) => void) {
     this.connection = connection;
     this.ids = ids;
     this.ring = ring;

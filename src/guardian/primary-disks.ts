@@ -24,7 +24,7 @@ import {
   stopReplicatingDisk,
 } from "../hypervisor/qemu/disks.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
-import type { Connection } from "../link/connection.ts";
+import type { Session } from "../link/session.ts";
 import type { EpochCell } from "../memory/epoch-cell.ts";
 import { closeDescriptor } from "../os/socket.ts";
 import type { Decision, DirtyRecords } from "./dirty-records.ts";
@@ -44,7 +44,7 @@ export interface PrimaryDisksOptions {
   readonly relaxed: readonly number[];
   readonly ringBytes: number;
   readonly epochCell: EpochCell;
-  readonly connection: Connection;
+  readonly connection: Session;
   readonly ids: FrameIds;
   /** What the backup's images are. */
   readonly images: readonly DiskImage[];

@@ -1,4 +1,4 @@
-/** The primary's side of the link: one connection to the backup at a time, made when core asks for it, and told apart from its predecessors. */
+/** The primary's side of the link: one session with the backup at a time, made when core asks for it, and told apart from its predecessors. */
 
 import { randomUUID } from "node:crypto";
 import {
@@ -12,12 +12,16 @@ import { type FrameIds, vmIdBytes } from "../codec/replication-header.ts";
 import type { PrimaryEvent } from "../core/primary-protocol.ts";
 import type { Generation } from "../core/words.ts";
 import type { Fingerprint } from "../hypervisor/qemu/command-line.ts";
-import { connect, LinkError } from "../link/connect.ts";
+import { connect } from "../link/connect.ts";
 import type { Connection } from "../link/connection.ts";
+import { LinkError } from "../link/link-error.ts";
+import type { Session } from "../link/session.ts";
 import type { InputFrame } from "../net/guest-input.ts";
 import { Attention } from "./attention.ts";
 import type { PrimaryConfig } from "./config.ts";
 import type { ReplicatedDisk } from "./owned-disks.ts";
+import { type PathSummary, PathWatch } from "./path-watch.ts";
+import type { Post } from "./role.ts";
 
 const MOST_WAITING_INPUT_BYTES = 8 << 20;
 
@@ -25,7 +29,7 @@ const MOST_WAITING_INPUT_BYTES = 8 << 20;
 export type DiskMessage = MessageOf<"disk-applied"> | MessageOf<"disk-durable"> | MessageOf<"hashes">;
 
 export interface PrimaryLinkOptions {
-  readonly config: PrimaryConfig;
+  readonly post: Post<PrimaryConfig>;
   readonly machine: Fingerprint;
   readonly disks: readonly ReplicatedDisk[];
   readonly generation: () => Generation;
@@ -38,7 +42,7 @@ export interface PrimaryLinkOptions {
 }
 
 export class PrimaryLink {
-  connection: Connection | undefined;
+  connection: Session | undefined;
   /** Names the protection for which the link was last made. */
   session = "";
   /** What the backup's disk images were when it agreed. */
@@ -47,20 +51,28 @@ export class PrimaryLink {
   /** Counts tries: one that was given up must not be used when it succeeds after all. */
   private attempt = 0;
   private readonly attention: Attention;
+  private readonly watch: PathWatch;
 
   constructor(options: PrimaryLinkOptions) {
     this.options = options;
-    this.attention = new Attention(options.config.timing.detectionMs, performance.now());
+    const { config } = options.post;
+    this.attention = new Attention(config.timing.detectionMs, performance.now());
+    this.watch = new PathWatch(options.post, config.replication.peer);
   }
 
   /** To be called several times in the detection time. */
   look(): void {
-    this.attention.look(performance.now(), this.connection?.lastHeardMs);
+    this.attention.look(performance.now(), this.connection?.connections ?? []);
+  }
+
+  /** For `status`. */
+  get paths(): PathSummary[] {
+    return this.watch.summary(this.connection);
   }
 
   /** What every frame of ours carries now. */
   get ids(): FrameIds {
-    return { vmId: vmIdBytes(this.options.config.vm.uuid), generation: this.options.generation() };
+    return { vmId: vmIdBytes(this.options.post.config.vm.uuid), generation: this.options.generation() };
   }
 
   /** Feeds `link-up`, `link-lost` or `takeover`. */
@@ -73,7 +85,9 @@ export class PrimaryLink {
         connection.destroy("protection was given up while the link was made");
         return;
       }
+      if (connection.closed !== undefined) throw new Error(connection.closed.message);
       this.connection = connection;
+      this.watch.heard(connection);
       feed({ type: "link-up" });
     } catch (error) {
       if (attempt !== this.attempt) return;
@@ -86,7 +100,10 @@ export class PrimaryLink {
   /** A frame that has arrived for the VM, which is being handed over. Lost when too much waits already (I6). */
   sendInput({ frame, nic }: InputFrame): void {
     const { connection } = this;
-    if (connection !== undefined && connection.bufferedBytes < MOST_WAITING_INPUT_BYTES)
+    if (
+      connection !== undefined &&
+      connection.bufferedBytes + connection.keptBytes < MOST_WAITING_INPUT_BYTES
+    )
       connection.send(encodeInput(this.ids, nic, frame));
   }
 
@@ -97,14 +114,13 @@ export class PrimaryLink {
     connection?.destroy("the primary has ended the session");
   }
 
-  private async open(): Promise<Connection> {
-    const { config, disks, machine, urgent } = this.options;
+  private async open(): Promise<Session> {
+    const { disks, machine, post, urgent } = this.options;
+    const { config } = post;
     const { timing, vm } = config;
-    const { host, port } = config.replication.peer;
     const session = randomUUID();
-    const { connection, welcome } = await connect({
-      address: host,
-      port,
+    const { session: connection, welcome } = await connect({
+      addresses: config.replication.peer,
       ids: this.ids,
       hello: {
         protocol: PROTOCOL_VERSION,
@@ -116,11 +132,12 @@ export class PrimaryLink {
         disks: disks.map(({ disk, bytes }) => ({ id: disk, bytes })),
       },
       handlers: {
-        onMessage: (message) => this.take(message),
+        onMessage: (message, by) => this.take(message, by),
         onClosed: ({ message }) => {
           if (this.connection === connection) this.lost(message);
         },
         onSilent: (silentMs) => this.lost(`nothing was heard from it for ${Math.round(silentMs)} ms`),
+        onPath: (event) => this.watch.told(event),
       },
       heartbeatMs: timing.heartbeatMs,
       detectionMs: timing.detectionMs,
@@ -136,9 +153,9 @@ export class PrimaryLink {
     this.options.feed({ type: "link-lost", reason });
   }
 
-  private take(message: ReplicationMessage): void {
+  private take(message: ReplicationMessage, by: Connection | undefined): void {
     const { feed, onDiskMessage } = this.options;
-    if (this.attention.heardLate(performance.now())) feed({ type: "heard-late" });
+    if (this.attention.heardLate(performance.now(), by)) feed({ type: "heard-late" });
     switch (message.type) {
       case "ack":
         feed({ type: "acked", epoch: message.epoch });

@@ -2,6 +2,7 @@
 import type { PrimaryState } from "../core/primary-protocol.ts";
 import { ramBlockName } from "../hypervisor/qemu/command-line.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
+import type { PathSummary } from "./path-watch.ts";
 import type { PrimaryStatistics } from "./primary-statistics.ts";
 import type { Protection } from "./protection.ts";
 import type { Post, TakenOver } from "./role.ts";
@@ -15,11 +16,12 @@ export interface StatusParts {
   readonly state: PrimaryState;
   readonly protection: Protection | undefined;
   readonly protectionWanted: boolean;
+  readonly paths: readonly PathSummary[];
   readonly statistics: PrimaryStatistics;
 }
 
 export function primaryStatus(parts: StatusParts): Record<string, unknown> {
-  const { ground, post, protection, protectionWanted, qemu, state, statistics, takenOver } = parts;
+  const { ground, paths, post, protection, protectionWanted, qemu, state, statistics, takenOver } = parts;
   return {
     role: "primary",
     vm: post.config.vm.name,
@@ -33,6 +35,7 @@ export function primaryStatus(parts: StatusParts): Record<string, unknown> {
     heldBytes: protection?.heldBytes ?? 0,
     longestStallMs: post.stalls.longestMs,
     witness: post.witness.status,
+    paths,
     droppedFrames: protection?.droppedFrames ?? 0,
     stagingBytes: protection?.staging.takenBytes ?? 0,
     ...(takenOver?.failover === undefined ? {} : { failover: takenOver.failover }),

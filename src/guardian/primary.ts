@@ -80,7 +80,7 @@ export class PrimaryGuardian {
     const numbers = this.disks.all.map(({ disk }) => disk);
     this.records = new DirtyRecords(qemu.qmp, numbers, takenOver);
     this.link = new PrimaryLink({
-      config,
+      post,
       machine: machineOf(config, ground, qemu),
       disks: this.disks.all,
       generation: () => this.state.generation,
@@ -176,9 +176,20 @@ export class PrimaryGuardian {
   }
 
   private status(): Record<string, unknown> {
-    const { ground, keep, post, protection, qemu, state, statistics, takenOver } = this;
+    const { ground, keep, link, post, protection, qemu, state, statistics, takenOver } = this;
     const { wanted: protectionWanted } = keep;
-    return primaryStatus({ ground, post, protection, protectionWanted, qemu, state, statistics, takenOver });
+    const { paths } = link;
+    return primaryStatus({
+      ground,
+      paths,
+      post,
+      protection,
+      protectionWanted,
+      qemu,
+      state,
+      statistics,
+      takenOver,
+    });
   }
 
   private takeOrders(): PrimaryOrders {

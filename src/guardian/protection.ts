@@ -7,7 +7,7 @@ import type { EpochId } from "../core/words.ts";
 import { QemuCapture } from "../hypervisor/qemu/capture.ts";
 import type { CaptureReport } from "../hypervisor/qemu/capture-orders.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
-import type { Connection } from "../link/connection.ts";
+import type { Session } from "../link/session.ts";
 import { EpochCell } from "../memory/epoch-cell.ts";
 import { Staging } from "../memory/staging.ts";
 import { FilterChain } from "../net/filter-chain.ts";
@@ -25,7 +25,7 @@ export interface ProtectionOptions {
   readonly runDirectory: string;
   readonly stagingBytes: number;
   readonly heldBytes: number;
-  readonly connection: Connection;
+  readonly connection: Session;
   readonly ids: FrameIds;
   readonly disks: Omit<PrimaryDisksOptions, "qemu" | "runDirectory" | "epochCell" | "connection" | "ids">;
   /** Not before checkpoint N is captured, and then as the link takes it. */

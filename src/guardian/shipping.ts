@@ -1,4 +1,4 @@
-/** From staging to the link: what capture has put into chunks becomes frames, and the chunks are free again once those have left. */
+/** From staging to the link: what capture has put into chunks becomes frames, and the chunks are free again once those need not be sent again. */
 
 import type { Layout, PageList } from "../codec/replication.ts";
 import { CheckpointEncoder } from "../codec/replication-checkpoint.ts";
@@ -6,14 +6,15 @@ import { encodeGoodbye, encodeHandover, encodeLayout } from "../codec/replicatio
 import type { FrameIds } from "../codec/replication-header.ts";
 import { PageFrameBuffers } from "../codec/replication-pages.ts";
 import type { EpochId } from "../core/words.ts";
-import type { Connection } from "../link/connection.ts";
+import type { Session } from "../link/session.ts";
+import type { Fate } from "../link/stream.ts";
 import type { Staging } from "../memory/staging.ts";
 import type { DiskShipping } from "./disk-shipping.ts";
 
 export class Shipping {
   /** Bytes handed to the link, framing included. */
   bytesOnWire = 0;
-  private readonly connection: Connection;
+  private readonly connection: Session;
   private readonly ids: FrameIds;
   private readonly staging: Staging;
   private readonly disks: DiskShipping;
@@ -27,7 +28,7 @@ export class Shipping {
 
   /** @param onSent the last frame of a checkpoint has left for the kernel */
   constructor(
-    connection: Connection,
+    connection: Session,
     ids: FrameIds,
     parts: { readonly staging: Staging; readonly disks: DiskShipping },
     onSent: (epoch: EpochId) => void,
@@ -43,7 +44,7 @@ export class Shipping {
     this.inTurn(() => this.send(encodeLayout(this.ids, layout)));
   }
 
-  /** Pages of checkpoint `epoch` that lie in `chunk`. The chunk is given back when they have left, or at once if nobody listens. */
+  /** Pages of checkpoint `epoch` that lie in `chunk`. The chunk is given back when they are done with, or at once if nobody listens. */
   pages(epoch: EpochId, chunk: number, columns: Omit<PageList, "source">): void {
     if (this.abandoned) {
       this.staging.give(chunk);
@@ -81,25 +82,26 @@ export class Shipping {
     const list = { ...columns, source: this.staging.chunk(chunk) };
     this.encoder ??= new CheckpointEncoder(this.ids, epoch, this.buffers);
     let waiting = 1;
-    const left = () => {
+    const done = () => {
       waiting--;
       if (waiting === 0 && this.held.delete(chunk)) this.staging.give(chunk);
     };
     for (const frame of this.encoder.pages(list)) {
       waiting++;
-      this.send(frame, () => {
+      const free = () => {
         this.buffers.giveBack(frame);
-        left();
-      });
+        done();
+      };
+      this.send(frame, { free });
     }
-    left();
+    done();
   }
 
   private shipEnd(epoch: EpochId, device: Uint8Array): void {
     const encoder = this.encoder ?? new CheckpointEncoder(this.ids, epoch, this.buffers);
     this.encoder = undefined;
     for (const frame of encoder.deviceState(device)) this.send(frame);
-    this.send(encoder.end(this.disks.summary(epoch)), () => this.onSent(epoch));
+    this.send(encoder.end(this.disks.summary(epoch)), { left: () => this.onSent(epoch) });
   }
 
   /**
@@ -120,8 +122,8 @@ export class Shipping {
     });
   }
 
-  private send(frame: Parameters<Connection["send"]>[0], sent?: () => void): void {
+  private send(frame: Parameters<Session["send"]>[0], fate?: Fate): void {
     this.bytesOnWire += frame.byteLength;
-    this.connection.send(frame, sent);
+    this.connection.send(frame, fate);
   }
 }

@@ -22,6 +22,8 @@ export interface LabOptions {
   readonly vcpus?: number;
   readonly machine?: string;
   readonly nics?: 1 | 2;
+  /** Between the two hosts. */
+  readonly links?: 1 | 2;
   /** Default legacy: a shorter pause (vm-spec.ts). */
   readonly virtio?: "standard" | "legacy";
   readonly load?: GuestLoad;
@@ -95,11 +97,16 @@ export function guardianConfig(
 ): Record<string, unknown> {
   const { intervalMs, detectionMs, bindLifetimes, limits, replicationPeer, syncMiBps } = options;
   const { hungMs, retryMs, witnessMs } = options;
-  const address = (of: HostName) => `${labAddresses.replication[of]}:${REPLICATION_PORT}`;
+  const { replication, secondReplication } = labAddresses;
+  const links = [replication, secondReplication].slice(0, options.links ?? 1);
+  const addresses = (of: HostName) => {
+    const all = links.map((link) => `${link[of]}:${REPLICATION_PORT}`);
+    return all.length === 1 ? all[0] : all;
+  };
   return {
     role,
     vm,
-    replication: { listen: address(host), peer: replicationPeer ?? address(otherHost(host)) },
+    replication: { listen: addresses(host), peer: replicationPeer ?? addresses(otherHost(host)) },
     runDirectory: directory,
     imageDirectory: join(directory, "image"),
     stateDirectory,

@@ -146,15 +146,24 @@ class Pair {
 
   cut(): void {
     for (const lane of this.#lanes) lane.stop();
-    this.#client.resetAndDestroy();
-    this.#target.resetAndDestroy();
+    reset(this.#client);
+    reset(this.#target);
   }
 
   halfOpen(keep: "client" | "target"): void {
     for (const lane of this.#lanes) lane.stop();
-    (keep === "client" ? this.#target : this.#client).resetAndDestroy();
+    reset(keep === "client" ? this.#target : this.#client);
     (keep === "client" ? this.#client : this.#target).resume();
   }
+}
+
+/**
+ * libuv refuses to reset a connection whose end is just being sent; Node then takes its handle for closed, and the process can never end. Such a one
+ * is destroyed, and the peer hears of the end that was on its way.
+ */
+function reset(socket: Socket): void {
+  if (socket.writableEnded && !socket.writableFinished) socket.destroy();
+  else socket.resetAndDestroy();
 }
 
 interface LaneOptions {
@@ -236,7 +245,7 @@ class Lane {
       this.#into.end();
     } else if (bytes === "reset") {
       this.stop();
-      this.#into.resetAndDestroy();
+      reset(this.#into);
     } else {
       const limit = Math.max(1, Math.floor((bytesPerSecond * PIECE_MS) / 1000));
       const piece = bytes.subarray(0, limit);

@@ -91,7 +91,7 @@ export class Lab {
     const memory = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
     for (const parent of new Set([memory, tmpdir()])) await removeLeftovers(parent);
     const boot = await buildGuestImage();
-    const network = await createNetwork({ lans: options.nics ?? 1 });
+    const network = await createNetwork({ lans: options.nics ?? 1, links: options.links ?? 1 });
     let disks: LabDisks | undefined;
     let lab: Lab | undefined;
     try {

@@ -10,6 +10,7 @@
  *                                    └── witness-wit ══ wit of witness: 10.79.0.3/29
  *
  *  With a second LAN the same again: tap1, br1, up1, lan1; the client is 10.77.1.1/24, fd77:1::1/64.
+ *  With a second link between the hosts the same again: repl1; the hosts are 10.78.1.1/30 and 10.78.1.2/30.
  * ```
  *
  * `══` is a cable (a veth pair). Every cable has an end in the switch, so a whole host is cut off by one `ip` process,
@@ -23,13 +24,15 @@ const run = promisify(execFile);
 
 export type HostName = "a" | "b";
 export type NamespaceRole = HostName | "client" | "witness" | "switch";
-/** What the two hosts' guardians speak over: with each other, or with the witness. */
-export type LabLink = "link" | "witness";
+/** What the two hosts' guardians speak over: with each other (all links, or one of them), or with the witness. */
+export type LabLink = "link" | "link1" | "link2" | "witness";
 
 export interface LabNetworkOptions {
   /** Of the namespaces' names. Left out: one of our own, of which `destroyStale` knows whose it is. */
   readonly prefix?: string;
   readonly lans: 1 | 2;
+  /** Between the two hosts; left out: one. */
+  readonly links?: 1 | 2;
 }
 
 /** The addresses of the lab. On LAN n, hosts have none; guests take what they like of the rest. */
@@ -39,6 +42,7 @@ export const labAddresses = {
     { ipv4: "10.77.1.1", ipv6: "fd77:1::1" },
   ],
   replication: { a: "10.78.0.1", b: "10.78.0.2" },
+  secondReplication: { a: "10.78.1.1", b: "10.78.1.2" },
   witness: { a: "10.79.0.1", b: "10.79.0.2", witness: "10.79.0.3" },
 } as const;
 
@@ -72,6 +76,18 @@ export interface Link {
   readonly master?: string;
 }
 
+/** A link between the hosts: the bridge in the switch, after which both hosts' ends are called, too. */
+interface Replication {
+  readonly link: LabLink;
+  readonly bridge: string;
+  readonly addresses: Readonly<Record<HostName, string>>;
+}
+
+const replications: readonly Replication[] = [
+  { link: "link1", bridge: "repl", addresses: labAddresses.replication },
+  { link: "link2", bridge: "repl1", addresses: labAddresses.secondReplication },
+];
+
 const roles: readonly NamespaceRole[] = ["a", "b", "client", "witness", "switch"];
 let created = 0;
 
@@ -83,7 +99,8 @@ let created = 0;
 export async function createNetwork(options: LabNetworkOptions): Promise<LabNetwork> {
   const prefix = options.prefix ?? `remus-${process.pid}-${++created}`;
   const lans = Array.from({ length: options.lans }, (_, lan) => lan);
-  const network = new Namespaces(prefix, lans);
+  const links = replications.slice(0, options.links ?? 1);
+  const network = new Namespaces(prefix, lans, links);
   try {
     await network.create();
   } catch (error) {
@@ -107,8 +124,9 @@ export async function destroyStale(): Promise<string[]> {
 class Namespaces implements LabNetwork {
   readonly namespaces: Readonly<Record<NamespaceRole, string>>;
   readonly #lans: readonly number[];
+  readonly #links: readonly Replication[];
 
-  constructor(prefix: string, lans: readonly number[]) {
+  constructor(prefix: string, lans: readonly number[], links: readonly Replication[]) {
     this.namespaces = {
       a: `${prefix}-a`,
       b: `${prefix}-b`,
@@ -117,6 +135,7 @@ class Namespaces implements LabNetwork {
       switch: `${prefix}-switch`,
     };
     this.#lans = lans;
+    this.#links = links;
   }
 
   exec(role: NamespaceRole): string[] {
@@ -153,9 +172,11 @@ class Namespaces implements LabNetwork {
         ...cable("b", `lan${lan}`, `up${lan}`, b),
         ...cable("client", `lan${lan}`, `lan${lan}`, client),
       ]),
-      ...bridge("repl"),
-      ...cable("a", "repl", "repl", a),
-      ...cable("b", "repl", "repl", b),
+      ...this.#links.flatMap(({ bridge: name }) => [
+        ...bridge(name),
+        ...cable("a", name, name, a),
+        ...cable("b", name, name, b),
+      ]),
       ...bridge("wit"),
       ...cable("a", "wit", "wit", a),
       ...cable("b", "wit", "wit", b),
@@ -172,8 +193,10 @@ class Namespaces implements LabNetwork {
         `tuntap add dev tap${lan} mode tap vnet_hdr`,
         `link set tap${lan} master br${lan} up`,
       ]),
-      `addr add ${labAddresses.replication[host]}/30 dev repl`,
-      "link set repl up",
+      ...this.#links.flatMap(({ bridge: name, addresses }) => [
+        `addr add ${addresses[host]}/30 dev ${name}`,
+        `link set ${name} up`,
+      ]),
       ...witnessLines(host),
     ];
   }
@@ -228,8 +251,11 @@ class Namespaces implements LabNetwork {
   }
 
   #linkPorts(link: LabLink, host?: HostName): string[] {
-    const bridgeName = link === "link" ? "repl" : "wit";
-    return (host === undefined ? ["a", "b"] : [host]).map((one) => `${one}-${bridgeName}`);
+    const cut = this.#links.filter((one) => link === "link" || link === one.link);
+    if (link !== "witness" && cut.length === 0) throw new Error(`this lab has no ${link}`);
+    const bridges = link === "witness" ? ["wit"] : cut.map(({ bridge: name }) => name);
+    const hosts = host === undefined ? ["a", "b"] : [host];
+    return hosts.flatMap((one) => bridges.map((name) => `${one}-${name}`));
   }
 
   #ports(host: HostName): string[] {

@@ -1,122 +1,120 @@
-// The primary's way to its backup: TCP, HELLO, WELCOME.
+// The primary's way to its backup: TCP, HELLO, WELCOME; and then a JOIN for each further path, and again when one is lost.
 
-import { connect as connectTcp } from "node:net";
-import type { Hello, Refuse, ReplicationMessage, Welcome } from "../codec/replication.ts";
-import { encodeHello } from "../codec/replication-encode.ts";
+import type { Hello, Welcome } from "../codec/replication.ts";
+import { encodeHello, encodeJoin } from "../codec/replication-encode.ts";
 import type { FrameIds } from "../codec/replication-header.ts";
-import { type ClosedReason, Connection, type ConnectionHandlers } from "./connection.ts";
-import { checkedSigns, type SignsOfLife, watch } from "./heartbeat.ts";
-
-export interface LinkHandlers extends ConnectionHandlers {
-  /** Nothing was heard for the detection time. Once per silence; the connection stays open. */
-  readonly onSilent: (silentMs: number) => void;
-}
+import { greet } from "./greet.ts";
+import { type Address, LinkError } from "./link-error.ts";
+import { reach } from "./reach.ts";
+import { Session, type SessionHandlers } from "./session.ts";
+import { checkedSigns, type SignsOfLife } from "./signs-of-life.ts";
 
 export interface ConnectOptions extends SignsOfLife {
-  readonly address: string;
-  readonly port: number;
+  /** Of the backup, one for each path. The session begins over the first that answers. */
+  readonly addresses: readonly Address[];
   readonly ids: FrameIds;
-  readonly hello: Hello;
+  readonly hello: Omit<Hello, "path" | "paths">;
   /** They hear of everything after WELCOME. Before it, errors reject the promise. */
-  readonly handlers: LinkHandlers;
+  readonly handlers: SessionHandlers;
   /** For TCP and WELCOME together. */
   readonly timeoutMs?: number;
 }
 
 export interface BackupLink {
-  readonly connection: Connection;
+  readonly session: Session;
   readonly welcome: Welcome;
 }
 
-export type LinkErrorCode = "unreachable" | "timeout" | "refused" | "taken-over" | "closed" | "cannot-listen";
-
-interface LinkErrorOptions extends ErrorOptions {
-  readonly refuse?: Refuse;
-  readonly generation?: number;
-}
-
-/** The link could not be made. The sentence says who, where and what to do. */
-export class LinkError extends Error {
-  override readonly name = "LinkError";
-  readonly code: LinkErrorCode;
-  /** What the backup said, with code "refused". */
-  readonly refuse: Refuse | undefined;
-  /** With code "taken-over": the generation as which the other side runs the VM. */
-  readonly generation: number | undefined;
-
-  constructor(code: LinkErrorCode, message: string, options?: LinkErrorOptions) {
-    super(message, options);
-    this.code = code;
-    this.refuse = options?.refuse;
-    this.generation = options?.generation;
-  }
-}
-
 /** Connects to the backup's guardian and is welcomed, or rejects with a LinkError (RangeError: wrong options). */
-export function connect(options: ConnectOptions): Promise<BackupLink> {
-  const { address, port, ids, handlers, timeoutMs = 5000 } = options;
-  const peer = `backup ${at(address, port)}`;
-  return new Promise((resolve, reject) => {
-    const signs = checkedSigns(options);
-    const socket = connectTcp({ host: address, port, noDelay: true });
-    let connected = false;
-    const fail = (error: LinkError): void => {
-      clearTimeout(timer);
-      reject(error);
-      connection.destroy(error.message);
-    };
-    const timer = setTimeout(() => fail(timedOut(peer, connected, timeoutMs)), timeoutMs);
-    const onMessage = (message: ReplicationMessage): void => {
-      if (message.type === "heartbeat") return;
-      if (message.type !== "welcome") {
-        fail(notWelcome(peer, message));
-        return;
-      }
-      clearTimeout(timer);
-      connection.handOver(handlers);
-      watch(connection, ids, handlers.onSilent, signs);
-      resolve({ connection, welcome: message.welcome });
-    };
-    const onClosed = (reason: ClosedReason): void => fail(closedEarly(peer, connected, reason));
-    const early = { onMessage, onClosed };
-    const connection = new Connection(socket, { role: "primary", vmId: ids.vmId, peer, handlers: early });
-    socket.once("connect", () => {
-      connected = true;
-      connection.send(encodeHello(ids, options.hello));
-    });
+export async function connect(options: ConnectOptions): Promise<BackupLink> {
+  const { addresses, handlers, ids, timeoutMs = 5000 } = options;
+  const signs = checkedSigns(options);
+  const sinceMs = performance.now();
+  const { socket, path } = await reach(addresses, timeoutMs);
+  const hello = { ...options.hello, paths: addresses.length, path };
+  const joiner = new Joiner(addresses, ids);
+  const rejoin = (lost: number): void => joiner.join(lost);
+  const to = { socket, address: addresses[path]! };
+  return await greet(to, {
+    ids,
+    frame: encodeHello(ids, hello),
+    expects: "welcome",
+    timeoutMs,
+    sinceMs,
+    onAgreed: (connection, { welcome }) => {
+      const { session: id, paths } = hello;
+      const session = new Session(connection, { id, ids, paths, path, handlers, signs, rejoin });
+      joiner.begin(session);
+      return { session, welcome };
+    },
   });
 }
 
-/** "10.0.0.1:7000", "[fd00::1]:7000" */
-export function at(address: string | undefined, port: number | undefined): string {
-  return address?.includes(":") ? `[${address}]:${port}` : `${address}:${port}`;
-}
+/** One try to reach the backup on a path, and the time from one that failed to the next. */
+const TRY_MS = 1_000;
+const AGAIN_MS = 250;
+/** The same after a refusal, which somebody must do something about. */
+const REFUSED_AGAIN_MS = 10_000;
 
-function timedOut(peer: string, connected: boolean, timeoutMs: number): LinkError {
-  const message = connected
-    ? `${peer} took the connection but did not answer HELLO within ${timeoutMs} ms; see the log of the guardian there, or check that the port is its replication port`
-    : `${peer} did not answer within ${timeoutMs} ms; check the address, the network between the hosts and its firewall`;
-  return new LinkError("timeout", message);
-}
+/** Makes the paths of a session that are not there, again and again, for as long as it lives. */
+class Joiner {
+  readonly #addresses: readonly Address[];
+  readonly #ids: FrameIds;
+  readonly #waiting = new Map<number, NodeJS.Timeout | undefined>();
+  #session: Session | undefined;
 
-function notWelcome(peer: string, message: ReplicationMessage): LinkError {
-  if (message.type === "refuse") {
-    const { refuse } = message;
-    return new LinkError("refused", `${peer} refuses (${refuse.code}): ${refuse.message}`, { refuse });
+  constructor(addresses: readonly Address[], ids: FrameIds) {
+    this.#addresses = addresses;
+    this.#ids = ids;
   }
-  if (message.type === "takeover") {
-    const says = `it runs the VM as generation ${message.generation}`;
-    return new LinkError("taken-over", `${peer} has taken over: ${says}; this copy must stay stopped`, {
-      generation: message.generation,
+
+  begin(session: Session): void {
+    this.#session = session;
+    session.atEnd(() => {
+      for (const timer of this.#waiting.values()) clearTimeout(timer);
     });
+    for (let path = 0; path < this.#addresses.length; path++)
+      if (session.paths[path]?.up === false) this.join(path);
   }
-  return new LinkError("closed", `${peer} answered HELLO with ${message.type}, expected welcome or refuse`);
-}
 
-function closedEarly(peer: string, connected: boolean, reason: ClosedReason): LinkError {
-  const cause = "cause" in reason ? { cause: reason.cause } : {};
-  if (connected) return new LinkError("closed", `no welcome from ${peer}: ${reason.message}`, cause);
-  const what = reason.kind === "broken" ? reason.cause.message || String(reason.cause) : reason.message;
-  const todo = "start the backup guardian there, or check address and port";
-  return new LinkError("unreachable", `cannot reach ${peer}: ${what}; ${todo}`, cause);
+  join(path: number): void {
+    if (this.#session === undefined || this.#session.closed !== undefined || this.#waiting.has(path)) return;
+    this.#waiting.set(path, undefined);
+    void this.#try(path, this.#session);
+  }
+
+  async #try(path: number, session: Session): Promise<void> {
+    const { id } = session;
+    const address = this.#addresses[path]!;
+    try {
+      const { socket } = await reach([address], TRY_MS);
+      await greet(
+        { socket, address },
+        {
+          ids: this.#ids,
+          frame: encodeJoin(this.#ids, { session: id, path }),
+          expects: "joined",
+          timeoutMs: TRY_MS,
+          sinceMs: performance.now(),
+          onAgreed: (connection) => {
+            this.#waiting.delete(path);
+            session.join(path, connection);
+          },
+        },
+      );
+    } catch (error) {
+      if (session.closed === undefined) this.#failed(path, session, error);
+    }
+  }
+
+  #failed(path: number, session: Session, error: unknown): void {
+    if (!(error instanceof LinkError)) throw error;
+    const { code, message, takeover } = error;
+    // The one who was called runs the VM: nothing that the session's other paths say can matter any more (I3).
+    if (takeover !== undefined) session.hearLastWord(takeover);
+    const refused = code === "refused";
+    session.couldNotJoin(path, message, refused);
+    const again = setTimeout(() => void this.#try(path, session), refused ? REFUSED_AGAIN_MS : AGAIN_MS);
+    this.#waiting.set(path, again);
+  }
 }

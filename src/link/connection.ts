@@ -1,9 +1,9 @@
-// One connection between the two guardians of a VM: whole messages in, whole frames out.
+// One connection between the two guardians of a VM, a path of their session: whole messages in, whole frames out.
 
 import type { Duplex } from "node:stream";
 import { ProtocolError, type ReplicationMessage, type Role } from "../codec/replication.ts";
 import type { Frame } from "../codec/replication-encode.ts";
-import { ReplicationParser } from "../codec/replication-parser.ts";
+import { ReplicationParser, type StreamBounds } from "../codec/replication-parser.ts";
 
 /** Why a connection is over. `message` is a sentence for the log. */
 export type ClosedReason =
@@ -52,6 +52,7 @@ export class Connection {
   #bufferedBytes = 0;
   #lastSentMs = performance.now();
   #lastHeardMs = performance.now();
+  #heardBytes = 0;
   #paused = false;
   readonly #atEnd: (() => void)[] = [];
   #waiting: { readonly below: number; readonly resolve: () => void; readonly reject: (e: Error) => void }[] =
@@ -96,6 +97,20 @@ export class Connection {
   /** When a byte last came from the peer; performance.now() time. */
   get lastHeardMs(): number {
     return this.#lastHeardMs;
+  }
+
+  /** Bytes that came from the peer so far. */
+  get heardBytes(): number {
+    return this.#heardBytes;
+  }
+
+  /** What the messages that came have allowed those that follow; the same for all paths of a session. */
+  get bounds(): StreamBounds {
+    return this.#parser.bounds;
+  }
+
+  share(bounds: StreamBounds): void {
+    this.#parser.share(bounds);
   }
 
   /** Whether this side does not read at present; then silence means nothing. */
@@ -179,6 +194,7 @@ export class Connection {
   #read(chunk: Uint8Array): void {
     if (this.#closed !== undefined) return;
     this.#lastHeardMs = performance.now();
+    this.#heardBytes += chunk.byteLength;
     try {
       this.#parser.push(chunk);
     } catch (cause) {

@@ -70,7 +70,7 @@ test("a good file is read, and what is left out has its default", () => {
     imageDirectory: "/dev/shm/remus",
     cacheDirectory: "/var/cache/remus",
     stateDirectory: "/var/lib/remus",
-    replication: { peer: { host: "10.0.0.2", port: 7000 } },
+    replication: { peer: [{ host: "10.0.0.2", port: 7000 }] },
     timing: {
       intervalMs: 25,
       detectionMs: 200,
@@ -95,10 +95,56 @@ test("JSON is read too, and a backup listens", () => {
   );
   const config = parseConfig(text, "f");
   assert.ok(config.role === "backup");
-  assert.deepEqual(config.replication, { listen: { host: "fd00::2", port: 7000 } });
+  assert.deepEqual(config.replication, { listen: [{ host: "fd00::2", port: 7000 }] });
   const written = { ...config, replication: { listen: "[fd00::2]:7000" } };
   assert.deepEqual(parseConfig(JSON.stringify(written), "f"), config);
 });
+
+test("several paths are lists of addresses, in the same order on both sides", () => {
+  const lists = '{ peer: ["10.0.0.2:7000", "[fd00::2]:7001"], listen: ["10.0.0.1:7000", "[fd00::1]:7001"] }';
+  const config = parseConfig(changed('{ peer: "10.0.0.2:7000" }', lists), "f");
+  assert.deepEqual(config.replication, {
+    peer: [
+      { host: "10.0.0.2", port: 7000 },
+      { host: "fd00::2", port: 7001 },
+    ],
+    listen: [
+      { host: "10.0.0.1", port: 7000 },
+      { host: "fd00::1", port: 7001 },
+    ],
+  });
+  assert.deepEqual(inRole("backup", config)?.replication, config.replication);
+});
+
+for (const [what, replication, expected] of [
+  ["no address in a list", "{ peer: [] }", "f:13:16: replication.peer must have 1 to 8 addresses"],
+  [
+    "too many addresses",
+    `{ peer: [${Array.from({ length: 9 }, (_, i) => `"10.0.0.${i + 2}:7000"`).join(", ")}] }`,
+    "f:13:16: replication.peer must have 1 to 8 addresses",
+  ],
+  [
+    "a name in a list",
+    '{ peer: ["10.0.0.2:7000", "hostb:7000"] }',
+    "f:13:40: replication.peer[1] must be ADDR:PORT",
+  ],
+  [
+    "an address twice",
+    '{ peer: ["10.0.0.2:7000", "10.0.0.2:7000"] }',
+    "f:13:40: replication.peer[1] is also number 1 of the list; each path needs addresses of its own",
+  ],
+  ["a list of a list", '{ peer: [["10.0.0.2:7000"]] }', "f:13:23: replication.peer[0] must be ADDR:PORT"],
+  [
+    "lists of different lengths",
+    '{ peer: ["10.0.0.2:7000", "10.0.1.2:7000"], listen: "10.0.0.1:7000" }',
+    "f:13:58: replication.listen must have as many addresses as peer: peer has 2 addresses and listen one address.",
+  ],
+  ["no address at all", '{ listen: "10.0.0.1:7000" }', "f:13:1: replication.peer is missing; it must be"],
+] as const)
+  test(`refused, with its place: ${what}`, () => {
+    const found = mistakes(changed('{ peer: "10.0.0.2:7000" }', replication));
+    assert.ok(found[0]?.startsWith(expected), found.join("\n"));
+  });
 
 test("disks have defaults, except for their image and format", () => {
   const text = changed("  boot:", "  disks:\n    - { image: /d, format: raw }\n  boot:");
@@ -243,6 +289,7 @@ for (const [what, from, to, expected] of [
   ["the wrong role", "role: primary", "role: both", 'f:1:1: role must be "primary" or "backup"'],
   ["a key twice", "  vcpus: 2", "  vcpus: 2\n  vcpus: 3", "f:6:3: not good YAML"],
   ["no YAML", "role: primary", "role: [", "f:2:1: not good YAML"],
+  ["an alias of nothing", "role: primary", "role: *other", "f: not good YAML: Unresolved alias"],
 ] as const)
   test(`refused, with its place: ${what}`, () => {
     const found = mistakes(changed(from, to));

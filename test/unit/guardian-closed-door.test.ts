@@ -1,18 +1,23 @@
 import assert from "node:assert/strict";
+import { connect as connectTcp } from "node:net";
 import { test } from "node:test";
-import { vmIdText } from "../../src/codec/replication-header.ts";
+import type { ReplicationMessage } from "../../src/codec/replication.ts";
+import { encodeJoin } from "../../src/codec/replication-encode.ts";
+import { uuidText } from "../../src/codec/replication-header.ts";
+import { ReplicationParser } from "../../src/codec/replication-parser.ts";
 import type { PrimaryState } from "../../src/core/primary-protocol.ts";
 import { openClosedDoor } from "../../src/guardian/closed-door.ts";
 import type { PrimaryConfig } from "../../src/guardian/config.ts";
 import type { Post } from "../../src/guardian/role.ts";
-import { connect, LinkError } from "../../src/link/connect.ts";
-import { HELLO, IDS } from "./replication-samples.ts";
+import { connect } from "../../src/link/connect.ts";
+import { LinkError } from "../../src/link/link-error.ts";
+import { HELLO, IDS, SESSION, wire } from "./replication-samples.ts";
 
 test("who took the VM over says so, until it has given the VM away itself: its new owner must not be killed (I4)", async (t) => {
   let state: PrimaryState = { phase: "unprotected", generation: 8 };
   const config = {
-    vm: { uuid: vmIdText(IDS.vmId) },
-    replication: { listen: { host: "127.0.0.1", port: 0 } },
+    vm: { uuid: uuidText(IDS.vmId) },
+    replication: { listen: [{ host: "127.0.0.1", port: 0 }] },
     timing: { heartbeatMs: 25, detectionMs: 200 },
   } as unknown as PrimaryConfig;
   const post = { config, log: { warn() {} } } as unknown as Post<PrimaryConfig>;
@@ -21,8 +26,7 @@ test("who took the VM over says so, until it has given the VM away itself: its n
   t.after(() => listener.close());
   const call = async () => {
     const error = await connect({
-      address: "127.0.0.1",
-      port: listener.port,
+      addresses: [{ host: "127.0.0.1", port: listener.ports[0]! }],
       ids: IDS,
       hello: HELLO,
       handlers: { onMessage() {}, onClosed() {}, onSilent() {} },
@@ -41,4 +45,32 @@ test("who took the VM over says so, until it has given the VM away itself: its n
   // It has not heard yet that the other host runs the VM.
   state = { phase: "handing-over", generation: 6, acked: 3, capture: "held", leaveBecause: undefined };
   assert.match((await call()).message, /ran the VM before/);
+});
+
+test("who only wants to mend a path of its old session hears the same: its VM must stop (I3)", async (t) => {
+  const config = {
+    vm: { uuid: uuidText(IDS.vmId) },
+    replication: {
+      listen: [
+        { host: "127.0.0.1", port: 0 },
+        { host: "127.0.0.1", port: 0 },
+      ],
+    },
+    timing: { heartbeatMs: 25, detectionMs: 200 },
+  } as unknown as PrimaryConfig;
+  const post = { config, log: { warn() {} } } as unknown as Post<PrimaryConfig>;
+  const listener = await openClosedDoor(post, 40, () => ({ phase: "unprotected", generation: 8 }));
+  assert.ok(listener !== undefined);
+  t.after(() => listener.close());
+  const socket = connectTcp(listener.ports[1]!, "127.0.0.1");
+  t.after(() => socket.destroy());
+  socket.write(wire([{ frame: encodeJoin(IDS, { session: SESSION, path: 1 }) }]));
+  const heard: ReplicationMessage[] = [];
+  const onMessage = (message: ReplicationMessage) => heard.push(message);
+  const parser = new ReplicationParser({ receiver: "primary", vmId: IDS.vmId, onMessage });
+  for await (const chunk of socket) parser.push(chunk as Buffer);
+  assert.deepEqual(
+    heard.map(({ type, generation, epoch }) => ({ type, generation, epoch })),
+    [{ type: "takeover", generation: 8, epoch: 40 }],
+  );
 });

@@ -17,8 +17,8 @@ const run = promisify(execFile);
 const mayNot = process.geteuid?.() === 0 ? false : "making network namespaces needs root";
 const options = { skip: mayNot, timeout: 30_000 };
 
-async function lab(t: TestContext, lans: 1 | 2 = 1): Promise<LabNetwork> {
-  const network = await createNetwork({ lans });
+async function lab(t: TestContext, lans: 1 | 2 = 1, links: 1 | 2 = 1): Promise<LabNetwork> {
+  const network = await createNetwork({ lans, links });
   t.after(() => network.destroy());
   return network;
 }
@@ -117,6 +117,22 @@ test("replication and LAN are cut one without the other", options, async (t) => 
   assert.ok(await isSilent(network, "client", "10.77.0.10"));
   await network.restoreLan("a");
   assert.ok(await reaches(network, "client", "10.77.0.10"));
+});
+
+test("of two links between the hosts each is cut alone, or both are", options, async (t) => {
+  const network = await lab(t, 1, 2);
+  const [first, second] = [labAddresses.replication.b, labAddresses.secondReplication.b];
+  await network.cut("link1");
+  assert.ok(await isSilent(network, "a", first));
+  assert.ok(await reaches(network, "a", second));
+  await network.cut("link2", "b");
+  assert.ok(await isSilent(network, "a", second));
+  await network.restore("link");
+  assert.ok(await reaches(network, "a", first));
+  assert.ok(await reaches(network, "a", second));
+  await network.cut("link");
+  assert.ok(await isSilent(network, "a", first));
+  assert.ok(await isSilent(network, "a", second));
 });
 
 test("the witness is a host of its own, and each host is cut off from it alone", options, async (t) => {

@@ -4,23 +4,28 @@ import { once } from "node:events";
 import { connect as connectTcp, createServer, type Socket } from "node:net";
 import type { TestContext } from "node:test";
 import type { MessageOf, MessageType, ReplicationMessage, Role } from "../../src/codec/replication.ts";
-import { type ConnectOptions, connect, type LinkHandlers } from "../../src/link/connect.ts";
+import { type ConnectOptions, connect } from "../../src/link/connect.ts";
 import { type ClosedReason, Connection } from "../../src/link/connection.ts";
 import { type Listener, type ListenOptions, listen, type TurnedAway } from "../../src/link/listen.ts";
+import type { PathEvent, Session, SessionHandlers } from "../../src/link/session.ts";
 import { HELLO, IDS } from "./replication-samples.ts";
 
 /** No test waits longer: a deadline, not a measure. */
 export const DEADLINE = { timeout: 20_000 };
 
 /** Everything that one end heard, in order; await the next of a kind. */
-export class Heard implements LinkHandlers {
+export class Heard implements SessionHandlers {
   readonly messages: ReplicationMessage[] = [];
   readonly closed: ClosedReason[] = [];
   readonly silent: number[] = [];
+  readonly paths: PathEvent[] = [];
+  /** Takes messages in the place of `messages`, and may throw as a handler may. */
+  filter: ((message: ReplicationMessage) => void) | undefined;
   #waiting: (() => void)[] = [];
 
   readonly onMessage = (message: ReplicationMessage): void => {
-    this.messages.push(message);
+    if (this.filter === undefined) this.messages.push(message);
+    else this.filter(message);
     this.#wake();
   };
   readonly onClosed = (reason: ClosedReason): void => {
@@ -29,6 +34,11 @@ export class Heard implements LinkHandlers {
   };
   readonly onSilent = (silentMs: number): void => {
     this.silent.push(silentMs);
+    this.#wake();
+  };
+
+  readonly onPath = (event: PathEvent): void => {
+    this.paths.push(event);
     this.#wake();
   };
 
@@ -81,7 +91,7 @@ export interface Backup {
   readonly listener: Listener;
   readonly heard: Heard;
   readonly turnedAway: TurnedAway[];
-  readonly connections: Connection[];
+  readonly sessions: Session[];
   /** Resolves with the nth event of the log. */
   readonly event: (nth: number) => Promise<TurnedAway>;
 }
@@ -90,15 +100,14 @@ export interface Backup {
 export async function backup(t: TestContext, change: Partial<ListenOptions> = {}): Promise<Backup> {
   const heard = new Heard();
   const turnedAway: TurnedAway[] = [];
-  const connections: Connection[] = [];
+  const sessions: Session[] = [];
   const wake = new Heard();
   const listener = await listen({
-    address: "127.0.0.1",
-    port: 0,
+    addresses: [{ host: "127.0.0.1", port: 0 }],
     vmId: IDS.vmId,
     host: "host-b",
     generation: () => 7,
-    onPrimary: (caller) => connections.push(caller.welcome(heard)),
+    onPrimary: (caller) => sessions.push(caller.welcome(heard)),
     onTurnedAway: (event) => {
       turnedAway.push(event);
       wake.onSilent(0);
@@ -107,17 +116,25 @@ export async function backup(t: TestContext, change: Partial<ListenOptions> = {}
   });
   t.after(() => {
     listener.close();
-    for (const one of connections) one.destroy("the test is over");
+    for (const one of sessions) one.destroy("the test is over");
   });
   const event = (nth: number) => wake.until(() => turnedAway[nth]);
-  return { listener, heard, turnedAway, connections, event };
+  return { listener, heard, turnedAway, sessions, event };
 }
 
-/** A primary connected to `port`, dropped when the test ends. */
-export async function primary(t: TestContext, port: number, change: Partial<ConnectOptions> = {}) {
+/** A primary connected to these ports, one for each path; dropped when the test ends. */
+export async function primary(
+  t: TestContext,
+  ports: readonly number[],
+  change: Partial<ConnectOptions> = {},
+) {
   const heard = new Heard();
-  const options = { address: "127.0.0.1", port, ids: IDS, hello: HELLO, handlers: heard, ...change };
-  const { connection, welcome } = await connect(options);
-  t.after(() => connection.destroy("the test is over"));
-  return { connection, welcome, heard };
+  const options = { addresses: local(ports), ids: IDS, hello: HELLO, handlers: heard, ...change };
+  const { session, welcome } = await connect(options);
+  t.after(() => session.destroy("the test is over"));
+  return { session, welcome, heard };
+}
+
+export function local(ports: readonly number[]): { host: string; port: number }[] {
+  return ports.map((port) => ({ host: "127.0.0.1", port }));
 }

@@ -5,13 +5,14 @@ import { type TestContext, test } from "node:test";
 import type { Hello } from "../../src/codec/replication.ts";
 import { encodeAck, encodeHello } from "../../src/codec/replication-encode.ts";
 import { vmIdBytes } from "../../src/codec/replication-header.ts";
-import { connect, LinkError } from "../../src/link/connect.ts";
+import { connect } from "../../src/link/connect.ts";
+import { LinkError } from "../../src/link/link-error.ts";
 import type { Caller } from "../../src/link/listen.ts";
 import { listen } from "../../src/link/listen.ts";
-import { backup, DEADLINE, Heard, primary } from "./link-samples.ts";
+import { backup, DEADLINE, Heard, local, primary } from "./link-samples.ts";
 import { HELLO, IDS, LAYOUT, layoutSample, wire } from "./replication-samples.ts";
 
-const OPTIONS = { address: "127.0.0.1", ids: IDS, hello: HELLO };
+const OPTIONS = { ids: IDS, hello: HELLO };
 
 /** A TCP server that does as told with each connection; closed when the test ends. */
 async function server(t: TestContext, onSocket: (socket: Socket) => void): Promise<number> {
@@ -48,29 +49,35 @@ test("a primary is welcomed and both sides talk", DEADLINE, async (t) => {
   const b = await backup(t, {
     onPrimary: (caller) => {
       callers.push(caller);
-      b.connections.push(caller.welcome(b.heard));
+      b.sessions.push(caller.welcome(b.heard));
     },
   });
-  const a = await primary(t, b.listener.port);
+  const a = await primary(t, b.listener.ports);
   assert.deepEqual(a.welcome, { host: "host-b", generation: 7, disks: [] });
   assert.deepEqual(callers[0]?.hello, HELLO);
   assert.equal(callers[0]?.generation, 7);
-  a.connection.send(layoutSample(LAYOUT).frame);
+  a.session.send(layoutSample(LAYOUT).frame);
   await b.heard.message("layout");
-  b.connections[0]!.send(encodeAck(IDS, 0));
+  b.sessions[0]!.send(encodeAck(IDS, 0));
   assert.equal((await a.heard.message("ack")).epoch, 0);
   assert.deepEqual(b.turnedAway, []);
 });
 
-test("both sides beat while nothing else is sent, and nobody is called silent", DEADLINE, async (t) => {
-  const b = await backup(t, { heartbeatMs: 5, detectionMs: 10_000 });
-  const a = await primary(t, b.listener.port, { heartbeatMs: 5, detectionMs: 10_000 });
-  for (const side of [a.heard, b.heard]) {
-    const first = await side.message("heartbeat");
-    assert.equal((await side.message("heartbeat", 9)).sequence, first.sequence + 9);
-    assert.deepEqual(side.silent, []);
-  }
-});
+test(
+  "both sides beat while nothing else is sent, say how much has come, and nobody is called silent",
+  DEADLINE,
+  async (t) => {
+    const b = await backup(t, { heartbeatMs: 5, detectionMs: 10_000 });
+    const a = await primary(t, b.listener.ports, { heartbeatMs: 5, detectionMs: 10_000 });
+    for (const side of [a.heard, b.heard]) {
+      assert.equal((await side.message("heartbeat", 9)).received, 0);
+      assert.deepEqual(side.silent, []);
+    }
+    a.session.send(layoutSample(LAYOUT).frame);
+    const told = () => a.heard.messages.find((one) => one.type === "heartbeat" && one.received === 1);
+    await a.heard.until(told);
+  },
+);
 
 test(
   "I4: a peer that hangs without closing is told as silent, once, and the connection stays",
@@ -78,13 +85,13 @@ test(
   async (t) => {
     const b = await backup(t, { heartbeatMs: 5, detectionMs: 60 });
     // A primary made by hand: it says HELLO, and then nothing any more.
-    const socket = connectTcp(b.listener.port, "127.0.0.1");
+    const socket = connectTcp(b.listener.ports[0]!, "127.0.0.1");
     t.after(() => socket.destroy());
     socket.write(wire([{ frame: encodeHello(IDS, HELLO) }]));
     socket.resume();
     const silentMs = await b.heard.until(() => b.heard.silent[0]);
     assert.ok(silentMs >= 60, `told after ${silentMs} ms`);
-    assert.equal(b.connections[0]!.closed, undefined);
+    assert.equal(b.sessions[0]!.closed, undefined);
     socket.write(wire([layoutSample(LAYOUT)]));
     await b.heard.message("layout");
     await b.heard.until(() => b.heard.silent[1]);
@@ -95,17 +102,17 @@ test(
 test("I6: no heartbeats pile up behind bytes that a hanging peer does not take", DEADLINE, async (t) => {
   const slow = { heartbeatMs: 2, detectionMs: 60_000 };
   const b = await backup(t, slow);
-  const a = await primary(t, b.listener.port, slow);
+  const a = await primary(t, b.listener.ports, slow);
   // A second pair that beats at the same pace is the clock.
-  const clock = await primary(t, (await backup(t, slow)).listener.port, slow);
-  b.connections[0]!.pause();
+  const clock = await primary(t, (await backup(t, slow)).listener.ports, slow);
+  b.sessions[0]!.connections[0]!.pause();
   const filler = layoutSample({ ...LAYOUT, header: new Uint8Array(1_000_000) }).frame;
-  for (let i = 0; i < 32; i++) a.connection.send(filler);
+  for (let i = 0; i < 32; i++) a.session.send(filler);
   await clock.heard.message("heartbeat", 30);
-  const waiting = a.connection.bufferedBytes;
+  const waiting = a.session.bufferedBytes;
   assert.ok(waiting > 0, "the kernel took everything: the test needs more filler");
   await clock.heard.message("heartbeat", 60);
-  assert.ok(a.connection.bufferedBytes <= waiting, `${a.connection.bufferedBytes - waiting} bytes more`);
+  assert.ok(a.session.bufferedBytes <= waiting, `${a.session.bufferedBytes - waiting} bytes more`);
 });
 
 test(
@@ -113,8 +120,8 @@ test(
   DEADLINE,
   async (t) => {
     const b = await backup(t);
-    const first = await primary(t, b.listener.port);
-    const error = await rejected(primary(t, b.listener.port));
+    const first = await primary(t, b.listener.ports);
+    const error = await rejected(primary(t, b.listener.ports));
     assert.equal(error.code, "refused");
     assert.equal(error.refuse?.code, "busy");
     assert.match(
@@ -122,29 +129,29 @@ test(
       /^backup 127\.0\.0\.1:\d+ refuses \(busy\): host-b already serves 127\.0\.0\.1:\d+; end/,
     );
     assert.equal(b.turnedAway[0]?.kind, "primary-refused");
-    first.connection.send(layoutSample(LAYOUT).frame);
+    first.session.send(layoutSample(LAYOUT).frame);
     await b.heard.message("layout");
-    first.connection.destroy("over");
+    first.session.destroy("over");
     // A reset, if something lay there unread.
     assert.match((await b.heard.end()).kind, /^(peer-closed|broken)$/);
-    await primary(t, b.listener.port);
+    await primary(t, b.listener.ports);
   },
 );
 
 test("a stranger with garbage is dropped with one event and disturbs no session", DEADLINE, async (t) => {
   const b = await backup(t);
-  const a = await primary(t, b.listener.port);
-  const stranger = connectTcp(b.listener.port, "127.0.0.1");
+  const a = await primary(t, b.listener.ports);
+  const stranger = connectTcp(b.listener.ports[0]!, "127.0.0.1");
   t.after(() => stranger.destroy());
   stranger.write("x".repeat(100_000));
   await ended(stranger);
   const event = await b.event(0);
   assert.equal(event.kind, "stranger-dropped");
   assert.match(event.message, /^127\.0\.0\.1:\d+: replication link: magic is "0x78787878"/);
-  a.connection.send(layoutSample(LAYOUT).frame);
+  a.session.send(layoutSample(LAYOUT).frame);
   await b.heard.message("layout");
   assert.equal(b.turnedAway.length, 1);
-  assert.equal(a.connection.closed, undefined);
+  assert.equal(a.session.closed, undefined);
 });
 
 test(
@@ -153,10 +160,10 @@ test(
   async (t) => {
     const callers: Caller[] = [];
     const b = await backup(t, { helloDeadlineMs: 30, onPrimary: (caller) => callers.push(caller) });
-    const mute = connectTcp(b.listener.port, "127.0.0.1");
+    const mute = connectTcp(b.listener.ports[0]!, "127.0.0.1");
     await ended(mute);
     assert.match((await b.event(0)).message, /no HELLO within 30 ms/);
-    const hasty = connectTcp(b.listener.port, "127.0.0.1");
+    const hasty = connectTcp(b.listener.ports[0]!, "127.0.0.1");
     hasty.write(wire([{ frame: encodeHello(IDS, HELLO) }, layoutSample(LAYOUT)]));
     await ended(hasty);
     const event = await b.event(1);
@@ -172,7 +179,7 @@ test(
 
 test("I6: strangers are bounded in number", DEADLINE, async (t) => {
   const b = await backup(t, { helloDeadlineMs: 60_000 });
-  const strangers = Array.from({ length: 17 }, () => connectTcp(b.listener.port, "127.0.0.1"));
+  const strangers = Array.from({ length: 17 }, () => connectTcp(b.listener.ports[0]!, "127.0.0.1"));
   t.after(() => {
     for (const one of strangers) one.destroy();
   });
@@ -183,16 +190,16 @@ test("I6: strangers are bounded in number", DEADLINE, async (t) => {
 test("another VM and another protocol are refused with a sentence for the operator", DEADLINE, async (t) => {
   const b = await backup(t);
   const other = { ...IDS, vmId: vmIdBytes("11111111-2222-3333-4444-555555555555") };
-  const wrongVm = await rejected(primary(t, b.listener.port, { ids: other }));
+  const wrongVm = await rejected(primary(t, b.listener.ports, { ids: other }));
   assert.equal(wrongVm.refuse?.code, "wrong-vm");
   assert.match(wrongVm.message, /backup of VM 0b9f51c6-.*, not of 11111111-/);
   // One of another protocol need not know the fields of ours.
   const { session: _session, disks: _disks, ...old } = HELLO;
   for (const hello of [{ ...HELLO, protocol: 99 }, { ...old, protocol: 1 } as Hello]) {
-    const other = await rejected(primary(t, b.listener.port, { hello }));
+    const other = await rejected(primary(t, b.listener.ports, { hello }));
     assert.equal(other.refuse?.code, "protocol-version");
   }
-  await primary(t, b.listener.port);
+  await primary(t, b.listener.ports);
 });
 
 test("a caller may be refused later, with the backup's own reason", DEADLINE, async (t) => {
@@ -202,7 +209,7 @@ test("a caller may be refused later, with the backup's own reason", DEADLINE, as
       caller.refuse({ code: "memory", message: "host-b has 100 MiB free and the VM needs 256 MiB" });
     },
   });
-  const error = await rejected(primary(t, b.listener.port));
+  const error = await rejected(primary(t, b.listener.ports));
   assert.deepEqual(error.refuse, {
     code: "memory",
     message: "host-b has 100 MiB free and the VM needs 256 MiB",
@@ -216,7 +223,7 @@ test("connect(): each way to fail has its code and says who, where and what to d
   const { port: free } = gone.address() as { port: number };
   gone.close();
   await once(gone, "close");
-  const unreachable = await rejected(connect({ ...OPTIONS, port: free, handlers }));
+  const unreachable = await rejected(connect({ ...OPTIONS, addresses: local([free]), handlers }));
   assert.equal(unreachable.code, "unreachable");
   assert.match(
     unreachable.message,
@@ -224,21 +231,21 @@ test("connect(): each way to fail has its code and says who, where and what to d
   );
 
   const mute = await server(t, () => {});
-  const timeout = await rejected(connect({ ...OPTIONS, port: mute, handlers, timeoutMs: 30 }));
+  const timeout = await rejected(connect({ ...OPTIONS, addresses: local([mute]), handlers, timeoutMs: 30 }));
   assert.equal(timeout.code, "timeout");
   assert.match(timeout.message, /took the connection but did not answer HELLO within 30 ms; see the log/);
 
   const hangsUp = await server(t, (socket) => socket.end());
-  const closed = await rejected(connect({ ...OPTIONS, port: hangsUp, handlers }));
+  const closed = await rejected(connect({ ...OPTIONS, addresses: local([hangsUp]), handlers }));
   assert.equal(closed.code, "closed");
   assert.match(closed.message, /no welcome from backup .* closed the connection/);
 
   const web = await server(t, (socket) => socket.end(`HTTP/1.1 400 Bad Request\r\n${"x".repeat(60)}\r\n`));
-  const protocol = await rejected(connect({ ...OPTIONS, port: web, handlers }));
+  const protocol = await rejected(connect({ ...OPTIONS, addresses: local([web]), handlers }));
   assert.match(protocol.message, /no welcome from .* magic is "0x48545450"/);
 
   const heir = await backup(t, { generation: () => 8, onPrimary: (caller) => caller.tellTakeover(4) });
-  const toldSo = await rejected(connect({ ...OPTIONS, port: heir.listener.port, handlers }));
+  const toldSo = await rejected(connect({ ...OPTIONS, addresses: local(heir.listener.ports), handlers }));
   assert.equal(toldSo.code, "taken-over");
   assert.equal(toldSo.generation, 8, "I3: whoever tried to connect must be able to stop its VM");
   assert.match(toldSo.message, /runs the VM as generation 8; this copy must stay stopped/);
@@ -246,7 +253,7 @@ test("connect(): each way to fail has its code and says who, where and what to d
 
   const chatty = await server(t, (socket) => socket.write(wire([{ frame: encodeAck(IDS, 4) }])));
   assert.match(
-    (await rejected(connect({ ...OPTIONS, port: chatty, handlers }))).message,
+    (await rejected(connect({ ...OPTIONS, addresses: local([chatty]), handlers }))).message,
     /answered HELLO with ack/,
   );
   assert.deepEqual(handlers.closed, [], "the handlers are for the time after WELCOME");
@@ -255,8 +262,7 @@ test("connect(): each way to fail has its code and says who, where and what to d
 test("listen(): an address that is taken is told with what to do", DEADLINE, async (t) => {
   const b = await backup(t);
   const again = {
-    address: "127.0.0.1",
-    port: b.listener.port,
+    addresses: local(b.listener.ports),
     vmId: IDS.vmId,
     host: "host-b",
     generation: () => 0,
@@ -274,7 +280,7 @@ test(
     await assert.rejects(
       connect({
         ...OPTIONS,
-        port: b.listener.port,
+        addresses: local(b.listener.ports),
         handlers: new Heard(),
         heartbeatMs: 100,
         detectionMs: 200,

@@ -11,7 +11,7 @@ import {
   type Role,
 } from "../../src/codec/replication.ts";
 import { encodeAck, encodeHeartbeat } from "../../src/codec/replication-encode.ts";
-import { vmIdBytes, vmIdText } from "../../src/codec/replication-header.ts";
+import { uuidText, vmIdBytes } from "../../src/codec/replication-header.ts";
 import { ReplicationParser } from "../../src/codec/replication-parser.ts";
 import * as samples from "./replication-samples.ts";
 
@@ -64,9 +64,12 @@ function refuses(code: string, action: () => unknown): ProtocolError {
   return caught;
 }
 
-for (const role of ROLES) {
-  test(`every message to a ${role}, cut at every byte, gives the same messages as uncut`, () => {
-    const all = samples.oneOfEach(role);
+for (const [role, what, all] of [
+  ["primary", "every message to a primary", samples.oneOfEach("primary")],
+  ["backup", "every message to a backup", samples.oneOfEach("backup")],
+  ["backup", "every message on a further path", samples.onAnotherPath()],
+] as const) {
+  test(`${what}, cut at every byte, gives the same messages as uncut`, () => {
     const bytes = samples.wire(all);
     const expected = all.map((one) => one.expected);
     assert.deepEqual(samples.parse(role, [bytes]), expected);
@@ -131,6 +134,14 @@ test("whatever a primary says of itself in HELLO arrives the same", () => {
   );
 });
 
+test("whatever path a primary wants to make arrives the same", () => {
+  fc.assert(
+    fc.property(samples.joinSamples, (one) => {
+      assert.deepEqual(samples.parse("backup", [samples.wire([one])]), [one.expected]);
+    }),
+  );
+});
+
 test("every single flipped bit of a header is refused, on its 48th byte, and nothing is allocated", () => {
   const whole = samples.wire([{ frame: encodeHeartbeat(IDS, 77) }]);
   for (let bit = 0; bit < HEADER_BYTES * 8; bit++) {
@@ -146,9 +157,11 @@ test("every single flipped bit of a header is refused, on its 48th byte, and not
 
 test("a flipped bit in any payload is refused, and the broken message is not handed on", () => {
   for (const role of ROLES) {
-    for (const one of samples.oneOfEach(role)) {
+    const joins = role === "backup" ? samples.onAnotherPath().slice(0, 1) : [];
+    for (const one of [...samples.oneOfEach(role), ...joins]) {
       const payloadBytes = one.frame.byteLength - HEADER_BYTES;
-      const before = role === "backup" && one.frame.type !== "hello" ? prologue : [];
+      const greets = one.frame.type === "hello" || one.frame.type === "join";
+      const before = role === "backup" && !greets ? prologue : [];
       for (let i = 0; i < payloadBytes * 8; i += 1 + Math.floor(payloadBytes / 20) * 8 + 3) {
         const bytes = samples.wire([one]);
         bytes[HEADER_BYTES + (i >> 3)]! ^= 1 << (i & 7);
@@ -173,7 +186,7 @@ test("I6: a length above the cap of its type is refused on the 48th byte, and no
       const allocated: number[] = [];
       const role = to === "both" ? "primary" : to;
       const parser = parserOf(role, allocated);
-      if (role === "backup" && type !== "hello") parser.push(samples.wire(prologue));
+      if (role === "backup" && type !== "hello" && type !== "join") parser.push(samples.wire(prologue));
       const before = allocated.length;
       const header = rawHeader({ type: code, length });
       parser.push(header.subarray(0, HEADER_BYTES - 1));
@@ -224,7 +237,7 @@ test("each field of the header defends itself and the error names it", () => {
   wrong("bad-version", { at: 4, byte: 2 }, /version is 2, expected 1; run the same Remus/);
   wrong("bad-reserved", { at: 7, byte: 1 }, /reserved/);
   wrong("unknown-type", { type: 0 }, /type is 0, expected 1\.\.25/);
-  wrong("unknown-type", { type: 22 }, /type is 22/);
+  wrong("unknown-type", { type: 26 }, /type is 26/);
   wrong("wrong-vm", { at: 8, byte: 0xff }, /VM id is "ff9f51c6-.*expected 0b9f51c6-/);
   wrong("bad-epoch", { type: MESSAGES.ack.code, length: 0, epochHigh: 1 << 21 }, /below 2\^53/);
   wrong("bad-epoch", { epochHigh: 1 }, /heartbeat epoch is 4294967296, expected 0/);
@@ -239,8 +252,12 @@ test("a message for the other side is refused", () => {
   }
 });
 
-test("a backup hears HELLO first and once, and LAYOUT before PAGES", () => {
+test("a backup hears HELLO or JOIN first and once, and LAYOUT before PAGES", () => {
   const all = samples.oneOfEach("backup");
+  const [join] = samples.onAnotherPath();
+  refuses("wrong-order", () => parserOf("backup").push(samples.wire([join!, join!])));
+  refuses("wrong-order", () => parserOf("backup").push(samples.wire([join!, all[0]!])));
+  refuses("wrong-order", () => parserOf("backup").push(samples.wire([all[0]!, join!])));
   for (const one of all.slice(1)) refuses("wrong-order", () => parserOf("backup").push(samples.wire([one])));
   refuses("wrong-order", () => parserOf("backup").push(samples.wire([all[0]!, all[0]!])));
   refuses("wrong-order", () => parserOf("backup").push(samples.wire([all[0]!, all[2]!])));
@@ -251,6 +268,20 @@ test("a backup that knows no VM yet learns it from HELLO and holds the primary t
   parser.push(samples.wire(prologue));
   const other = { vmId: vmIdBytes("ffffffff-ffff-ffff-ffff-ffffffffffff"), generation: 7 };
   refuses("wrong-vm", () => parser.push(samples.wire([{ frame: encodeHeartbeat(other, 1) }])));
+});
+
+test("what HELLO and LAYOUT allow holds on every path that shares it, whichever of them brought it", () => {
+  const first = parserOf("backup");
+  const second = parserOf("backup");
+  const [hello, layout, pages, , , disk] = samples.oneOfEach("backup");
+  first.push(samples.wire([hello!]));
+  second.push(samples.wire(samples.onAnotherPath().slice(0, 1)));
+  second.share(first.bounds);
+  refuses("wrong-order", () => parserOf("backup").push(samples.wire([hello!, pages!])));
+  second.push(samples.wire([layout!, disk!]));
+  first.push(samples.wire([pages!]));
+  const beyond = samples.diskSample(1, [samples.diskEntry(0, 3, 5 * 1024, 513)]);
+  refuses("bad-disk", () => second.push(samples.wire([beyond])));
 });
 
 test("after an error the parser is dead and says the same again", () => {
@@ -291,6 +322,6 @@ test("a message cut off by the end of the stream shows as one", () => {
 });
 
 test("a VM id goes from text to bytes and back; other text is refused", () => {
-  assert.equal(vmIdText(vmIdBytes(samples.VM_ID.toUpperCase())), samples.VM_ID);
+  assert.equal(uuidText(vmIdBytes(samples.VM_ID.toUpperCase())), samples.VM_ID);
   assert.throws(() => vmIdBytes("vm1"), /VM id "vm1" is not a UUID/);
 });

@@ -205,6 +205,23 @@ test("JSON messages: what is no JSON, no object, or lacks a field is refused, an
   );
 });
 
+test("HELLO and JOIN name a path that there may be", () => {
+  const refused = (type: "hello" | "join", payload: Buffer, message: RegExp) => {
+    const parser = new ReplicationParser({ receiver: "backup", onMessage: () => {} });
+    const { parts } = encode.frame(type, IDS, 0, [payload]);
+    assert.throws(() => {
+      for (const part of parts) parser.push(part);
+    }, message);
+  };
+  const hello = (change: object) => Buffer.from(JSON.stringify({ ...HELLO, ...change }));
+  refused("hello", hello({ paths: 0 }), /hello paths is 0, expected 1\.\.8/);
+  refused("hello", hello({ paths: 9 }), /hello paths is 9, expected 1\.\.8/);
+  refused("hello", hello({ paths: undefined }), /hello paths is "missing"/);
+  refused("hello", hello({ paths: 2, path: 2 }), /hello path is 2, expected below 2/);
+  refused("join", Buffer.alloc(20, 0).fill(8, 17, 18), /join path is 8, expected below 8/);
+  refused("join", Buffer.alloc(20, 0).fill(1, 19), /join reserved is 1, expected 0/);
+});
+
 test("WELCOME: what a backup says of its images is checked field by field", () => {
   const welcome = (disk: object) => () => {
     const parser = new ReplicationParser({ receiver: "primary", onMessage: () => {} });

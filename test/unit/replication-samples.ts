@@ -4,6 +4,7 @@ import fc from "fast-check";
 import type {
   DiskEntry,
   Hello,
+  Join,
   Layout,
   PageList,
   ReplicationMessage,
@@ -15,6 +16,7 @@ import {
   DISK_WRITE,
   DISK_ZERO,
   HEADER_BYTES,
+  MAX_PATHS,
   PAGE_BYTES,
   PAGE_RAW,
   PAGE_ZERO,
@@ -39,6 +41,8 @@ export const HELLO: Hello = {
   ramBytes: 262152 * 1024,
   intervalMs: 25,
   session: SESSION,
+  paths: 1,
+  path: 0,
   disks: [
     { id: 0, bytes: 10 * GIB },
     { id: 3, bytes: 5 * 1024 + 512 },
@@ -139,7 +143,11 @@ function disksOf<T extends { id: number }>(one: fc.Arbitrary<T>): fc.Arbitrary<T
   return fc.uniqueArray(one, { maxLength: 8, selector: ({ id }) => id });
 }
 
-const hellos = fc.record(
+/** How many there may be, and one of them. */
+const paths = fc
+  .integer({ min: 1, max: MAX_PATHS })
+  .chain((count) => fc.tuple(fc.constant(count), fc.integer({ min: 0, max: count - 1 })));
+const hellosOfOnePath = fc.record(
   {
     protocol: fc.constant(PROTOCOL_VERSION),
     host: fc.string({ unit: "binary" }),
@@ -159,6 +167,9 @@ const hellos = fc.record(
   },
   PLAIN,
 );
+const hellos = fc
+  .tuple(hellosOfOnePath, paths)
+  .map(([hello, [count, path]]): Hello => ({ ...hello, paths: count, path }));
 const layouts = fc.record({
   hypervisor: names,
   header: fc.uint8Array({ maxLength: 3000 }),
@@ -223,7 +234,7 @@ const ranges = fc.record(
   PLAIN,
 );
 
-/** Any one message but HELLO and LAYOUT, which have their places; pages fit LAYOUT. */
+/** Any one message but HELLO and JOIN, which have their place; pages fit LAYOUT. */
 export const samplesInSession: fc.Arbitrary<Sample> = fc.oneof(
   fc.tuple(epochs, fc.array(page, { minLength: 1, maxLength: 12 }), fc.nat()).map(([epoch, pages, seed]) => {
     const list = pageList(pages, seed);
@@ -243,7 +254,11 @@ export const samplesInSession: fc.Arbitrary<Sample> = fc.oneof(
   epochs.map((epoch) => sample("primary", "ack", epoch, encode.encodeAck(IDS, epoch), {})),
   fc
     .tuple(fc.maxSafeNat(), fc.constantFrom<Role>("primary", "backup"))
-    .map(([sequence, to]) => sample(to, "heartbeat", 0, encode.encodeHeartbeat(IDS, sequence), { sequence })),
+    .map(([received, to]) => sample(to, "heartbeat", 0, encode.encodeHeartbeat(IDS, received), { received })),
+  fc
+    .tuple(fc.maxSafeNat(), fc.constantFrom<Role>("primary", "backup"))
+    .map(([first, to]) => sample(to, "carry", 0, encode.encodeCarry(IDS, first), { first })),
+  fc.constant(sample("primary", "joined", 0, encode.encodeJoined(IDS), {})),
   fc.constant(sample("backup", "goodbye", 0, encode.encodeGoodbye(IDS), {})),
   fc.constant(sample("primary", "goodbye-ok", 0, encode.encodeGoodbyeOk(IDS), {})),
   epochs.map((epoch) => sample("primary", "takeover", epoch, encode.encodeTakeover(IDS, epoch), {})),
@@ -282,6 +297,23 @@ export function helloSample(hello: Hello): Sample {
   return sample("backup", "hello", 0, encode.encodeHello(IDS, hello), { vmId: VM_ID, hello });
 }
 
+export const joinSamples: fc.Arbitrary<Sample> = fc
+  .tuple(fc.uuid(), paths)
+  .map(([session, [, path]]) => joinSample({ session, path }));
+
+function joinSample(join: Join): Sample {
+  return sample("backup", "join", 0, encode.encodeJoin(IDS, join), { vmId: VM_ID, join });
+}
+
+/** What a backup may hear on a further path of a session, of which its parser is not told. */
+export function onAnotherPath(): Sample[] {
+  return [
+    joinSample({ session: SESSION, path: 7 }),
+    sample("backup", "carry", 0, encode.encodeCarry(IDS, 2 ** 33 + 1), { first: 2 ** 33 + 1 }),
+    sample("backup", "goodbye", 0, encode.encodeGoodbye(IDS), {}),
+  ];
+}
+
 export function layoutSample(layout: Layout): Sample {
   return sample("backup", "layout", 0, encode.encodeLayout(IDS, layout), { layout: hexed(layout) });
 }
@@ -312,7 +344,7 @@ function hexed(layout: Layout): object {
   return { ...layout, header: Buffer.from(layout.header).toString("hex") };
 }
 
-/** One fixed message of every type, in an order in which one side may receive them. */
+/** One fixed message of every type but JOIN, in an order in which one side may receive them. */
 export function oneOfEach(to: Role): Sample[] {
   const list = pageList([
     { raw: true, block: 0, page: 5 },
@@ -363,7 +395,9 @@ export function oneOfEach(to: Role): Sample[] {
     handoverRefusedSample(message, true),
     sample("primary", "unable", 0, encode.encodeUnable(IDS, message), { message }),
     inputSample(7, Buffer.alloc(24, 0x5a)),
-    sample(to, "heartbeat", 0, heartbeat, { sequence: 2 ** 40 }),
+    sample("primary", "joined", 0, encode.encodeJoined(IDS), {}),
+    sample(to, "carry", 0, encode.encodeCarry(IDS, 7), { first: 7 }),
+    sample(to, "heartbeat", 0, heartbeat, { received: 2 ** 40 }),
   ];
   return all.filter((one) => one.to === to);
 }

@@ -1,15 +1,14 @@
-// Signs of life, both ways: beats when nothing else goes out, and the detection of a silent peer.
+// Signs of life, both ways: beats when nothing else goes out, and the detection of a silent peer, or of a silent path.
 
-import { encodeHeartbeat } from "../codec/replication-encode.ts";
-import type { FrameIds } from "../codec/replication-header.ts";
 import { SilenceDetector } from "../core/silence.ts";
-import type { Connection } from "./connection.ts";
 
 export interface SignsOfLife {
   /** A beat this often when nothing else is sent. */
   readonly heartbeatMs?: number;
-  /** Silence for this long is a loss. */
+  /** Silence of all paths for this long is a loss. */
   readonly detectionMs?: number;
+  /** A path that is silent for so long while another one is not is given up. Left out: a quarter of the detection time, at least two beats. */
+  readonly lagMs?: number;
   /**
    * Whether a loss would change who runs the VM. While it would not (a first pass), haste gains nothing, and a busy host is
    * given PATIENCE_MS. Left out: always.
@@ -23,6 +22,7 @@ export interface SignsOfLife {
 export function checkedSigns({
   heartbeatMs = HEARTBEAT_MS,
   detectionMs = DETECTION_MS,
+  lagMs = Math.max(detectionMs / 4, 2 * heartbeatMs),
   urgent = () => true,
   onSuspicion = () => {},
 }: SignsOfLife): Required<SignsOfLife> {
@@ -30,18 +30,34 @@ export function checkedSigns({
     const limit = `a third of the detection time, ${detectionMs} ms`;
     throw new RangeError(`heartbeat every ${heartbeatMs} ms: expected at most ${limit}`);
   }
-  return { heartbeatMs, detectionMs, urgent, onSuspicion };
+  return { heartbeatMs, detectionMs, lagMs, urgent, onSuspicion };
 }
 
-/** Starts both on a connection. They end with it. */
+/** A session, as it lives. */
+export interface Living {
+  readonly lastHeardMs: number;
+  /** Says something on each path on which nothing was said for `quietMs`. */
+  beat(quietMs: number): void;
+  /** Where there are several paths: looks which of them are silent. */
+  look(nowMs: number): void;
+  atEnd(stop: () => void): void;
+}
+
+/** Starts all of it on a session. It ends with that. */
 export function watch(
-  connection: Connection,
-  ids: FrameIds,
-  onSilent: (silentMs: number) => void,
+  session: Living,
+  several: boolean,
   signs: Required<SignsOfLife>,
+  onSilent: (silentMs: number) => void,
 ): void {
-  new Heartbeat(connection, ids, signs.heartbeatMs);
-  new SilenceWatch(connection, onSilent, signs);
+  const { heartbeatMs, lagMs } = signs;
+  // Half an interval: so this side is never silent for more than one and a half.
+  const beats = setInterval(() => session.beat(heartbeatMs / 2), heartbeatMs);
+  session.atEnd(() => clearInterval(beats));
+  new SilenceWatch(session, onSilent, signs);
+  if (!several) return;
+  const looks = setInterval(() => session.look(performance.now()), lagMs / 8);
+  session.atEnd(() => clearInterval(looks));
 }
 
 const HEARTBEAT_MS = 25;
@@ -49,38 +65,11 @@ const DETECTION_MS = 200;
 const PATIENCE_MS = 5000;
 
 /**
- * Sends HEARTBEATs on a connection. Any traffic counts as life, so a beat goes out only if nothing was sent
- * lately; and none while bytes wait to be sent, since it would wait behind them and only grow the queue (I6).
- */
-class Heartbeat {
-  readonly #connection: Connection;
-  readonly #ids: FrameIds;
-  readonly #intervalMs: number;
-  #sequence = 0;
-
-  constructor(connection: Connection, ids: FrameIds, intervalMs: number) {
-    this.#connection = connection;
-    this.#ids = ids;
-    this.#intervalMs = intervalMs;
-    const timer = setInterval(() => this.#beat(), intervalMs);
-    connection.atEnd(() => clearInterval(timer));
-  }
-
-  #beat(): void {
-    const connection = this.#connection;
-    if (connection.bufferedBytes > 0) return;
-    // Half an interval: so this side is never silent for more than one and a half.
-    if (performance.now() - connection.lastSentMs < this.#intervalMs / 2) return;
-    connection.send(encodeHeartbeat(this.#ids, this.#sequence++));
-  }
-}
-
-/**
- * Watches a connection for silence. Calls `onSilent` once per silence, with how long it has lasted; the
- * connection stays as it is: what to do is the caller's business (ask the witness).
+ * Watches a session for silence. Calls `onSilent` once per silence, with how long it has lasted; the
+ * connections stay as they are: what to do is the caller's business (ask the witness).
  */
 class SilenceWatch {
-  readonly #connection: Connection;
+  readonly #session: Living;
   readonly #detector: SilenceDetector;
   readonly #onSilent: (silentMs: number) => void;
   readonly #signs: Required<SignsOfLife>;
@@ -88,21 +77,19 @@ class SilenceWatch {
   #told = false;
   #suspected = false;
 
-  constructor(connection: Connection, onSilent: (silentMs: number) => void, signs: Required<SignsOfLife>) {
-    this.#connection = connection;
+  constructor(session: Living, onSilent: (silentMs: number) => void, signs: Required<SignsOfLife>) {
+    this.#session = session;
     this.#signs = signs;
     this.#onSilent = onSilent;
     this.#lastHeardMs = performance.now();
     this.#detector = new SilenceDetector(signs.detectionMs, this.#lastHeardMs);
     const timer = setInterval(() => this.#tick(), this.#detector.tickMs);
-    connection.atEnd(() => clearInterval(timer));
+    session.atEnd(() => clearInterval(timer));
   }
 
   #tick(): void {
-    const connection = this.#connection;
     const now = performance.now();
-    // A side that does not read cannot tell silence from its own deafness.
-    const heardMs = connection.paused ? now : connection.lastHeardMs;
+    const heardMs = this.#session.lastHeardMs;
     if (heardMs > this.#lastHeardMs) {
       this.#lastHeardMs = heardMs;
       this.#detector.heard(heardMs);
