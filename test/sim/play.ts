@@ -59,7 +59,7 @@ function natureOf(random: Random): Nature {
     bufferBytes: random.pick([1_000_000, 200_000, 30_000]),
   });
   return {
-    links: [link()],
+    links: random.pick([1, 1, 2]) === 1 ? [link()] : [link(), link()],
     witnessMembers: random.pick([1, 3]),
     datagrams: {
       loss: random.pick([0, 0, 0.02, 0.1]),

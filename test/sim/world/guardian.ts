@@ -97,7 +97,10 @@ function configOf(host: string, nature: Nature): GuardianConfig {
     protect: nature.protectAtStart ? "at-start" : "on-order",
     accelerator: "tcg",
     lab: { bindLifetimes: true },
-    replication: { peer: { host: `${other}0`, port: 7000 }, listen: { host: `${host}0`, port: 7000 } },
+    replication: {
+      peer: nature.links.map((_, link) => ({ host: `${other}${link}`, port: 7000 })),
+      listen: nature.links.map((_, link) => ({ host: `${host}${link}`, port: 7000 })),
+    },
   };
   return config as unknown as GuardianConfig;
 }
