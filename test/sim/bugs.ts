@@ -192,7 +192,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     patches: [
       in1(
         "guardian/primary-link.ts",
-        "if (this.attention.heardLate(performance.now()))",
+        "if (this.attention.heardLate(performance.now(), by))",
         "if (false as boolean)",
       ),
     ],
