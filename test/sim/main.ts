@@ -4,7 +4,9 @@
  *   npm run sim -- --runs N [--seed FIRST] [--hours H] [--threads T]   many seeds; exit status 1 if one has a violation
  *   npm run sim -- --seed N [--hours H] [--verbose]                    one seed, with its transcript
  *   npm run sim -- --scenario NAME [--seed N]                          a scenario of test/sim/scenarios/
- *   npm run sim -- --planted | --bug NAME [--runs N] [--seed N]        with bugs planted, one at a time; 1 if one is not found
+ *   npm run sim -- --planted | --bug NAME [--wide] [--runs N] [--seed N]   with bugs planted, one at a time; 1 if one is not found
+ *
+ * Bugs are looked for in random worlds in which what could show them goes wrong more often; `--wide`: in worlds of all kinds.
  */
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
@@ -24,6 +26,7 @@ const { values } = parseArgs({
     threads: { type: "string" },
     verbose: { type: "boolean", default: false },
     planted: { type: "boolean", default: false },
+    wide: { type: "boolean", default: false },
     bug: { type: "string" },
     scenario: { type: "string" },
   },
@@ -88,11 +91,12 @@ async function one(seed: number): Promise<number> {
   const { play } = await import("./play.ts");
   const { playScenario } = await import("./scenario.ts");
   const keepTranscript = values.verbose ? 10_000_000 : 2000;
+  const focus = bug === undefined || values.wide ? {} : (BUGS[bug]?.focus ?? {});
   return await new Promise((resolve) =>
     startOutside(() => {
       const { transcript, violation } =
         scenario === undefined
-          ? play({ seed, keepTranscript, ...(hours === undefined ? {} : { hours }) })
+          ? play({ seed, focus, keepTranscript, ...(hours === undefined ? {} : { hours }) })
           : playScenario(scenarioNamed(scenario), seed);
       console.log((values.verbose ? transcript : transcript.slice(-LAST_LINES)).join("\n"));
       console.log(`\nseed ${seed}: ${violation ?? "no violation"}`);
@@ -107,11 +111,11 @@ async function plant(): Promise<number> {
     console.log(
       found === undefined
         ? `NOT FOUND in ${runs} runs: ${bug}`
-        : `found in run ${runs} (${(ms / 1000).toFixed(1)} s): ${bug}\n    ${found.text.split("\n")[0]}\n    npm run sim -- --bug ${JSON.stringify(bug)} --seed ${found.seed}`,
+        : `found in run ${runs} (${(ms / 1000).toFixed(1)} s): ${bug}\n    ${found.text.split("\n")[0]}\n    npm run sim -- --bug ${JSON.stringify(bug)}${values.wide ? " --wide" : ""} --seed ${found.seed}`,
     );
   const hunts = await huntAll(bug === undefined ? Object.keys(BUGS) : [bug], {
     most,
-    focused: false,
+    focused: !values.wide,
     threads,
     told,
   });
