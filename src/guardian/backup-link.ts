@@ -14,6 +14,7 @@ import type { BackupDisks } from "./backup-disks.ts";
 import type { CheckpointIntake } from "./checkpoint-intake.ts";
 import type { BackupConfig } from "./config.ts";
 import { type PathSummary, PathWatch } from "./path-watch.ts";
+import { patienceWithPrimary } from "./patience.ts";
 import type { Post } from "./role.ts";
 
 /** The primary has so long to read that the VM stays with it. */
@@ -74,7 +75,7 @@ export class BackupLink {
       onTurnedAway: ({ message, peer }) => post.log.warn(`${peer}: ${message}`),
       heartbeatMs: timing.heartbeatMs,
       detectionMs: timing.detectionMs,
-      urgent: () => state().phase !== "filling",
+      patienceMs: () => patienceWithPrimary(state()),
       onSuspicion,
     });
   }

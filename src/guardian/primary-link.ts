@@ -9,8 +9,7 @@ import {
 } from "../codec/replication.ts";
 import { encodeInput } from "../codec/replication-encode.ts";
 import { type FrameIds, vmIdBytes } from "../codec/replication-header.ts";
-import type { PrimaryEvent } from "../core/primary-protocol.ts";
-import type { Generation } from "../core/words.ts";
+import type { PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
 import type { Fingerprint } from "../hypervisor/qemu/command-line.ts";
 import { connect } from "../link/connect.ts";
 import type { Connection } from "../link/connection.ts";
@@ -21,6 +20,7 @@ import { Attention } from "./attention.ts";
 import type { PrimaryConfig } from "./config.ts";
 import type { ReplicatedDisk } from "./owned-disks.ts";
 import { type PathSummary, PathWatch } from "./path-watch.ts";
+import { patienceWithBackup } from "./patience.ts";
 import type { Post } from "./role.ts";
 
 const MOST_WAITING_INPUT_BYTES = 8 << 20;
@@ -32,13 +32,11 @@ export interface PrimaryLinkOptions {
   readonly post: Post<PrimaryConfig>;
   readonly machine: Fingerprint;
   readonly disks: readonly ReplicatedDisk[];
-  readonly generation: () => Generation;
+  readonly state: () => PrimaryState;
   readonly feed: (event: PrimaryEvent) => void;
   readonly onDiskMessage: (message: DiskMessage) => void;
   /** The backup is out of reach: what was on its way to it need not be kept. Called before the event. */
   readonly onLost: () => void;
-  /** Whether losing the backup now would change who runs the VM. */
-  readonly urgent: () => boolean;
 }
 
 export class PrimaryLink {
@@ -72,7 +70,7 @@ export class PrimaryLink {
 
   /** What every frame of ours carries now. */
   get ids(): FrameIds {
-    return { vmId: vmIdBytes(this.options.post.config.vm.uuid), generation: this.options.generation() };
+    return { vmId: vmIdBytes(this.options.post.config.vm.uuid), generation: this.options.state().generation };
   }
 
   /** Feeds `link-up`, `link-lost` or `takeover`. */
@@ -115,7 +113,7 @@ export class PrimaryLink {
   }
 
   private async open(): Promise<Session> {
-    const { disks, machine, post, urgent } = this.options;
+    const { disks, machine, post, state } = this.options;
     const { config } = post;
     const { timing, vm } = config;
     const session = randomUUID();
@@ -141,7 +139,7 @@ export class PrimaryLink {
       },
       heartbeatMs: timing.heartbeatMs,
       detectionMs: timing.detectionMs,
-      urgent,
+      patienceMs: () => patienceWithBackup(state()),
     });
     this.session = session;
     this.images = welcome.disks;

@@ -83,11 +83,10 @@ export class PrimaryGuardian {
       post,
       machine: machineOf(config, ground, qemu),
       disks: this.disks.all,
-      generation: () => this.state.generation,
+      state: () => this.state,
       feed: (event) => this.feed(event),
       onDiskMessage: (message) => this.fromBackupDisks(message),
       onLost: () => this.protection?.abandon(),
-      urgent: () => this.state.phase !== "syncing",
     });
     this.orders = this.takeOrders();
     this.keep = new KeepProtected({

@@ -9,11 +9,8 @@ export interface SignsOfLife {
   readonly detectionMs?: number;
   /** A path that is silent for so long while another one is not is given up. Left out: a quarter of the detection time, at least two beats. */
   readonly lagMs?: number;
-  /**
-   * Whether a loss would change who runs the VM. While it would not (a first pass), haste gains nothing, and a busy host is
-   * given PATIENCE_MS. Left out: always.
-   */
-  readonly urgent?: () => boolean;
+  /** Asked when all paths are silent: a silence that is shorter than so many ms is no loss yet, whatever `detectionMs` says. Left out: 0. */
+  readonly patienceMs?: () => number;
   /** The peer has been silent for half the detection time (true), or was heard again after that (false). */
   readonly onSuspicion?: (suspected: boolean) => void;
 }
@@ -23,14 +20,14 @@ export function checkedSigns({
   heartbeatMs = HEARTBEAT_MS,
   detectionMs = DETECTION_MS,
   lagMs = Math.max(detectionMs / 4, 2 * heartbeatMs),
-  urgent = () => true,
+  patienceMs = () => 0,
   onSuspicion = () => {},
 }: SignsOfLife): Required<SignsOfLife> {
   if (heartbeatMs * 3 > detectionMs) {
     const limit = `a third of the detection time, ${detectionMs} ms`;
     throw new RangeError(`heartbeat every ${heartbeatMs} ms: expected at most ${limit}`);
   }
-  return { heartbeatMs, detectionMs, lagMs, urgent, onSuspicion };
+  return { heartbeatMs, detectionMs, lagMs, patienceMs, onSuspicion };
 }
 
 /** A session, as it lives. */
@@ -62,7 +59,6 @@ export function watch(
 
 const HEARTBEAT_MS = 25;
 const DETECTION_MS = 200;
-const PATIENCE_MS = 5000;
 
 /**
  * Watches a session for silence. Calls `onSilent` once per silence, with how long it has lasted; the
@@ -99,7 +95,7 @@ class SilenceWatch {
     const silentMs = this.#detector.silentMs(now);
     this.#suspect(silentMs > this.#signs.detectionMs / 2);
     if (silence === "quiet" || this.#told) return;
-    if (silentMs < PATIENCE_MS && !this.#signs.urgent()) return;
+    if (silentMs < this.#signs.patienceMs()) return;
     this.#told = true;
     this.#onSilent(silentMs);
   }
