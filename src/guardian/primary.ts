@@ -2,6 +2,7 @@
  * The primary guardian: starts the VM, feeds what happens to it to `core/primary`, and carries the effects out.
  * It owns QEMU: when one of the two dies, so does the other.
  */
+import { setTimeout as pause } from "node:timers/promises";
 import type { PacerSettings } from "../core/pacer.ts";
 import { startPrimary, stepPrimary } from "../core/primary.ts";
 import type { PrimaryEffect, PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
@@ -32,6 +33,8 @@ import { type Ground, heed, machineOf, prepareGround, startQemu } from "./vm-pro
 const MIB = 1 << 20;
 /** The backup has this long to let us go when the guest has shut itself down. */
 const LAST_GOODBYE_MS = 2_000;
+/** And at most a quarter of what the new primary lets pass before it first asks for protection. */
+const AFTER_HANDOVER_MS = 500;
 
 interface Beginning {
   readonly generation: Generation;
@@ -237,6 +240,9 @@ export class PrimaryGuardian {
     this.hangs.close();
     this.listener?.close();
     this.link.close();
+    // The other host's guest has just begun to run, and there is much to tidy up here: where they share processors or memory, that comes first.
+    if (this.state.phase === "superseded" && this.state.planned)
+      await pause(Math.min(AFTER_HANDOVER_MS, this.post.config.timing.retryMs / 4));
     await this.protection?.dispose();
     await this.takenOver?.cleanUp();
     this.finish(await this.whatNext());

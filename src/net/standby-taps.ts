@@ -12,6 +12,7 @@
 import { execFile } from "node:child_process";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { promisify } from "node:util";
+import { joinBridge, learnBehind } from "../os/bridge-port.ts";
 import { GuestInput, type InputFrame } from "./guest-input.ts";
 
 const run = promisify(execFile);
@@ -45,7 +46,8 @@ export class StandbyTaps {
       this.input?.close();
       this.input = undefined;
       await this.findBridges();
-      await this.sh(({ tap }) => `ip link set dev '${tap}' nomaster`);
+      for (const tap of this.bridges.keys())
+        await run("ip", ["link", "set", "dev", tap, "nomaster"]).catch(this.told);
     });
   }
 
@@ -58,10 +60,16 @@ export class StandbyTaps {
       if (!this.parked) return;
       this.parked = false;
       this.watch();
-      await this.sh(
-        ({ mac, tap }, bridge) =>
-          `ip link set dev '${tap}' master '${bridge}' && bridge fdb replace ${mac} dev '${tap}' master dynamic`,
-      );
+      for (const { mac, tap } of this.nics) {
+        const bridge = this.bridges.get(tap);
+        if (bridge === undefined) continue;
+        try {
+          joinBridge(tap, bridge);
+          learnBehind(tap, mac);
+        } catch (error) {
+          this.told(error as Error);
+        }
+      }
     });
   }
 
@@ -95,11 +103,11 @@ export class StandbyTaps {
   }
 
   private after(step: () => Promise<void>): Promise<void> {
-    this.working = this.working
-      .then(step)
-      .catch((error: Error) => this.warn(`taps of the standby: ${error.message}`));
+    this.working = this.working.then(step).catch(this.told);
     return this.working;
   }
+
+  private readonly told = ({ message }: Error): void => this.warn(`taps of the standby: ${message}`);
 
   private async findBridges(): Promise<void> {
     const { stdout } = await run("ip", ["-j", "link", "show"]);
@@ -118,13 +126,5 @@ export class StandbyTaps {
     } catch {
       return {};
     }
-  }
-
-  private async sh(command: (nic: StandbyNic, bridge: string) => string): Promise<void> {
-    const commands = this.nics.flatMap((nic) => {
-      const bridge = this.bridges.get(nic.tap);
-      return bridge === undefined ? [] : [command(nic, bridge)];
-    });
-    if (commands.length > 0) await run("sh", ["-c", commands.join("; ")]);
   }
 }
