@@ -2,6 +2,7 @@
 import { readdirSync } from "node:fs";
 import { setPriority } from "node:os";
 import { join } from "node:path";
+import { setFlagsFromString } from "node:v8";
 import { StateFile } from "../disk/state-file.ts";
 import { guardianNice } from "../hypervisor/qemu/process.ts";
 import { ConfigError, readConfig } from "./config.ts";
@@ -11,6 +12,9 @@ import type { Post } from "./role.ts";
 import { serve } from "./serve.ts";
 import { Stalls } from "./stalls.ts";
 import { WitnessWatch } from "./witness-watch.ts";
+
+// V8 throws away the code of what has not run for a while, and compiles it again when it is called: of a failover, while a guest waits.
+setFlagsFromString("--no-flush-bytecode");
 
 /** Exit statuses: 1 the VM is gone unasked, 2 it could not be started, 64 wrong use. */
 async function main(path: string | undefined): Promise<number> {
