@@ -51,12 +51,18 @@ try {
       await client.answers(ANSWERS, PATIENCE_MS);
     });
     const { failover } = await lab.primary.control.order<{
-      failover: { detectedAtMs: number; grantedAtMs: number; imagesFreeAtMs: number; runningAtMs: number };
+      failover: {
+        detectedAtMs: number;
+        grantedAtMs: number;
+        imagesFreeAtMs: number;
+        loadedAtMs: number;
+        runningAtMs: number;
+      };
     }>("status");
     const { detectedAtMs: heardMs, grantedAtMs: grantedMs } = failover;
-    const { imagesFreeAtMs: imagesMs, runningAtMs: runningMs } = failover;
+    const { imagesFreeAtMs: imagesMs, loadedAtMs: loadedMs, runningAtMs: runningMs } = failover;
     const takeoverMs = runningMs - heardMs;
-    moves.push({ to: lab.owner, gapMs, handedOverMs, heardMs, grantedMs, imagesMs, runningMs });
+    moves.push({ to: lab.owner, gapMs, handedOverMs, heardMs, grantedMs, imagesMs, loadedMs, runningMs });
     console.log(
       `${String(time).padStart(3)}: ${otherHost(lab.owner)} to ${lab.owner}: the client waited ${gapMs.toFixed(0)} ms, ${takeoverMs.toFixed(0)} ms of it from HANDOVER to the VM running`,
     );

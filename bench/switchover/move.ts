@@ -12,6 +12,7 @@ export interface Move {
   readonly heardMs: number;
   readonly grantedMs: number;
   readonly imagesMs: number;
+  readonly loadedMs: number;
   readonly runningMs: number;
 }
 
@@ -21,8 +22,9 @@ const parts = {
   "HANDOVER on its way": ({ handedOverMs, heardMs }) => heardMs - handedOverMs,
   "heard to the arbiter's word": ({ heardMs, grantedMs }) => grantedMs - heardMs,
   "heard to images that the VM can have, meanwhile": ({ heardMs, imagesMs }) => imagesMs - heardMs,
-  "both there, to the VM running": ({ grantedMs, imagesMs, runningMs }) =>
-    runningMs - Math.max(grantedMs, imagesMs),
+  "those to the state loaded, meanwhile": ({ imagesMs, loadedMs }) => loadedMs - imagesMs,
+  "word and state there, to the VM running": ({ grantedMs, loadedMs, runningMs }) =>
+    runningMs - Math.max(grantedMs, loadedMs),
   "the VM running to the client's next answer": ({ runningMs }, _beganMs, endedMs) => endedMs - runningMs,
 } satisfies Record<string, (move: Move, beganMs: number, endedMs: number) => number>;
 

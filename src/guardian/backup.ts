@@ -277,7 +277,7 @@ export class BackupGuardian {
     if (before.phase !== this.state.phase) this.publish();
     const { state } = this;
     if (state.phase === "arbitrating" && state.planned && state.committed === state.acked)
-      void this.takeover.prepare();
+      void this.takeover.prepare(state.acked, state);
     if (this.state.phase === "running") this.becomePrimary();
     if (this.state.phase === "stood-down" && before.phase !== "stood-down") void this.beginAnew();
   }

@@ -8,11 +8,11 @@ import type { PrimaryState } from "../core/primary-protocol.ts";
 /** While nobody but the primary could run the VM, and nothing is held, haste gains nothing. */
 const FIRST_PASS_MS = 5_000;
 /** The backup puts the first pass in place, which is all of the RAM. Output is held meanwhile: a client waits so long if the backup dies right then. */
-const FIRST_ACK_MS = 1_000;
+const FIRST_ACK_DETECTIONS = 3;
 
-export function patienceWithBackup(state: PrimaryState): number {
+export function patienceWithBackup(state: PrimaryState, detectionMs: number): number {
   if (state.phase === "syncing") return FIRST_PASS_MS;
-  return state.phase === "protected" && state.acked < 0 ? FIRST_ACK_MS : 0;
+  return state.phase === "protected" && state.acked < 0 ? FIRST_ACK_DETECTIONS * detectionMs : 0;
 }
 
 export function patienceWithPrimary({ phase }: BackupState): number {

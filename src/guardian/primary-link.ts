@@ -139,7 +139,7 @@ export class PrimaryLink {
       },
       heartbeatMs: timing.heartbeatMs,
       detectionMs: timing.detectionMs,
-      patienceMs: () => patienceWithBackup(state()),
+      patienceMs: () => patienceWithBackup(state(), timing.detectionMs),
     });
     this.session = session;
     this.images = welcome.disks;

@@ -27,6 +27,8 @@ export interface FailoverTimes {
   grantedAtMs?: number;
   /** What the last checkpoint changed on the disks is in the images, and the VM can have them. */
   imagesFreeAtMs?: number;
+  /** The standby has the VM's state, and waits for the word to run. */
+  loadedAtMs?: number;
   runningAtMs?: number;
 }
 

@@ -3,7 +3,7 @@ import type { BackupState } from "../core/backup.ts";
 import { InvariantBroken } from "../core/transition.ts";
 import type { EpochId } from "../core/words.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
-import { runStandby } from "../hypervisor/qemu/standby.ts";
+import { loadStandby, runStandby } from "../hypervisor/qemu/standby.ts";
 import { KeptInput } from "../net/guest-input.ts";
 import type { StandbyTaps } from "../net/standby-taps.ts";
 import { monotonicMs } from "../os/monotonic.ts";
@@ -37,31 +37,37 @@ export class StandbyTakeover {
   }
 
   /**
-   * Everything that need not wait for the arbiter, once the images are at the last checkpoint. In a planned switchover the VM is paused meanwhile, and whatever
-   * becomes of it, this standby does not take another checkpoint in: it runs the VM, or it ends.
+   * Everything that need not wait for the arbiter, once the images are at checkpoint `epoch`, the last one: the standby has its state then, and does not run. In a
+   * planned switchover the VM is paused meanwhile, and whatever becomes of it, this standby does not take another checkpoint in: it runs the VM, or it ends.
    */
-  prepare(): Promise<void> {
-    this.prepared ??= Promise.all([this.parts.taps.open(), this.parts.disks.release()]).then(() => {
-      if (this.times !== undefined) this.times.imagesFreeAtMs = monotonicMs();
-    });
-    // Whoever needs it hears of the failure.
-    this.prepared.catch(() => {});
-    return this.prepared;
-  }
-
-  /** Runs the standby from checkpoint `epoch`. Rejects with what QEMU said; it may come up late then, and must be killed. */
-  async run(epoch: EpochId, state: BackupState): Promise<void> {
+  prepare(epoch: EpochId, state: BackupState): Promise<void> {
     if (!("committed" in state) || state.committed !== epoch)
       throw new InvariantBroken(
         "I2",
         `the standby would run checkpoint ${epoch}, which is not in the images`,
       );
+    this.prepared ??= this.load();
+    // Whoever needs it hears of the failure.
+    this.prepared.catch(() => {});
+    return this.prepared;
+  }
+
+  private async load(): Promise<void> {
     const { disks, held, qemu, taps } = this.parts;
+    await Promise.all([taps.open(), disks.release()]);
+    if (this.times !== undefined) this.times.imagesFreeAtMs = monotonicMs();
+    await loadStandby(qemu.qmp, held.composition());
+    if (this.times !== undefined) this.times.loadedAtMs = monotonicMs();
+  }
+
+  /** Runs the standby from checkpoint `epoch`. Rejects with what QEMU said; it may come up late then, and must be killed. */
+  async run(epoch: EpochId, state: BackupState): Promise<void> {
+    const { disks, qemu, taps } = this.parts;
     this.at = epoch;
     this.planned = state.phase === "recovering" && state.planned;
     disks.claim(state.generation);
-    await this.prepare();
-    await runStandby(qemu.qmp, held.composition());
+    await this.prepare(epoch, state);
+    await runStandby(qemu.qmp);
     taps.deliver(this.input.take());
     if (this.times !== undefined) this.times.runningAtMs = monotonicMs();
   }

@@ -13,7 +13,7 @@ import type { EpochId } from "../core/words.ts";
 import { FrozenDisks } from "../disk/frozen-disks.ts";
 import { startClone } from "../hypervisor/qemu/clone.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
-import { runStandby } from "../hypervisor/qemu/standby.ts";
+import { loadStandby, runStandby } from "../hypervisor/qemu/standby.ts";
 import { emptyRamFile } from "../memory/backup-images.ts";
 import type { Mapping } from "../os/mapping.ts";
 import type { BackupDisks } from "./backup-disks.ts";
@@ -140,7 +140,8 @@ export class TestFailover {
     });
     // QEMU has it open: it needs no name any more.
     await soon(rm(places.ramFile));
-    await soon(runStandby(qemu.qmp, composition));
+    await soon(loadStandby(qemu.qmp, composition));
+    await soon(runStandby(qemu.qmp));
     clone.running = true;
     this.watch(clone);
     this.tell(`a clone of checkpoint ${clone.epoch} runs, cut off from everything (process ${qemu.pid})`);

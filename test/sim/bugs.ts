@@ -186,6 +186,21 @@ export const BUGS: Readonly<Record<string, Bug>> = {
       ),
     ],
   },
+  "a standby runs as soon as it has the state": {
+    why: "in a switchover the VM runs before the arbiter has said so, and the old host may keep it (I3)",
+    focus: {
+      style: "few",
+      orders: ["switchover"],
+      faults: ["witness is out of reach for one", "host loses power"],
+    },
+    patches: [
+      in1(
+        "guardian/standby-takeover.ts",
+        "await loadStandby(qemu.qmp, held.composition());",
+        "await loadStandby(qemu.qmp, held.composition());\nawait runStandby(qemu.qmp);",
+      ),
+    ],
+  },
   "late acks release": {
     why: "what a host that was not there for a while finds in its socket lets output go (I3)",
     focus: { style: "one", faults: ["guardian stands still"] },

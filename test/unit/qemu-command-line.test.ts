@@ -43,6 +43,8 @@ test("primary and standby have the same devices in the same order", () => {
   for (const option of ["-device", "-machine", "-m", "-cpu", "-smp", "-serial", "-object"])
     assert.deepEqual(values(primary, option), values(standby, option), option);
   assert.deepEqual(values(standby, "-incoming"), ["defer"]);
+  // Loaded is not running: it waits for the arbiter's word.
+  assert.ok(standby.includes("-S"));
   assert.deepEqual(values(primary, "-incoming"), []);
   assert.ok(!primary.includes("-S") && !primary.includes("-no-reboot"));
   assert.deepEqual(primary.slice(-2), spec.extraArgs);

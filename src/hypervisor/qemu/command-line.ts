@@ -59,7 +59,7 @@ export function qemuCommand(spec: VmSpec, places: QemuPlaces): string[] {
     ...spec.nics.flatMap((nic, index) => network(spec, nic, index)),
     ...disks(spec, places.clone),
     ...boot(spec),
-    ...(places.role === "standby" ? ["-incoming", "defer"] : []),
+    ...(places.role === "standby" ? ["-S", "-incoming", "defer"] : []),
     ...(places.clone === undefined ? spec.extraArgs : cloneArguments(spec.extraArgs)),
   ];
 }

@@ -1,4 +1,4 @@
-/** Failover's last step: giving a standby QEMU the composed state, upon which it runs. */
+/** Failover's last steps: a standby QEMU is given the composed state, and then runs. */
 
 import { Socket } from "node:net";
 import { type ComposedFrom, composeStream } from "../../codec/migration-compose.ts";
@@ -7,42 +7,70 @@ import type { Qmp } from "./qmp.ts";
 
 const LOAD_TIMEOUT_MS = 10_000;
 
+/** As QEMU does by itself after a migration: RARP for each card, and guests that can announce themselves are asked to; in ms. */
+const ANNOUNCEMENT = { initial: 50, max: 550, rounds: 5, step: 100 };
+
 /**
- * Loads the state into a QEMU that was started with `-incoming defer` over the RAM image, and waits until its VM runs.
- * QEMU then announces the MAC addresses itself. Fails with what QEMU said; the standby is then of no more use.
+ * Long before failover, to save the round trips: QEMU tells of its migration's states, so that a failed load is heard of; and a load alone is announced to
+ * nobody, since it may be that the VM never runs here.
  */
-export async function runStandby(qmp: Qmp, from: ComposedFrom): Promise<void> {
-  const running = Promise.withResolvers<void>();
-  qmp.on("RESUME", () => running.resolve());
-  qmp.on("closed", () => running.reject(new Error("the standby QEMU died while it loaded the state")));
-  qmp.on("MIGRATION", (data) => {
-    if ((data as { status: string }).status === "failed")
-      running.reject(new Error("the standby QEMU refused the state; see its log"));
-  });
-  running.promise.catch(() => {});
+export async function prepareStandby(qmp: Qmp): Promise<void> {
+  await qmp.execute("migrate-set-capabilities", { capabilities: [{ capability: "events", state: true }] });
+  await qmp.execute("migrate-set-parameters", { "announce-rounds": 0 });
+}
+
+/**
+ * Loads the state into a QEMU that was started with `-S -incoming defer` over the RAM image. Its VM does not run yet. Fails with what QEMU said; the standby
+ * is then of no more use.
+ */
+export async function loadStandby(qmp: Qmp, from: ComposedFrom): Promise<void> {
+  const loaded = heard(qmp, "load its state", (settle) =>
+    qmp.on("MIGRATION", (data) => {
+      const { status } = data as { status: string };
+      if (status === "completed") settle();
+      if (status === "failed") settle(new Error("the standby QEMU refused the state; see its log"));
+    }),
+  );
   const [ours, qemus] = socketPair();
   await qmp.passDescriptor("remus-standby", qemus);
   closeDescriptor(qemus);
   const socket = new Socket({ fd: ours, readable: false, writable: true });
-  socket.on("error", (error) => running.reject(error));
+  socket.on("error", loaded.fail);
   await qmp.execute("migrate-incoming", { uri: "fd:remus-standby" });
   socket.cork();
   for (const part of composeStream(from)) socket.write(part);
   socket.uncork();
   socket.end();
-  const timer = setTimeout(
-    () => running.reject(new Error(`the standby QEMU did not run within ${LOAD_TIMEOUT_MS} ms`)),
-    LOAD_TIMEOUT_MS,
-  );
   try {
-    await running.promise;
+    await loaded.promise;
   } finally {
-    clearTimeout(timer);
     socket.destroy();
   }
 }
 
-/** Has QEMU tell of its migration's states, so that a failed load is heard of. Long before failover, to save the round trip. */
-export async function prepareStandby(qmp: Qmp): Promise<void> {
-  await qmp.execute("migrate-set-capabilities", { capabilities: [{ capability: "events", state: true }] });
+/** Has the VM run that was loaded; resolves when it does. Its MAC addresses are announced then. */
+export async function runStandby(qmp: Qmp): Promise<void> {
+  const running = heard(qmp, "run", (settle) => qmp.on("RESUME", () => settle()));
+  await qmp.execute("cont");
+  await running.promise;
+  qmp.execute("announce-self", ANNOUNCEMENT).catch(() => {});
+}
+
+/** An event that must come in time, unless QEMU ends. */
+function heard(
+  qmp: Qmp,
+  what: string,
+  listen: (settle: (error?: Error) => void) => void,
+): { readonly promise: Promise<void>; readonly fail: (error: Error) => void } {
+  const { promise, reject, resolve } = Promise.withResolvers<void>();
+  promise.catch(() => {});
+  listen((error) => (error === undefined ? resolve() : reject(error)));
+  qmp.on("closed", () => reject(new Error(`the standby QEMU died while it was to ${what}`)));
+  const timer = setTimeout(
+    () => reject(new Error(`the standby QEMU did not ${what} within ${LOAD_TIMEOUT_MS} ms`)),
+    LOAD_TIMEOUT_MS,
+  );
+  const over = () => clearTimeout(timer);
+  promise.then(over, over);
+  return { promise, fail: reject };
 }

@@ -275,13 +275,13 @@ export const FAILURES: readonly Scenario[] = [
   },
   {
     name: "before checkpoint 0 is whole: power off B",
-    story: `Nobody says so, and a first pass has patience. It ends, and epoch 1 begins, before the silence is too long: then the arbiter is asked, though the backup has nothing
-      that it could go on from.`,
+    story: `Nobody says so, and a first pass has patience. It ends, and epoch 1 begins, before the silence is too long; there is some patience still until checkpoint 0 is
+      acknowledged. Then the arbiter is asked, though the backup has nothing that it could go on from.`,
     script: `
       begin unprotected
       when primary:syncing: power off B
       order protect A
-      wait 600
+      wait 1000
       expect served by A
       expect same VM`,
   },

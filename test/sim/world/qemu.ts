@@ -83,6 +83,7 @@ export class SimQemu {
   readonly bitmaps = new Map<string, Set<number>>();
   readonly snapshots = new Map<string, Set<number>>();
   running = false;
+  private loaded: { readonly snapshot: Snapshot; readonly pages: readonly number[] } | undefined;
   private readonly world: QemuWorld;
   private readonly events: Lane;
   private readonly exit: (how: string) => void;
@@ -125,8 +126,15 @@ export class SimQemu {
     this.run();
   }
 
-  /** Runs the guest from a state that was loaded. */
+  /** Takes a state in; the guest does not run yet. */
   load(snapshot: Snapshot, pages: readonly number[]): void {
+    this.loaded = { snapshot, pages };
+  }
+
+  /** Runs the guest from the state that was loaded. */
+  runLoaded(): void {
+    if (this.loaded === undefined) throw new Error("nothing was loaded");
+    const { snapshot, pages } = this.loaded;
     const timeline = this.world.checker.loads(this.host.name, snapshot, pages, this.host.disk.blocks);
     this.guest = new Guest(timeline, snapshot, pages);
     for (let page = 0; page < pages.length; page++) this.guest.dirty.add(page);
