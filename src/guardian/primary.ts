@@ -1,8 +1,7 @@
 /**
- * The primary guardian: starts the VM, feeds what happens to it to `core/primary`, and carries the effects out.
+ * The primary guardian: has a VM that runs, feeds what happens to it to `core/primary`, and carries the effects out.
  * It owns QEMU: when one of the two dies, so does the other.
  */
-import { setTimeout as pause } from "node:timers/promises";
 import type { PacerSettings } from "../core/pacer.ts";
 import { startPrimary, stepPrimary } from "../core/primary.ts";
 import type { PrimaryEffect, PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
@@ -15,28 +14,25 @@ import { reached } from "../os/epoch-points.ts";
 import { monotonicMs } from "../os/monotonic.ts";
 import { lateMs } from "./attention.ts";
 import { openClosedDoor } from "./closed-door.ts";
-import { inRole, type PrimaryConfig } from "./config.ts";
+import type { PrimaryConfig } from "./config.ts";
 import { DirtyRecords } from "./dirty-records.ts";
 import { HangWatch } from "./hang-watch.ts";
 import { InputForwarding } from "./input-forwarding.ts";
 import { KeepProtected } from "./keep-protected.ts";
+import { newProtection } from "./new-protection.ts";
 import { OwnedDisks } from "./owned-disks.ts";
+import { afterYou, lastGoodbye, whatNext } from "./primary-end.ts";
 import { type DiskMessage, PrimaryLink } from "./primary-link.ts";
 import { PrimaryOrders } from "./primary-orders.ts";
 import { PrimaryStatistics } from "./primary-statistics.ts";
 import { primaryStatus } from "./primary-status.ts";
-import { Protection } from "./protection.ts";
+import type { Protection } from "./protection.ts";
 import type { Post, RoleEnd, TakenOver } from "./role.ts";
 import { RunningVm } from "./running-vm.ts";
-import { type Ground, heed, machineOf, prepareGround, startQemu } from "./vm-process.ts";
+import { type Ground, heed, machineOf } from "./vm-process.ts";
 
-const MIB = 1 << 20;
-/** The backup has this long to let us go when the guest has shut itself down. */
-const LAST_GOODBYE_MS = 2_000;
-/** And at most a quarter of what the new primary lets pass before it first asks for protection. */
-const AFTER_HANDOVER_MS = 500;
-
-interface Beginning {
+/** How a VM comes to be this host's. */
+export interface Beginning {
   readonly generation: Generation;
   readonly ground: Ground;
   readonly qemu: QemuProcess;
@@ -69,7 +65,7 @@ export class PrimaryGuardian {
   private wakeTimer: NodeJS.Timeout | undefined;
   private readonly tickTimer: NodeJS.Timeout;
 
-  private constructor(post: Post<PrimaryConfig>, { generation, ground, qemu, takenOver, wanted }: Beginning) {
+  constructor(post: Post<PrimaryConfig>, { generation, ground, qemu, takenOver, wanted }: Beginning) {
     const { promise, resolve } = Promise.withResolvers<RoleEnd>();
     const { config } = post;
     this.done = promise;
@@ -124,43 +120,18 @@ export class PrimaryGuardian {
     void qemu.exited.then((how) => this.vmGone(how));
   }
 
-  /** Preflight, then the VM. Fails with one sentence a problem and nothing started. */
-  static async start(post: Post<PrimaryConfig>, generation: Generation): Promise<PrimaryGuardian> {
-    const { config, log, record } = post;
-    const ground = await prepareGround(config, log);
-    // It was protected before this host went down, and nobody had said stop.
-    const { session, wanted: wished = session !== undefined } = record.state ?? {};
-    const wanted = config.protect === "at-start" || wished;
-    await new OwnedDisks(post, ground).note(generation, wanted);
-    const qemu = await startQemu(config, ground, { role: "primary", ramFile: config.lab.ramFile });
-    const guardian = new PrimaryGuardian(post, { generation, ground, qemu, wanted });
-    try {
-      await guardian.open();
-    } catch (error) {
-      qemu.kill();
-      throw error;
+  /** Takes orders from here on. */
+  async open(): Promise<void> {
+    const { orders, post, qemu, statistics, takenOver } = this;
+    if (takenOver !== undefined) {
+      this.disks
+        .settle(qemu.qmp, takenOver.generation)
+        .catch((error: Error) =>
+          post.log.error(`putting the VM's disks on stable storage: ${error.message}`),
+        );
+      this.listener = await openClosedDoor(post, takenOver.epoch, () => this.state);
     }
-    log.info(`VM ${config.vm.name} runs (QEMU ${qemu.qmp.version}, ${ground.accelerator}), unprotected`);
-    return guardian;
-  }
-
-  /** The VM runs here already, since this host was its backup. */
-  static async adopt(post: Post<PrimaryConfig>, takenOver: TakenOver): Promise<PrimaryGuardian> {
-    const { generation, ground, qemu } = takenOver;
-    const guardian = new PrimaryGuardian(post, { generation, ground, qemu, takenOver, wanted: true });
-    guardian.disks
-      .settle(qemu.qmp, generation)
-      .catch((error: Error) => post.log.error(`putting the VM's disks on stable storage: ${error.message}`));
-    await guardian.open();
-    post.log.info(`this host is the primary of VM ${post.config.vm.name} now (generation ${generation})`);
-    return guardian;
-  }
-
-  private async open(): Promise<void> {
-    if (this.takenOver !== undefined)
-      this.listener = await openClosedDoor(this.post, this.takenOver.epoch, () => this.state);
-    const { orders, statistics } = this;
-    await this.post.control.take({
+    await post.control.take({
       status: () => this.status(),
       protect: () => orders.protect(),
       stop: () => orders.stop(),
@@ -229,9 +200,7 @@ export class PrimaryGuardian {
       // The guest has shut itself down: the backup must not bring it back.
       this.post.log.info("the guest has shut down; telling the backup");
       this.feed({ type: "capture-failed", reason: "the guest has shut down" });
-      const over = () => ["unprotected", "superseded", "arbitrating"].includes(this.state.phase);
-      for (const end = performance.now() + LAST_GOODBYE_MS; !over() && performance.now() < end; )
-        await new Promise((again) => setTimeout(again, 10));
+      await lastGoodbye(() => this.state.phase);
     } else if (this.state.phase !== "superseded") {
       this.post.log.error(`the VM is gone: ${how}`);
     }
@@ -240,25 +209,13 @@ export class PrimaryGuardian {
     this.hangs.close();
     this.listener?.close();
     this.link.close();
-    // The other host's guest has just begun to run, and there is much to tidy up here: where they share processors or memory, that comes first.
-    if (this.state.phase === "superseded" && this.state.planned)
-      await pause(Math.min(AFTER_HANDOVER_MS, this.post.config.timing.retryMs / 4));
+    await afterYou(this.state, this.post.config.timing);
     await this.protection?.dispose();
     await this.takenOver?.cleanUp();
-    this.finish(await this.whatNext());
-  }
-
-  /** A VM that another host owns is backed up here from now on, if this host may be called. */
-  private async whatNext(): Promise<RoleEnd> {
-    const { state } = this;
-    if (state.phase !== "superseded") return { kind: "exit", status: this.vm.guestShutDown ? 0 : 1 };
-    if (inRole("backup", this.post.config) === undefined) return { kind: "exit", status: 0 };
-    // Should it not be noted, the next resync compares all of it.
-    if (state.planned)
-      await this.disks
-        .giveAway(this.link.session)
-        .catch((error: Error) => this.post.log.error(`noting that the VM was handed over: ${error.message}`));
-    return { kind: "backup", generation: state.generation };
+    const { disks, link, post, state, vm } = this;
+    this.finish(
+      await whatNext({ disks, guestShutDown: vm.guestShutDown, post, session: link.session, state }),
+    );
   }
 
   private feed(event: PrimaryEvent): void {
@@ -404,39 +361,23 @@ export class PrimaryGuardian {
   }
 
   private startCapture(): void {
-    const { config } = this.post;
-    const { connection, ids, images } = this.link;
-    const protection = new Protection({
-      qemu: this.qemu,
-      netdevs: config.vm.nics.map((_, index) => `net${index}`),
-      taps: config.vm.nics.map(({ tap }) => tap),
-      warn: (text) => this.report("warn", text),
-      runDirectory: config.runDirectory,
-      stagingBytes: config.limits.stagingMiB * MIB,
-      heldBytes: config.limits.heldMiB * MIB,
-      connection: connection!,
-      ids,
-      disks: {
-        disks: this.disks.all,
-        relaxed: this.disks.relaxed,
-        ringBytes: config.limits.diskMiB * MIB,
-        syncBytesPerSecond: config.timing.syncMiBps === undefined ? undefined : config.timing.syncMiBps * MIB,
-        images,
-        records: this.records,
-        log: { folder: config.stateDirectory, vm: config.vm.name, session: this.link.session },
-        onFailed: (reason) => void this.partFailed(protection, "disk-failed", reason),
-        report: (text) => this.report("info", text),
+    const { disks, link, post, qemu, records } = this;
+    const protection = newProtection(
+      { disks, link, post, qemu, records },
+      {
+        onSent: (epoch) => this.feed({ type: "sent", epoch }),
+        onCaptured: (epoch, pages) => this.captured(epoch, pages),
+        // QEMU aborts when a checkpoint stops a VM that is not running, so a request waits for that.
+        onRequested: () => this.vm.whenRunning(() => this.feed({ type: "requested" })),
+        onEnded: (reason) => {
+          // In "ending" it is we who end it.
+          if (this.state.phase !== "ending") void this.partFailed(protection, "capture-failed", reason);
+        },
+        onFailed: (reason) => void this.partFailed(protection, "output-failed", reason),
+        onDiskFailed: (reason) => void this.partFailed(protection, "disk-failed", reason),
+        report: (level, text) => this.report(level, text),
       },
-      onSent: (epoch) => this.feed({ type: "sent", epoch }),
-      onCaptured: (epoch, pages) => this.captured(epoch, pages),
-      // QEMU aborts when a checkpoint stops a VM that is not running, so a request waits for that.
-      onRequested: () => this.vm.whenRunning(() => this.feed({ type: "requested" })),
-      onEnded: (reason) => {
-        // In "ending" it is we who end it.
-        if (this.state.phase !== "ending") void this.partFailed(protection, "capture-failed", reason);
-      },
-      onFailed: (reason) => void this.partFailed(protection, "output-failed", reason),
-    });
+    );
     this.vm.whenRunning(undefined);
     this.protection = protection;
     this.statistics.reset(0);

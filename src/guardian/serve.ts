@@ -2,7 +2,7 @@
 import type { Generation } from "../core/words.ts";
 import { BackupGuardian } from "./backup.ts";
 import { type BackupConfig, type GuardianConfig, inRole } from "./config.ts";
-import { PrimaryGuardian } from "./primary.ts";
+import { adoptVm, startVm } from "./primary-beginning.ts";
 import type { Post, RoleEnd } from "./role.ts";
 import { decideRole } from "./starting.ts";
 
@@ -35,14 +35,14 @@ async function begin(post: Post): Promise<Role> {
     );
   }
   if (config.role === "backup") return { ...(await backup({ ...post, config }, decided.generation)), config };
-  const { done } = await PrimaryGuardian.start({ ...post, config }, decided.generation);
+  const { done } = await startVm({ ...post, config }, decided.generation);
   return { done, config };
 }
 
 async function change(post: Post, before: Exclude<RoleEnd, { kind: "exit" }>): Promise<Role> {
   const { config } = post;
   if (before.kind === "primary" && config.role === "primary") {
-    const { done } = await PrimaryGuardian.adopt({ ...post, config }, before.takenOver);
+    const { done } = await adoptVm({ ...post, config }, before.takenOver);
     return { done, config };
   }
   if (before.kind === "backup" && config.role === "backup")

@@ -1,0 +1,58 @@
+/** A protection with what this host's configuration and the session with its backup make of it. */
+import type { QemuProcess } from "../hypervisor/qemu/process.ts";
+import type { PrimaryConfig } from "./config.ts";
+import type { DirtyRecords } from "./dirty-records.ts";
+import type { OwnedDisks } from "./owned-disks.ts";
+import type { PrimaryLink } from "./primary-link.ts";
+import { Protection, type ProtectionOptions } from "./protection.ts";
+import type { Post } from "./role.ts";
+
+const MIB = 1 << 20;
+
+export interface ProtectedParts {
+  readonly post: Post<PrimaryConfig>;
+  readonly qemu: QemuProcess;
+  /** Its session has begun. */
+  readonly link: PrimaryLink;
+  readonly disks: OwnedDisks;
+  readonly records: DirtyRecords;
+}
+
+export type ProtectionEvents = Pick<
+  ProtectionOptions,
+  "onSent" | "onCaptured" | "onRequested" | "onEnded" | "onFailed"
+> & {
+  readonly onDiskFailed: (reason: string) => void;
+  readonly report: (level: "info" | "warn", text: string) => void;
+};
+
+export function newProtection(
+  { disks, link, post, qemu, records }: ProtectedParts,
+  { onDiskFailed, report, ...events }: ProtectionEvents,
+): Protection {
+  const { limits, runDirectory, stateDirectory, timing, vm } = post.config;
+  const { connection, ids, images, session } = link;
+  return new Protection({
+    ...events,
+    qemu,
+    netdevs: vm.nics.map((_, index) => `net${index}`),
+    taps: vm.nics.map(({ tap }) => tap),
+    warn: (text) => report("warn", text),
+    runDirectory,
+    stagingBytes: limits.stagingMiB * MIB,
+    heldBytes: limits.heldMiB * MIB,
+    connection: connection!,
+    ids,
+    disks: {
+      disks: disks.all,
+      relaxed: disks.relaxed,
+      ringBytes: limits.diskMiB * MIB,
+      syncBytesPerSecond: timing.syncMiBps === undefined ? undefined : timing.syncMiBps * MIB,
+      images,
+      records,
+      log: { folder: stateDirectory, vm: vm.name, session },
+      onFailed: onDiskFailed,
+      report: (text) => report("info", text),
+    },
+  });
+}

@@ -1,0 +1,47 @@
+/** How a primary's life ends: what it waits for, and what its host is afterwards. */
+import { setTimeout as pause } from "node:timers/promises";
+import type { PrimaryState } from "../core/primary-protocol.ts";
+import { inRole, type PrimaryConfig } from "./config.ts";
+import type { OwnedDisks } from "./owned-disks.ts";
+import type { Post, RoleEnd } from "./role.ts";
+
+/** The backup has this long to let us go when the guest has shut itself down. */
+const LAST_GOODBYE_MS = 2_000;
+/** And at most a quarter of what the new primary lets pass before it first asks for protection. */
+const AFTER_HANDOVER_MS = 500;
+
+/** The guest has shut itself down, and the backup is being told: waits until it has let us go. */
+export async function lastGoodbye(phase: () => PrimaryState["phase"]): Promise<void> {
+  const over = () => ["unprotected", "superseded", "arbitrating"].includes(phase());
+  for (const end = performance.now() + LAST_GOODBYE_MS; !over() && performance.now() < end; ) await pause(10);
+}
+
+/**
+ * After a handover the other host's guest has just begun to run, and there is much to tidy up here: where they share processors or memory, the guest
+ * comes first.
+ */
+export async function afterYou(
+  state: PrimaryState,
+  { retryMs }: { readonly retryMs: number },
+): Promise<void> {
+  if (state.phase === "superseded" && state.planned) await pause(Math.min(AFTER_HANDOVER_MS, retryMs / 4));
+}
+
+/** A VM that another host owns is backed up here from now on, if this host may be called. */
+export async function whatNext(last: {
+  readonly disks: OwnedDisks;
+  readonly guestShutDown: boolean;
+  readonly post: Post<PrimaryConfig>;
+  readonly session: string;
+  readonly state: PrimaryState;
+}): Promise<RoleEnd> {
+  const { disks, guestShutDown, post, session, state } = last;
+  if (state.phase !== "superseded") return { kind: "exit", status: guestShutDown ? 0 : 1 };
+  if (inRole("backup", post.config) === undefined) return { kind: "exit", status: 0 };
+  // Should it not be noted, the next resync compares all of it.
+  if (state.planned)
+    await disks
+      .giveAway(session)
+      .catch((error: Error) => post.log.error(`noting that the VM was handed over: ${error.message}`));
+  return { kind: "backup", generation: state.generation };
+}
