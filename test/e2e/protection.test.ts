@@ -62,7 +62,12 @@ test("the backup dies: the VM runs on alone, and says who is missing; a new back
   const [program, ...prefix] = lab.network.exec("client");
   execFile(
     program!,
-    [...prefix, "sh", "-c", `printf 'SHUTDOWN NOSAVE\\r\\n' | timeout 20 busybox nc ${guestAddresses[0].ipv4} 6379`],
+    [
+      ...prefix,
+      "sh",
+      "-c",
+      `printf 'SHUTDOWN NOSAVE\\r\\n' | timeout 20 busybox nc ${guestAddresses[0].ipv4} 6379`,
+    ],
     () => {},
   );
   assert.equal(await lab.primary.exited, 0, "the guardian ends in order");
