@@ -92,7 +92,7 @@ async function underPressure(
 ): Promise<void> {
   const before = await memory(lab);
   await proxy.tell("rate 20000000 up");
-  await answers(10);
+  await answers(4);
   assertSteady(before, await memory(lab));
 
   await proxy.tell("pause up");
@@ -100,7 +100,7 @@ async function underPressure(
   await sleep(HANG_MS);
   assertSteady(stuck, await memory(lab));
   await proxy.tell("resume up");
-  await answers(5);
+  await answers(2);
   assert.equal(await phaseOf(lab.primary), "protected");
 
   await proxy.tell("rate 1000000000 up");

@@ -100,7 +100,7 @@ test("a slow link makes epochs longer, not buffers larger (I6)", async (t) => {
   await client.answers(20, PATIENCE_MS);
   await proxy.tell("rate 4000000 up");
   await lab.primary.control.order("reset-statistics");
-  await client.answers(20, PATIENCE_MS);
+  await client.answers(8, PATIENCE_MS);
   const { checkpointsPerSecond, stagingBytes, phase } = await lab.primary.control.order<{
     checkpointsPerSecond: number;
     stagingBytes: number;
