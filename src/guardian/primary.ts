@@ -13,6 +13,7 @@ import type { Listener } from "../link/listen.ts";
 import { reached } from "../os/epoch-points.ts";
 import { monotonicMs } from "../os/monotonic.ts";
 import { lateMs } from "./attention.ts";
+import { CheckpointWatch } from "./checkpoint-watch.ts";
 import { openClosedDoor } from "./closed-door.ts";
 import type { PrimaryConfig } from "./config.ts";
 import { DirtyRecords } from "./dirty-records.ts";
@@ -59,6 +60,7 @@ export class PrimaryGuardian {
   private readonly vm: RunningVm;
   private readonly input: InputForwarding;
   private readonly hangs: HangWatch;
+  private readonly checkpoints: CheckpointWatch;
   private listener: Listener | undefined;
   private state: PrimaryState;
   private protection: Protection | undefined;
@@ -99,10 +101,16 @@ export class PrimaryGuardian {
       intervalMs: config.timing.intervalMs,
       maxInFlight: config.limits.maxInFlight,
     };
+    this.checkpoints = new CheckpointWatch({
+      settings: this.settings,
+      log: post.log,
+      control: post.control,
+    });
     this.tickTimer = setInterval(() => {
       this.link.look();
       this.feed({ type: "tick" });
       this.keep.tick();
+      this.checkpoints.look(this.state, performance.now());
     }, 25);
     this.input = new InputForwarding(
       config.vm.nics.map(({ tap }) => tap),
