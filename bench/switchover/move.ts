@@ -1,5 +1,5 @@
 /** One planned switchover as a client sees it, and what its wait went into. All times are of CLOCK_MONOTONIC, in ms: one clock for both hosts and the client. */
-import type { ClientGap } from "../../src/lab/client.ts";
+import type { ClientGap } from "../../src/lab/client-report.ts";
 
 /** When what happened. */
 export interface Move {
