@@ -55,7 +55,8 @@ export interface ClientSummary {
 /** What is found wrong with the answers. */
 type Audit = Pick<ClientSummary, "highest" | "lost" | "wentBack" | "repeated">;
 
-const gapsKept = 32;
+/** A client that waits for each checkpoint has a gap an epoch: enough for half a minute of that. */
+const gapsKept = 1024;
 
 /** Keeps count of a client's requests and answers, one request at a time. */
 export class ClientReport {
