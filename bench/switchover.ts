@@ -1,11 +1,15 @@
 /**
- * `npm run switchover -- [--times 20] [--load idle|busy] [--json FILE]`: planned switchovers there and back in one lab, under the eyes of one TCP client: how
- * long it was without an answer each time, and what that time went into. A disk with Redis's data, every write synced, goes along.
+ * `npm run switchover -- [--times 20] [--guest linux|echo] [--load idle|busy] [--json FILE]`: planned switchovers there and back in one lab, under the eyes of
+ * one client: how long it was without an answer each time, and what that time went into.
  *
- * Ends with status 1 if anything was lost, or the median of the gaps is above 100 ms.
+ * `linux`: Redis over TCP, with what KVM or software emulation there is; a disk with its data, every write synced, goes along. `echo`: a guest without an
+ * operating system (guest/echo.S), over KVM alone, without a disk.
+ *
+ * Ends with status 1 if anything was lost, or the median of the gaps is above 100 ms; or if KVM runs no firmware here, and `echo` was asked for.
  */
 import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
+import { tryFirmware } from "../src/hypervisor/qemu/accelerator.ts";
 import { otherHost } from "../src/lab/configuration.ts";
 import { longestGap } from "../src/lab/gap-watch.ts";
 import { Lab } from "../src/lab/lab.ts";
@@ -16,6 +20,7 @@ import { type Move, moveTable, percentile } from "./switchover/move.ts";
 const { values } = parseArgs({
   options: {
     times: { type: "string", default: "20" },
+    guest: { type: "string", default: "linux" },
     load: { type: "string", default: "idle" },
     json: { type: "string" },
   },
@@ -24,11 +29,21 @@ const MOST_MS = 100;
 const PATIENCE_MS = 30_000;
 const ANSWERS = 20;
 
+if (values.guest !== "linux" && values.guest !== "echo")
+  fail(`there is no guest "${values.guest}": say linux or echo`);
+const guest: "linux" | "echo" = values.guest;
+if (guest === "echo") {
+  const firmware = await tryFirmware({ accelerator: "kvm" });
+  if (!firmware.up) fail(`KVM does not run firmware here: ${firmware.why}`);
+}
+
 /** When the VM was last handed over. */
 let handedOverMs = Number.NaN;
 const lab = await Lab.create({
-  load: values.load as "idle" | "busy",
-  disks: [{ mebibytes: 128, use: "data" }],
+  guest,
+  ...(guest === "echo"
+    ? { accelerator: "kvm" as const }
+    : { load: values.load as "idle" | "busy", disks: [{ mebibytes: 128, use: "data" as const }] }),
   // How long a failure takes to be noticed is not the question here: a busy machine shall not look like one.
   detectionMs: 1000,
   onEvent: (_host, { phase }) => {
@@ -89,4 +104,9 @@ try {
   throw error;
 } finally {
   await lab.destroy();
+}
+
+function fail(why: string): never {
+  console.error(why);
+  process.exit(1);
 }

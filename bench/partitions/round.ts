@@ -1,6 +1,6 @@
 /** One round: the hosts lose each other, one goes on, they find each other again, and the VM is protected again. */
 import { Children } from "../../src/lab/children.ts";
-import type { ClientSummary } from "../../src/lab/client.ts";
+import type { ClientSummary } from "../../src/lab/client-report.ts";
 import { otherHost } from "../../src/lab/configuration.ts";
 import { longestGap } from "../../src/lab/gap-watch.ts";
 import { type Lab, processRuns } from "../../src/lab/lab.ts";

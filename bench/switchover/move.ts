@@ -1,22 +1,24 @@
 /** One planned switchover as a client sees it, and what its wait went into. All times are of CLOCK_MONOTONIC, in ms: one clock for both hosts and the client. */
-import type { ClientGap } from "../../src/lab/client.ts";
+import type { ClientGap } from "../../src/lab/client-report.ts";
 
 /** When what happened. */
 export interface Move {
   readonly to: string;
-  /** The client's longest time without an answer. */
+  /** The client's longest time without an answer; it may be the epoch before, of which the output was held. */
   readonly gapMs: number;
-  /** At the old host: the VM is paused, its last checkpoint is acknowledged. */
+  /** At the old host: the VM is paused, its last checkpoint is acknowledged. As the lab hears of it, a moment later. */
   readonly handedOverMs: number;
   /** At the new host. */
   readonly heardMs: number;
   readonly grantedMs: number;
   readonly imagesMs: number;
   readonly loadedMs: number;
+  /** When the guardian is told so; the guest may have answered before. */
   readonly runningMs: number;
 }
 
 const parts = {
+  "of it while the VM went over, from answer to answer": (_move, beganMs, endedMs) => endedMs - beganMs,
   "last answer to HANDOVER: the last checkpoint, and its ack": ({ handedOverMs }, beganMs) =>
     handedOverMs - beganMs,
   "HANDOVER on its way": ({ handedOverMs, heardMs }) => heardMs - handedOverMs,
@@ -28,14 +30,14 @@ const parts = {
   "the VM running to the client's next answer": ({ runningMs }, _beganMs, endedMs) => endedMs - runningMs,
 } satisfies Record<string, (move: Move, beganMs: number, endedMs: number) => number>;
 
-/** The parts of the gap by name; undefined if the client has not kept this gap, since it had longer ones. */
+/** The parts of the gap by name, which is the one in which the VM was nowhere; undefined if the client has not kept it, since it had longer ones. */
 export function partsOf(
   move: Move,
   gaps: readonly ClientGap[],
 ): Record<keyof typeof parts, number> | undefined {
   const ms = (ns: string) => Number(BigInt(ns) / 1000n) / 1000;
   const gap = gaps.find(
-    ({ beganNs, endedNs }) => ms(beganNs) < move.runningMs && move.runningMs < ms(endedNs),
+    ({ beganNs, endedNs }) => ms(beganNs) < move.grantedMs && move.grantedMs < ms(endedNs),
   );
   if (gap === undefined) return undefined;
   const named = Object.entries(parts).map(([name, part]) => [

@@ -1,7 +1,7 @@
 /** One cell: protect, load, strike at the point, see the VM go on, mend, protect again, and look at everything. */
 
-import type { ClientSummary } from "../../src/lab/client.ts";
 import type { ClientProcess } from "../../src/lab/client-process.ts";
+import type { ClientSummary } from "../../src/lab/client-report.ts";
 import { otherHost } from "../../src/lab/configuration.ts";
 import { longestGap } from "../../src/lab/gap-watch.ts";
 import { Dice } from "../disk-soak/dice.ts";

@@ -5,8 +5,8 @@
 import { writeFile } from "node:fs/promises";
 import { setTimeout as pause } from "node:timers/promises";
 import type { SyncSummary } from "../guardian/sync-report.ts";
-import type { ClientSummary } from "./client.ts";
 import type { ClientProcess } from "./client-process.ts";
+import type { ClientSummary } from "./client-report.ts";
 import { random } from "./demo.ts";
 import { longestGap } from "./gap-watch.ts";
 import { Lab } from "./lab.ts";

@@ -3,9 +3,9 @@ import type { ChildProcess } from "node:child_process";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import type { Children } from "./children.ts";
-import type { ClientProgress, ClientSummary } from "./client.ts";
+import type { ClientProgress, ClientSummary } from "./client-report.ts";
 
-const clientFile = join(import.meta.dirname, "client.ts");
+const program = (name: string) => [process.execPath, join(import.meta.dirname, name)];
 
 export class ClientProcess {
   /** The newest progress. */
@@ -27,27 +27,28 @@ export class ClientProcess {
     this.finished.promise.catch(() => {});
   }
 
-  /** Starts a client that counts `key` at `host` until `finish`. */
-  static start(
+  /** Starts a client that counts `key` in the Redis at `host` until `finish`. */
+  static ofRedis(
     children: Children,
     prefix: readonly string[],
-    host: string,
-    port: number,
-    key: string,
+    { host, port, key }: { readonly host: string; readonly port: number; readonly key: string },
   ): ClientProcess {
-    const words = [
-      ...prefix,
-      process.execPath,
-      clientFile,
-      "--host",
-      host,
-      "--port",
-      String(port),
-      "--until-stdin-closes",
-      "--key",
-      key,
-    ];
-    return new ClientProcess(children.spawn(words, ["pipe", "pipe", "pipe"]));
+    const words = ["--host", host, "--port", String(port), "--key", key];
+    return ClientProcess.start(children, [...prefix, ...program("client.ts"), ...words]);
+  }
+
+  /** Starts a client of the echo guest whose card has the address `mac`, behind `device`, until `finish`. */
+  static ofEcho(
+    children: Children,
+    prefix: readonly string[],
+    { device, mac }: { readonly device: string; readonly mac: string },
+  ): ClientProcess {
+    const words = ["--device", device, "--mac", mac];
+    return ClientProcess.start(children, [...prefix, ...program("echo-client.ts"), ...words]);
+  }
+
+  private static start(children: Children, words: readonly string[]): ClientProcess {
+    return new ClientProcess(children.spawn([...words, "--until-stdin-closes"], ["pipe", "pipe", "pipe"]));
   }
 
   /** Resolves once `count` more answers have come. Fails when they do not within `timeoutMs`. */

@@ -4,7 +4,8 @@ import { join } from "node:path";
 import type { GuardianEvent } from "../guardian/control-client.ts";
 import type { VmSpec } from "../hypervisor/vm-spec.ts";
 import type { LabDisk, LabDisks } from "./disks.ts";
-import { type GuestImage, type GuestLoad, guestAppend, guestCpu } from "./guest-image.ts";
+import { buildEchoRom, echoArguments } from "./echo-guest.ts";
+import { buildGuestImage, type GuestImage, type GuestLoad, guestAppend, guestCpu } from "./guest-image.ts";
 import { type HostName, labAddresses } from "./namespaces.ts";
 
 const REPLICATION_PORT = 7000;
@@ -17,7 +18,17 @@ export const guestAddresses = [
   { ipv4: "10.77.1.10", ipv6: "fd77:1::10" },
 ] as const;
 
+/** What the VM boots: Linux with Redis, or firmware and the option ROM in this file (guest/echo.S). */
+type LabGuest =
+  | { readonly kind: "linux"; readonly image: GuestImage }
+  | { readonly kind: "echo"; readonly rom: string };
+
 export interface LabOptions {
+  /** Default linux. `echo` has no operating system, so it runs where KVM runs firmware and no Linux; it has one card, one vCPU and no disk. */
+  readonly guest?: LabGuest["kind"];
+  /** Default auto: what Linux runs with. */
+  readonly accelerator?: "auto" | "kvm" | "tcg";
+  /** Default 256; 64 for `echo`. */
   readonly memoryMiB?: number;
   readonly vcpus?: number;
   readonly machine?: string;
@@ -64,27 +75,41 @@ export interface HostPlaces {
   readonly ramFile?: string;
 }
 
+/** What the lab's VM boots; built if need be. */
+export async function labGuest({ guest = "linux" }: LabOptions): Promise<LabGuest> {
+  if (guest === "echo") return { kind: "echo", rom: await buildEchoRom(cacheDirectory) };
+  return { kind: "linux", image: await buildGuestImage() };
+}
+
 /** The VM, with host A's disk images. */
-export function labVm(options: LabOptions, image: GuestImage, disks: LabDisks): VmSpec {
+export function labVm(options: LabOptions, guest: LabGuest, disks: LabDisks): VmSpec {
   const nics = Array.from({ length: options.nics ?? 1 }, (_, lan) => ({
     mac: `52:54:00:72:65:0${lan}`,
     ipv4: `${guestAddresses[lan]!.ipv4}/24`,
     ipv6: `${guestAddresses[lan]!.ipv6}/64`,
   }));
-  return {
+  const hardware = {
     name: "lab",
     uuid: randomUUID(),
     machine: options.machine ?? "pc",
-    cpu: guestCpu,
     vcpus: options.vcpus ?? 1,
-    memoryMiB: options.memoryMiB ?? 256,
     nics: nics.map(({ mac }, lan) => ({ mac, tap: `tap${lan}`, virtio: options.virtio ?? "legacy" })),
     disks: disks.spec("a"),
-    boot: {
-      kind: "kernel",
-      ...image,
-      append: guestAppend({ nics, load: options.load ?? "idle", disks: disks.inGuest }),
-    },
+  };
+  if (guest.kind === "echo")
+    return {
+      ...hardware,
+      cpu: "qemu64",
+      memoryMiB: options.memoryMiB ?? 64,
+      boot: { kind: "firmware" },
+      extraArgs: echoArguments(guest.rom),
+    };
+  const append = guestAppend({ nics, load: options.load ?? "idle", disks: disks.inGuest });
+  return {
+    ...hardware,
+    cpu: guestCpu,
+    memoryMiB: options.memoryMiB ?? 256,
+    boot: { kind: "kernel", ...guest.image, append },
     extraArgs: [],
   };
 }
@@ -106,6 +131,7 @@ export function guardianConfig(
   return {
     role,
     vm,
+    ...(options.accelerator === undefined ? {} : { accelerator: options.accelerator }),
     replication: { listen: addresses(host), peer: replicationPeer ?? addresses(otherHost(host)) },
     runDirectory: directory,
     imageDirectory: join(directory, "image"),

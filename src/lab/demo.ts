@@ -4,8 +4,8 @@
  */
 import { writeFile } from "node:fs/promises";
 import type { SyncSummary } from "../guardian/sync-report.ts";
-import type { ClientSummary } from "./client.ts";
 import type { ClientProcess } from "./client-process.ts";
+import type { ClientSummary } from "./client-report.ts";
 import { fsckClean } from "./file-system.ts";
 import { type Kill, Lab } from "./lab.ts";
 import { Screen } from "./screen.ts";

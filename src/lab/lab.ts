@@ -18,18 +18,13 @@ import {
   guardianConfig,
   guestAddresses,
   type LabOptions,
+  labGuest,
   labVm,
   otherHost,
 } from "./configuration.ts";
 import { LabDisks } from "./disks.ts";
 import { GuardianProcess } from "./guardian-process.ts";
-import {
-  buildGuestImage,
-  diskLoadCommand,
-  guestProblemPrefix,
-  guestReadyLine,
-  redisPort,
-} from "./guest-image.ts";
+import { diskLoadCommand, guestProblemPrefix, guestReadyLine, redisPort } from "./guest-image.ts";
 import { makeFolder, processRuns, removeLeftovers } from "./leftovers.ts";
 import { createNetwork, destroyStale, type HostName, type LabLink, type LabNetwork } from "./namespaces.ts";
 import { ProxyProcess } from "./proxy-process.ts";
@@ -90,13 +85,13 @@ export class Lab {
     await destroyStale();
     const memory = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
     for (const parent of new Set([memory, tmpdir()])) await removeLeftovers(parent);
-    const boot = await buildGuestImage();
+    const guest = await labGuest(options);
     const network = await createNetwork({ lans: options.nics ?? 1, links: options.links ?? 1 });
     let disks: LabDisks | undefined;
     let lab: Lab | undefined;
     try {
       disks = await LabDisks.create(options.disks ?? [], options.forgetful);
-      const vm = labVm(options, boot, disks);
+      const vm = labVm(options, guest, disks);
       lab = new Lab(network, await makeFolder(memory), options, vm, disks);
       await lab.startWitness();
       return lab;
@@ -142,7 +137,7 @@ export class Lab {
     await this.guestReady();
   }
 
-  /** Waits until Redis answers inside the guest, which boots on the owner. */
+  /** Waits until the guest, which boots on the owner, serves: Redis, or echoes. */
   async guestReady(): Promise<void> {
     const deadline = Date.now() + BOOT_TIMEOUT_MS;
     const log = this.serialLogOf(this.owner);
@@ -179,7 +174,10 @@ export class Lab {
   }
 
   client(host: string = guestAddresses[0].ipv4, key = "counter"): ClientProcess {
-    return ClientProcess.start(this.children, this.network.exec("client"), host, redisPort, key);
+    const prefix = this.network.exec("client");
+    if (this.options.guest === "echo")
+      return ClientProcess.ofEcho(this.children, prefix, { device: "lan0", mac: this.vm.nics[0]!.mac });
+    return ClientProcess.ofRedis(this.children, prefix, { host, port: redisPort, key });
   }
 
   /** One command to the guest's Redis, from the client. Returns the answer as redis-cli prints it. */

@@ -3,6 +3,7 @@
  * virtio-net header (10 bytes), so that large segments and checksums that are not computed yet stay what they are.
  */
 import { checked, checkedOrAgain, libc } from "./libc.ts";
+import { readable } from "./socket.ts";
 
 const AF_PACKET = 17;
 const SOCK_RAW_CLOEXEC = 3 | 0o2000000;
@@ -47,6 +48,20 @@ export class PacketSocket {
 
   /** The next frame that this host has sent out of the device, if there is one: of a tap, towards the VM. The others are passed over. */
   nextOutgoing(): Uint8Array | undefined {
+    return this.next(true);
+  }
+
+  /** The next frame that has come in by the device, if there is one. The others are passed over. */
+  nextIncoming(): Uint8Array | undefined {
+    return this.next(false);
+  }
+
+  /** Waits until there is a frame, of either way, but not longer than `timeoutMs`. */
+  wait(timeoutMs: number): void {
+    readable(this.fd, timeoutMs);
+  }
+
+  private next(outgoing: boolean): Uint8Array | undefined {
     for (;;) {
       const length = Uint32Array.of(ADDRESS_BYTES);
       const count = checkedOrAgain(
@@ -54,7 +69,7 @@ export class PacketSocket {
         libc.recvfrom(this.fd, this.buffer, this.buffer.length, MSG_DONTWAIT, this.from, length),
       );
       if (count < 0) return undefined;
-      if (this.from[10] === PACKET_OUTGOING) return this.buffer.slice(0, count);
+      if ((this.from[10] === PACKET_OUTGOING) === outgoing) return this.buffer.slice(0, count);
     }
   }
 

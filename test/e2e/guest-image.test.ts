@@ -8,7 +8,7 @@ import { createInterface } from "node:readline";
 import { type TestContext, test } from "node:test";
 import { promisify } from "node:util";
 import { countIncrements } from "../../src/lab/append-only-file.ts";
-import type { ClientSummary } from "../../src/lab/client.ts";
+import type { ClientSummary } from "../../src/lab/client-report.ts";
 import { LabDisks } from "../../src/lab/disks.ts";
 import { checkFileSystem } from "../../src/lab/file-system.ts";
 import {

@@ -3,8 +3,8 @@ import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
-import type { ClientSummary } from "../../src/lab/client.ts";
 import type { ClientProcess } from "../../src/lab/client-process.ts";
+import type { ClientSummary } from "../../src/lab/client-report.ts";
 import { Lab, type LabOptions } from "../../src/lab/lab.ts";
 
 /** What the client had to wait for at most before we call it stuck. */

@@ -6,7 +6,7 @@ import { once } from "node:events";
 import { type AddressInfo, createServer, type Socket } from "node:net";
 import { createInterface } from "node:readline";
 import { type TestContext, test } from "node:test";
-import type { ClientProgress, ClientSummary } from "../../src/lab/client.ts";
+import type { ClientProgress, ClientSummary } from "../../src/lab/client-report.ts";
 import { redisServerFile } from "../../src/lab/guest-image.ts";
 
 const deadline = { timeout: 20_000 };
