@@ -12,9 +12,6 @@ import type { HeldCheckpoints } from "./held-checkpoints.ts";
 import type { FailoverTimes, TakenOver } from "./role.ts";
 import type { Ground } from "./vm-process.ts";
 
-/** They are the guest's: clients wait for it, and all that a guardian has to do now would take a small machine's processors from it. */
-const FIRST_MOMENTS_MS = 10;
-
 export interface StandbyParts {
   readonly qemu: QemuProcess;
   readonly ground: Ground;
@@ -71,9 +68,8 @@ export class StandbyTakeover {
     disks.claim(state.generation);
     await this.prepare(epoch, state);
     await runStandby(qemu.qmp);
-    taps.deliver(this.input.take());
     if (this.times !== undefined) this.times.runningAtMs = monotonicMs();
-    await new Promise((rested) => setTimeout(rested, FIRST_MOMENTS_MS));
+    taps.deliver(this.input.take());
   }
 
   /** What this host's primary is given. */

@@ -2,7 +2,6 @@
  * Raw frames of a network device, seen as they go by and put in as if somebody had sent them: AF_PACKET (packet(7)). Frames carry the kernel's
  * virtio-net header (10 bytes), so that large segments and checksums that are not computed yet stay what they are.
  */
-import { close } from "node:fs";
 import { checked, checkedOrAgain, libc } from "./libc.ts";
 import { readable } from "./socket.ts";
 
@@ -83,8 +82,7 @@ export class PacketSocket {
     }
   }
 
-  /** Returns at once: the kernel takes 8 to 17 ms to close such a socket (synchronize_net), and at a takeover a guest waits for this thread. */
   close(): void {
-    close(this.fd, () => {}); // there is nothing to do about a failure
+    libc.close(this.fd);
   }
 }
