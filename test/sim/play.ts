@@ -34,6 +34,8 @@ export interface Focus {
 /** After the last fault, the VM must be protected and heard of within this time. A try to protect again may be a minute off (docs/specs/protocol.md). */
 const PROTECTED_AGAIN_MS = 100_000;
 const BEGIN_MS = 20_000;
+/** A switchover that is refused has been by then. */
+const ASK_AGAIN_MS = 3_000;
 const ORDERS = ["switchover", "switchover", "stop", "hold", "protect", "protect"];
 
 export function play({ focus = {}, hours, keepTranscript = 400, seed }: PlayOptions): Played {
@@ -152,9 +154,16 @@ class Run {
     const { stage, world } = this;
     const from = primaryOf(world);
     if (from === undefined) return;
-    order(world, from, "switchover");
+    let askedMs = Number.NEGATIVE_INFINITY;
     stage.until(
-      () => stage.isProtected() && world.checker.newest?.host !== from.name,
+      () => {
+        if (!stage.isProtected()) return false;
+        if (world.checker.newest?.host !== from.name) return true;
+        // Again, if it was refused: datagrams are lost in the best of worlds, and a witness that is not heard for long refuses.
+        if (world.time.now - askedMs > ASK_AGAIN_MS && order(world, from, "switchover"))
+          askedMs = world.time.now;
+        return false;
+      },
       BEGIN_MS,
       "a switchover in a world where nothing has gone wrong does not come to its end",
     );

@@ -83,6 +83,8 @@ export class SimQemu {
   readonly bitmaps = new Map<string, Set<number>>();
   readonly snapshots = new Map<string, Set<number>>();
   running = false;
+  /** When it was paused last. */
+  pausedAtMs = 0;
   private loaded: { readonly snapshot: Snapshot; readonly pages: readonly number[] } | undefined;
   private readonly world: QemuWorld;
   private readonly events: Lane;
@@ -176,6 +178,7 @@ export class SimQemu {
   pause(): void {
     if (!this.running) return;
     this.running = false;
+    this.pausedAtMs = this.world.time.now;
     this.event("STOP");
   }
 
