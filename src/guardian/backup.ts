@@ -38,6 +38,7 @@ import { mendImages } from "./image-repair.ts";
 import { replicatedDisks } from "./owned-disks.ts";
 import type { Post, RoleEnd } from "./role.ts";
 import { StandbyTakeover } from "./standby-takeover.ts";
+import { type StartHereParts, startHere } from "./start-here.ts";
 import { TestFailover } from "./test-failover.ts";
 import { type Ground, heed, machineOf, prepareGround, startQemu } from "./vm-process.ts";
 
@@ -72,6 +73,8 @@ export class BackupGuardian {
   private quitting = false;
   /** Somebody has given the order to quit. */
   private ordered = false;
+  /** What this host is next, by somebody's order. */
+  private next: RoleEnd | undefined;
   /** The VM runs here and this host is its primary: the standby is not ours to watch any more. */
   private handedOn = false;
 
@@ -182,6 +185,7 @@ export class BackupGuardian {
       status: () => this.status(),
       "flush-disks": () => this.disks.flush(),
       "test-failover": (args) => this.test.order(args),
+      "start-here": (args) => startHere(this.startParts(), args),
       quit: () => {
         this.ordered = true;
         this.quit();
@@ -209,6 +213,25 @@ export class BackupGuardian {
       paths: this.link.paths,
       failover: this.takeover.times,
       ...this.state,
+    };
+  }
+
+  private startParts(): StartHereParts {
+    const { generation } = this.state;
+    const then = (next: RoleEnd) => {
+      this.next = next;
+      this.quit();
+    };
+    return {
+      post: this.post,
+      state: () => this.state,
+      shutOut: () => {
+        this.quitting = true;
+        this.link.shut();
+        this.link.close();
+      },
+      start: (won) => then({ kind: "start", generation: won }),
+      anew: () => then({ kind: "backup", generation }),
     };
   }
 
@@ -240,7 +263,8 @@ export class BackupGuardian {
     this.images.discard();
     await this.taps.restore();
     const { state } = this;
-    if ((state.phase === "stood-down" || this.hung) && !this.ordered)
+    if (this.next !== undefined) this.finish(this.next);
+    else if ((state.phase === "stood-down" || this.hung) && !this.ordered)
       this.finish({ kind: "backup", generation: state.generation });
     else this.finish({ kind: "exit", status: asked ? 0 : 1 });
   }

@@ -53,4 +53,6 @@ export interface TakenOver {
 export type RoleEnd =
   | { readonly kind: "exit"; readonly status: number }
   | { readonly kind: "primary"; readonly takenOver: TakenOver }
-  | { readonly kind: "backup"; readonly generation: Generation };
+  | { readonly kind: "backup"; readonly generation: Generation }
+  /** The VM is booted here as this generation. */
+  | { readonly kind: "start"; readonly generation: Generation };

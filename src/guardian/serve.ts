@@ -12,7 +12,7 @@ export async function serve(post: Post): Promise<number> {
   for (;;) {
     const end = await role.done;
     if (end.kind === "exit") return end.status;
-    const config = inRole(end.kind, role.config);
+    const config = inRole(end.kind === "start" ? "primary" : end.kind, role.config);
     if (config === undefined) return 0;
     post.log.info(`this guardian goes on as the ${config.role}`);
     role = await change({ ...post, config }, end);
@@ -43,6 +43,10 @@ async function change(post: Post, before: Exclude<RoleEnd, { kind: "exit" }>): P
   const { config } = post;
   if (before.kind === "primary" && config.role === "primary") {
     const { done } = await adoptVm({ ...post, config }, before.takenOver);
+    return { done, config };
+  }
+  if (before.kind === "start" && config.role === "primary") {
+    const { done } = await startVm({ ...post, config }, before.generation);
     return { done, config };
   }
   if (before.kind === "backup" && config.role === "backup")

@@ -54,13 +54,13 @@ export class WitnessWatch {
   }
 
   /** May this host run the VM alone, the pair being at `generation`? Settles only with a definite word. */
-  ask(generation: Generation): Promise<Verdict> {
-    return this.arbiter.ask(this.options.vm, generation, this.options.host);
+  ask(generation: Generation, signal?: AbortSignal): Promise<Verdict> {
+    return this.arbiter.ask(this.options.vm, generation, this.options.host, signal);
   }
 
   /** The newest claim there is of the VM. */
-  latest(): Promise<Claim | undefined> {
-    return this.arbiter.latest(this.options.vm);
+  latest(signal?: AbortSignal): Promise<Claim | undefined> {
+    return this.arbiter.latest(this.options.vm, signal);
   }
 
   get status(): WitnessStatus {

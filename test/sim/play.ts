@@ -228,7 +228,22 @@ class Run {
       "all is mended, and the VM is not protected, or nobody is served",
     );
     world.onlyOneFailure = false;
-    if (this.stage.isStranded()) world.count("ended stranded: nobody but an operator may start the VM");
+    if (this.stage.isStranded()) this.startByHand();
     else this.stage.pass(150);
+  }
+
+  /** Nobody but an operator may start the VM, where it ran last; not even that, if what it ran from was not on stable storage there. */
+  private startByHand(): void {
+    const { stage, world } = this;
+    const host = stage.ranLastAt();
+    world.count(`stranded: ${host === undefined ? "for good" : "an operator starts the VM"}`);
+    if (host === undefined) return;
+    stage.protectOnOrder();
+    order(world, host, "start-here", { runsNowhereElse: true });
+    stage.until(
+      () => stage.isProtected(),
+      PROTECTED_AGAIN_MS,
+      "an operator has had the VM started, and it is not protected, or nobody is served",
+    );
   }
 }

@@ -5,6 +5,7 @@ import type { WholeCheckpoint } from "../../src/memory/checkpoint-buffer.ts";
 import { epochPointChannel } from "../../src/os/epoch-points.ts";
 import type { BackupImages } from "./stand-ins/backup-images.ts";
 import { beginGuardian } from "./world/guardian.ts";
+import type { Host } from "./world/host.ts";
 import { order, primaryOf } from "./world/operator.ts";
 import { setWorld, theWorld } from "./world/present.ts";
 import type { Random } from "./world/random.ts";
@@ -148,14 +149,21 @@ export class Stage {
    * it ran it from was on stable storage (docs/specs/protocol.md, "Starting").
    */
   isStranded(): boolean {
-    const { checker, hosts, time, witness } = this.world;
+    const { checker, time, witness } = this.world;
     const { newest } = checker;
     if (newest === undefined || newest.alive || time.now - newest.endedMs < STRANDED_MS) return false;
     const claim = witness.newest;
     if (claim === undefined) return false;
     if (claim.host !== newest.host) return true;
-    const record = hosts.get(newest.host)!.files.readSafe(`/${newest.host}/state/vm1.json`) ?? "";
-    return newest.timeline.parent !== undefined && !record.includes('"owner"');
+    return newest.timeline.parent !== undefined && this.ranLastAt() === undefined;
+  }
+
+  /** The host on which the VM ran last, if that has noted so. */
+  ranLastAt(): Host | undefined {
+    const { checker, hosts } = this.world;
+    const host = hosts.get(checker.newest?.host ?? "");
+    const record = host?.files.readSafe(`/${host.name}/state/vm1.json`) ?? "";
+    return record.includes('"owner"') ? host : undefined;
   }
 
   pass(ms: number): void {

@@ -1,0 +1,82 @@
+/**
+ * `start-here`: somebody who has looked says that the VM runs nowhere, and has it started from the disks of this host. For what the rules of starting leave to
+ * people: the host that was given the VM failed before it ran it, or the host that ran it last is lost for good.
+ */
+import type { BackupState } from "../core/backup.ts";
+import type { Generation } from "../core/words.ts";
+import { type BackupConfig, inRole } from "./config.ts";
+import { OrderRefused } from "./control.ts";
+import type { Post } from "./role.ts";
+
+/** So long the witness may take. */
+const PATIENCE_MS = 10_000;
+
+export interface StartHereParts {
+  readonly post: Post<BackupConfig>;
+  readonly state: () => BackupState;
+  /** No primary is let in any more: one that came now would soon find that it has lost the VM. */
+  readonly shutOut: () => void;
+  /** This backup ends, and its host starts the VM as that generation. */
+  readonly start: (generation: Generation) => void;
+  /** This backup ends, and its host becomes one again. */
+  readonly anew: () => void;
+}
+
+/** Resolves when the VM is this host's; it boots then. @throws OrderRefused, and nothing has changed */
+export async function startHere(
+  parts: StartHereParts,
+  args: Record<string, unknown>,
+): Promise<{ generation: Generation }> {
+  refuse(parts, args);
+  const { anew, post, shutOut, start, state } = parts;
+  const { config, log, record, witness } = post;
+  shutOut();
+  try {
+    log.warn(`somebody says that VM ${config.vm.name} runs nowhere, and has it started here`);
+    const signal = AbortSignal.timeout(PATIENCE_MS);
+    const newest = (await witness.latest(signal))?.generation ?? 0;
+    const before = Math.max(newest, record.state?.generation ?? 1, state().generation);
+    const { generation, granted } = await witness.ask(before, signal);
+    if (!granted) throw new Error(`generation ${generation} was given to another host in this very moment`);
+    start(generation);
+    return { generation };
+  } catch (error) {
+    anew();
+    throw new OrderRefused("failed", `VM ${config.vm.name} is not started here: ${(error as Error).message}`);
+  }
+}
+
+function refuse({ post, state }: StartHereParts, args: Record<string, unknown>): void {
+  const { config, record } = post;
+  const { evenFromCopy, runsNowhereElse, ...others } = args;
+  const unknown = Object.keys(others)[0];
+  if (unknown !== undefined) throw new OrderRefused("bad-request", `start-here has no argument "${unknown}"`);
+  const { phase } = state();
+  if (phase !== "waiting")
+    throw new OrderRefused(
+      "wrong-state",
+      `this backup is ${phase}: only one that waits for a primary can start the VM`,
+    );
+  if (inRole("primary", config) === undefined)
+    throw new OrderRefused(
+      "wrong-state",
+      "this host cannot be the primary: its file has no replication.peer",
+    );
+  if (runsNowhereElse !== true)
+    throw new OrderRefused(
+      "not-confirmed",
+      `this boots VM ${config.vm.name} from the disks of this host, and takes it from every other. Where it runs still there would be two of it. Look at the other host; if the VM does not run there, say "runsNowhereElse": true`,
+    );
+  if (config.vm.disks.every(({ storage }) => storage === "shared")) return;
+  const images = record.state?.images;
+  if (images === "syncing")
+    throw new OrderRefused(
+      "half-copy",
+      "the images here are a copy that was never finished: nothing can be started from them. Start the VM on the other host",
+    );
+  if (images !== "owner" && evenFromCopy !== true)
+    throw new OrderRefused(
+      "not-confirmed",
+      `the images here are ${images === undefined ? "not known to this host" : "a copy of the other host's"}: they may lack what the VM did last, and be in the midst of a change, as after a power failure without a journal. Start the VM on the host that ran it last; if that is lost for good, say "evenFromCopy": true`,
+    );
+}
