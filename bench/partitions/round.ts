@@ -59,7 +59,7 @@ export class Partitions {
     const { lab } = this;
     const from = lab.owner;
     const wrong: string[] = [];
-    await lab.untilProtected();
+    await lab.protectAgain();
     const qemuPid = await lab.qemuPid(from);
     const watch = await FrameWatch.start(lab, this.children);
     const client = lab.client();
@@ -87,7 +87,7 @@ export class Partitions {
     await lab.mend("witness", from);
     await lab.mend("link");
 
-    await lab.untilProtected();
+    await lab.protectAgain();
     await client.answers(ANSWERS, PATIENCE_MS);
     const loser = await this.said(otherHost(to));
     if (loser.role !== "backup") wrong.push(`host ${otherHost(to)} is ${loser.role}, and no backup`);

@@ -53,7 +53,7 @@ export async function runCell(stage: Stage, cell: Cell, seed: number): Promise<C
   await fault.mend(strike);
   // A new primary protects the VM by itself. One that has lost its backups again and again would wait for longer and longer: it is hurried.
   if (lab.owner === from) await lab.protect().catch(() => {});
-  await lab.untilProtected();
+  await lab.protectAgain();
   await client.answers(ANSWERS, PATIENCE_MS);
 
   const expected = fault.moves === "either" ? lab.owner : fault.moves ? strike.to : from;

@@ -169,6 +169,20 @@ export class Lab {
     );
   }
 
+  /** The same, asked for: what never lasts long is tried less and less often by itself. */
+  async protectAgain(): Promise<void> {
+    const asked = async () => {
+      try {
+        await this.protect();
+        return true;
+      } catch {
+        await new Promise((again) => setTimeout(again, 100));
+        return false;
+      }
+    };
+    await until(asked, `host ${this.owner} protects the VM`);
+  }
+
   async stopProtection(): Promise<void> {
     await this.primary.control.order("stop");
   }
