@@ -51,8 +51,6 @@ export async function runCell(stage: Stage, cell: Cell, seed: number): Promise<C
     await client.answers(1, PATIENCE_MS);
   });
   await fault.mend(strike);
-  // A new primary protects the VM by itself. One that has lost its backups again and again would wait for longer and longer: it is hurried.
-  if (lab.owner === from) await lab.protect().catch(() => {});
   await lab.protectAgain();
   await client.answers(ANSWERS, PATIENCE_MS);
 

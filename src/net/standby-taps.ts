@@ -60,16 +60,7 @@ export class StandbyTaps {
       if (!this.parked) return;
       this.parked = false;
       this.watch();
-      for (const { mac, tap } of this.nics) {
-        const bridge = this.bridges.get(tap);
-        if (bridge === undefined) continue;
-        try {
-          joinBridge(tap, bridge);
-          learnBehind(tap, mac);
-        } catch (error) {
-          this.told(error as Error);
-        }
-      }
+      this.putBack((tap, mac) => learnBehind(tap, mac));
     });
   }
 
@@ -95,11 +86,28 @@ export class StandbyTaps {
   }
 
   /** The taps are as we found them; the note is not needed any more. */
-  async restore(): Promise<void> {
-    await this.open();
-    this.input?.close();
-    this.input = undefined;
-    rmSync(this.noteFile, { force: true });
+  restore(): Promise<void> {
+    return this.after(async () => {
+      // Of a tap that no QEMU has open the bridge will not be told what is behind it.
+      if (this.parked) this.putBack();
+      this.parked = false;
+      this.input?.close();
+      this.input = undefined;
+      rmSync(this.noteFile, { force: true });
+    });
+  }
+
+  private putBack(then: (tap: string, mac: string) => void = () => {}): void {
+    for (const { mac, tap } of this.nics) {
+      const bridge = this.bridges.get(tap);
+      if (bridge === undefined) continue;
+      try {
+        joinBridge(tap, bridge);
+        then(tap, mac);
+      } catch (error) {
+        this.told(error as Error);
+      }
+    }
   }
 
   private after(step: () => Promise<void>): Promise<void> {
