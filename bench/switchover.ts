@@ -1,8 +1,9 @@
 /**
- * `npm run switchover -- [--times 20] [--guest linux|echo] [--load idle|busy] [--json FILE]`: planned switchovers there and back in one lab, under the eyes of
+ * `npm run switchover -- [--times 20] [--guest linux|echo] [--load idle|busy] [--no-disk] [--json FILE]`: planned switchovers there and back in one lab, under the eyes of
  * one client: how long it was without an answer each time, and what that time went into.
  *
- * `linux`: Redis over TCP, with what KVM or software emulation there is; a disk with its data, every write synced, goes along. `echo`: a guest without an
+ * `linux`: Redis over TCP, with what KVM or software emulation there is; a disk with its data, every write synced, goes along
+ * unless `--no-disk` says otherwise. `echo`: a guest without an
  * operating system (guest/echo.S), over KVM alone, without a disk.
  *
  * Ends with status 1 if anything was lost, or the median of the gaps is above 100 ms; or if KVM runs no firmware here, and `echo` was asked for.
@@ -22,6 +23,7 @@ const { values } = parseArgs({
     times: { type: "string", default: "20" },
     guest: { type: "string", default: "linux" },
     load: { type: "string", default: "idle" },
+    "no-disk": { type: "boolean", default: false },
     json: { type: "string" },
   },
 });
@@ -43,7 +45,10 @@ const lab = await Lab.create({
   guest,
   ...(guest === "echo"
     ? { accelerator: "kvm" as const }
-    : { load: values.load as "idle" | "busy", disks: [{ mebibytes: 128, use: "data" as const }] }),
+    : {
+        load: values.load as "idle" | "busy",
+        disks: values["no-disk"] ? [] : [{ mebibytes: 128, use: "data" as const }],
+      }),
   // How long a failure takes to be noticed is not the question here: a busy machine shall not look like one.
   detectionMs: 1000,
   onEvent: (_host, { phase }) => {
