@@ -57,6 +57,7 @@ export class StandbyTakeover {
     await Promise.all([taps.open(), disks.release()]);
     if (this.times !== undefined) this.times.imagesFreeAtMs = monotonicMs();
     await loadStandby(qemu.qmp, held.composition());
+    taps.loaded();
     if (this.times !== undefined) this.times.loadedAtMs = monotonicMs();
   }
 

@@ -6,8 +6,8 @@
  * waits here for the guest instead of being lost: TCP would try the next time only after twice as long. The taps stay up throughout:
  * a device that comes up may take the kernel a second to carry frames.
  *
- * QEMU reads one frame of a tap ahead, long before its VM runs, and drops it when the state is loaded. So each card's first frame is given once more
- * when the VM runs.
+ * QEMU reads one frame of a tap ahead, long before its VM runs, and drops it when the state is loaded. So each card's first frame, if it came before that, is given
+ * once more when the VM runs.
  */
 import { execFile } from "node:child_process";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -29,6 +29,8 @@ export class StandbyTaps {
   private readonly bridges = new Map<string, string>();
   private parked = false;
   private input: GuestInput | undefined;
+  /** What QEMU had read ahead. */
+  private dropped: readonly InputFrame[] = [];
   private working: Promise<void> = Promise.resolve();
 
   /** @param noteFile remembers the bridges, so that a guardian that was killed does not leave the taps without */
@@ -64,14 +66,18 @@ export class StandbyTaps {
     });
   }
 
-  /** The VM runs: it gets what came for it before, in front of `more`, which came for it elsewhere. */
+  /** QEMU has the VM's state. */
+  loaded(): void {
+    const seen = this.input?.take() ?? [];
+    this.dropped = this.nics.flatMap((_, nic) => seen.find((frame) => frame.nic === nic) ?? []);
+  }
+
+  /** The VM runs: it gets what QEMU has dropped, and `more`, which came for it elsewhere. */
   deliver(more: readonly InputFrame[]): void {
     this.watch();
     const { input } = this;
     if (input === undefined) return;
-    const seen = input.take();
-    const first = this.nics.flatMap((_, nic) => seen.find((frame) => frame.nic === nic) ?? []);
-    for (const frame of [...first, ...more]) input.put(frame);
+    for (const frame of [...this.dropped, ...more]) input.put(frame);
     input.close();
     this.input = undefined;
   }

@@ -8,6 +8,7 @@ export class StandbyTaps {
   open(): Promise<void> {
     return current().later(5);
   }
+  loaded(): void {}
   deliver(): void {}
   restore(): Promise<void> {
     return current().later(5);
