@@ -46,7 +46,7 @@ function swapsOf(file: string): Swap[] {
   const lists: ts.Expression[][] = [];
   const visit = (node: ts.Node): void => {
     if (ts.isArrayLiteralExpression(node))
-      lists.push(node.elements.filter((one) => !REPORT.test(one.getText())));
+      lists.push(node.elements.filter((one) => !isValue(one) && !REPORT.test(one.getText())));
     ts.forEachChild(node, visit);
   };
   visit(source);
@@ -65,6 +65,16 @@ function swapsOf(file: string): Swap[] {
           text.slice(other.end),
       })),
     ),
+  );
+}
+
+/** An effect is made where it stands, or comes out of a list; a list of strings, say, is no list of effects. */
+function isValue(one: ts.Expression): boolean {
+  return (
+    ts.isLiteralExpression(one) ||
+    ts.isTemplateExpression(one) ||
+    ts.isPropertyAccessExpression(one) ||
+    one.getText() === "undefined"
   );
 }
 
