@@ -3,7 +3,7 @@
  * Both calls return when the kernel has done it. They need CAP_NET_ADMIN.
  */
 import { endianness } from "node:os";
-import { checked, libc, SystemCallError } from "./libc.ts";
+import { checked, deviceIndex, libc, SystemCallError } from "./libc.ts";
 
 const AF_NETLINK = 16;
 const SOCK_RAW_CLOEXEC = 3 | 0o2000000;
@@ -32,9 +32,9 @@ const little = endianness() === "LE";
 /** As `ip link set dev DEVICE master BRIDGE`. @throws an Error that names a device which is not there, or SystemCallError */
 export function joinBridge(device: string, bridge: string): void {
   const link = new DataView(new ArrayBuffer(16));
-  link.setInt32(4, indexOf(device), little);
+  link.setInt32(4, deviceIndex(device), little);
   const master = new DataView(new ArrayBuffer(4));
-  master.setUint32(0, indexOf(bridge), little);
+  master.setUint32(0, deviceIndex(bridge), little);
   ask(`putting ${device} into ${bridge}`, RTM_SETLINK, 0, link, attribute(IFLA_MASTER, master));
 }
 
@@ -45,7 +45,7 @@ export function joinBridge(device: string, bridge: string): void {
 export function learnBehind(device: string, mac: string): void {
   const neighbour = new DataView(new ArrayBuffer(12));
   neighbour.setUint8(0, AF_BRIDGE);
-  neighbour.setInt32(4, indexOf(device), little);
+  neighbour.setInt32(4, deviceIndex(device), little);
   neighbour.setUint16(8, NUD_REACHABLE, little);
   neighbour.setUint8(10, NTF_MASTER);
   const address = new DataView(Uint8Array.from(mac.split(":"), (byte) => Number.parseInt(byte, 16)).buffer);
@@ -56,12 +56,6 @@ export function learnBehind(device: string, mac: string): void {
     neighbour,
     attribute(NDA_LLADDR, address),
   );
-}
-
-function indexOf(device: string): number {
-  const index = libc.if_nametoindex(device) as number;
-  if (index === 0) throw new Error(`there is no network device "${device}"`);
-  return index;
 }
 
 /** struct nlattr: length with this header, type; padded to four bytes. */

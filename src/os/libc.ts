@@ -67,3 +67,10 @@ export function checkedOrAgain(call: string, result: number | bigint): number {
   if (errno === constants.errno.EINTR || errno === constants.errno.EAGAIN) return -1;
   throw new SystemCallError(call, errno);
 }
+
+/** The kernel's number of a network device. @throws an Error that names a device which is not there */
+export function deviceIndex(device: string): number {
+  const index = libc.if_nametoindex(device) as number;
+  if (index === 0) throw new Error(`there is no network device "${device}"`);
+  return index;
+}

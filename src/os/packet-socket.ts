@@ -2,7 +2,7 @@
  * Raw frames of a network device, seen as they go by and put in as if somebody had sent them: AF_PACKET (packet(7)). Frames carry the kernel's
  * virtio-net header (10 bytes), so that large segments and checksums that are not computed yet stay what they are.
  */
-import { checked, checkedOrAgain, libc } from "./libc.ts";
+import { checked, checkedOrAgain, deviceIndex, libc } from "./libc.ts";
 import { readable } from "./socket.ts";
 
 const AF_PACKET = 17;
@@ -26,8 +26,7 @@ export class PacketSocket {
 
   /** Needs CAP_NET_RAW. @throws SystemCallError, or an Error that names a device which is not there */
   constructor(device: string) {
-    const index = libc.if_nametoindex(device) as number;
-    if (index === 0) throw new Error(`there is no network device "${device}"`);
+    const index = deviceIndex(device);
     this.fd = checked("socket(AF_PACKET)", libc.socket(AF_PACKET, SOCK_RAW_CLOEXEC, 0));
     try {
       const one = Int32Array.of(1);
