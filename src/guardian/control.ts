@@ -2,8 +2,9 @@
  * The guardian's ear: a unix socket on which it takes orders, one JSON object a line (docs/specs/control.md).
  * A connection's requests are answered in the order in which they are done. Whoever says `watch` is sent events as well.
  */
-import { rmSync } from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
+import { dirname } from "node:path";
 
 /** The caller's mistake, or a state in which the order cannot be carried out. `code` is for programs. */
 export class OrderRefused extends Error {
@@ -40,10 +41,15 @@ export class ControlSocket {
   async take(orders: Readonly<Record<string, Order>>): Promise<void> {
     this.orders = orders;
     if (this.server.listening) return;
+    // After a start of the host its run directories are not there yet.
+    mkdirSync(dirname(this.path), { recursive: true });
     rmSync(this.path, { force: true });
     await new Promise<void>((resolve, reject) => {
       this.server.once("error", reject);
+      // Whoever may open it may give every order. It is bound within the call, so nobody sees it with wider rights.
+      const before = process.umask(0o177);
       this.server.listen(this.path, resolve);
+      process.umask(before);
     });
   }
 

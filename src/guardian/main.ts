@@ -8,6 +8,7 @@ import { guardianNice } from "../hypervisor/qemu/process.ts";
 import { ConfigError, readConfig } from "./config.ts";
 import { ControlSocket } from "./control.ts";
 import { type Log, openLog } from "./log.ts";
+import { beTheOnlyGuardian, NotTheOnlyGuardian } from "./only-guardian.ts";
 import type { Post } from "./role.ts";
 import { serve } from "./serve.ts";
 import { Stalls } from "./stalls.ts";
@@ -16,7 +17,7 @@ import { WitnessWatch } from "./witness-watch.ts";
 // V8 throws away the code of what has not run for a while, and compiles it again when it is called: of a failover, while a guest waits.
 setFlagsFromString("--no-flush-bytecode");
 
-/** Exit statuses: 1 the VM is gone unasked, 2 it could not be started, 64 wrong use. */
+/** Exit statuses: 1 the VM is gone unasked, 2 it could not be started, 3 another guardian has it or what it needs, 64 wrong use. */
 async function main(path: string | undefined): Promise<number> {
   if (path === undefined) {
     process.stderr.write("usage: node src/guardian/main.ts CONFIG\n");
@@ -24,6 +25,8 @@ async function main(path: string | undefined): Promise<number> {
   }
   try {
     const config = await readConfig(path);
+    // Before anything is touched, and before the witness is asked.
+    const locks = await beTheOnlyGuardian(config, path);
     const log = openLog(config.vm.name);
     raisePriority(log);
     // A failed side task must not take the VM down with the guardian.
@@ -56,11 +59,12 @@ async function main(path: string | undefined): Promise<number> {
     } finally {
       post.witness.close();
       post.control.close();
+      await locks.giveBack();
     }
   } catch (error) {
     const known = error instanceof ConfigError || error instanceof Error;
     process.stderr.write(`${known ? (error as Error).message : String(error)}\n`);
-    return 2;
+    return error instanceof NotTheOnlyGuardian ? 3 : 2;
   }
 }
 
