@@ -7,6 +7,7 @@ import { createHash, randomUUID } from "node:crypto";
 import { access, chmod, copyFile, mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
+import { moduleFileNames, unpackModule } from "./unpack-module.ts";
 
 const run = promisify(execFile);
 
@@ -144,7 +145,7 @@ export async function buildGuestImage(): Promise<GuestImage> {
 /** A file of the initramfs: its path in there, and where its bytes come from. */
 interface Entry {
   readonly path: string;
-  readonly from: { readonly file: string } | { readonly text: string } | { readonly packedModule: string };
+  readonly from: { readonly file: string } | { readonly text: string } | { readonly module: string };
 }
 
 async function findKernel(root: string): Promise<string> {
@@ -182,7 +183,7 @@ function order(path: string, modules: readonly string[]): Entry {
   return { path, from: { text: modules.map((name) => `${name}.ko\n`).join("") } };
 }
 
-/** Module files lie in lib/ or usr/lib/, plain or xz-compressed, as the Debian release has it. */
+/** Module files lie in lib/ or usr/lib/, packed or not, as the Debian release has it. */
 async function findModules(kernelRoot: string): Promise<Entry[]> {
   const files: string[] = [];
   for (const folder of ["lib/modules", "usr/lib/modules"]) {
@@ -190,13 +191,11 @@ async function findModules(kernelRoot: string): Promise<Entry[]> {
     files.push(...all.map((file) => join(kernelRoot, folder, file)));
   }
   return [...moduleNames, ...diskModuleNames.vd, ...diskModuleNames.sd].map((name) => {
-    const plain = files.find((file) => basename(file) === `${name}.ko`);
-    const packed = files.find((file) => basename(file) === `${name}.ko.xz`);
-    const path = `modules/${name}.ko`;
-    if (plain !== undefined) return { path, from: { file: plain } };
-    if (packed !== undefined) return { path, from: { packedModule: packed } };
+    const names = moduleFileNames(name);
+    const module = files.find((file) => names.includes(basename(file)));
+    if (module !== undefined) return { path: `modules/${name}.ko`, from: { module } };
     throw new Error(
-      `no kernel module ${name}.ko under ${kernelRoot}: remove that folder and run setup again`,
+      `no kernel module ${name}.ko, packed or not, under ${kernelRoot}: remove that folder and run setup again`,
     );
   });
 }
@@ -225,8 +224,8 @@ async function hashEntries(entries: readonly Entry[]): Promise<string> {
   return hash.digest("hex").slice(0, 16);
 }
 
-function sourceFile(from: { file: string } | { packedModule: string }): string {
-  return "file" in from ? from.file : from.packedModule;
+function sourceFile(from: { file: string } | { module: string }): string {
+  return "file" in from ? from.file : from.module;
 }
 
 /** Writes the archive beside its place and moves the folder in whole. */
@@ -255,11 +254,7 @@ async function writeEntry({ from }: Entry, target: string): Promise<void> {
     await copyFile(from.file, target);
     await chmod(target, 0o755);
   } else {
-    const unpack = await run("busybox", ["xzcat", from.packedModule], {
-      encoding: "buffer",
-      maxBuffer: 64 << 20,
-    });
-    await writeFile(target, unpack.stdout);
+    await writeFile(target, await unpackModule(from.module));
   }
 }
 
