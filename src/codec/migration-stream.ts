@@ -16,6 +16,8 @@ const SECTION_PART = 0x02;
 const SECTION_END = 0x03;
 const SECTION_CONFIGURATION = 0x07;
 const SECTION_COMMAND = 0x08;
+/** QEMU wants to hear from us over the socket that it sends on (QEMU migration/savevm.c, MIG_CMD_OPEN_RETURN_PATH). */
+const COMMAND_OPEN_RETURN_PATH = 1;
 const SUBSECTION = 0x05;
 const FOOTER = 0x7e;
 
@@ -63,6 +65,8 @@ export class MigrationScanner {
   readonly blocks: RamBlock[] = [];
   /** Magic, version and configuration section, as sent. */
   header: Uint8Array = new Uint8Array(0);
+  /** QEMU has opened a return path; it must be shut before COLO's messages begin (colo.ts). */
+  returnPath = false;
 
   private readonly sink: PageSink;
   private readonly blockIds = new Map<string, number>();
@@ -141,6 +145,7 @@ export class MigrationScanner {
         return from + 1;
       case SECTION_COMMAND:
         if (to - from < 5 || to - from < 5 + view.getUint16(from + 3)) return from;
+        if (view.getUint16(from + 1) === COMMAND_OPEN_RETURN_PATH) this.returnPath = true;
         return from + 5 + view.getUint16(from + 3);
       case SECTION_START:
         return this.sectionStart(view, bytes, from, to);

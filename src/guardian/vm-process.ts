@@ -4,9 +4,10 @@ import { probeAccelerator } from "../hypervisor/qemu/accelerator.ts";
 import { type Fingerprint, fingerprint, qemuCommand } from "../hypervisor/qemu/command-line.ts";
 import type { DiskImageFacts } from "../hypervisor/qemu/disk-image.ts";
 import { diskPreflight } from "../hypervisor/qemu/disk-preflight.ts";
+import { lookAtQemu } from "../hypervisor/qemu/host-facts.ts";
 import { staticPreflight } from "../hypervisor/qemu/preflight.ts";
 import { QemuProcess } from "../hypervisor/qemu/process.ts";
-import { type Accelerator, buildTcgAids, tcgNotice } from "../hypervisor/qemu/tcg-aids.ts";
+import { type Accelerator, buildTcgAids, needsLibrary, tcgNotice } from "../hypervisor/qemu/tcg-aids.ts";
 import type { Finding } from "../hypervisor/qemu/traps.ts";
 import type { GuardianConfig } from "./config.ts";
 import type { Log } from "./log.ts";
@@ -54,8 +55,10 @@ export async function prepareGround(config: GuardianConfig, log: Log): Promise<G
   const { images } = disks;
   const accelerator = config.accelerator === "auto" ? answer.accelerator : config.accelerator;
   if (accelerator === "kvm") return { accelerator, preload: undefined, images };
-  log.warn(tcgNotice);
-  return { accelerator, preload: await buildTcgAids(config.cacheDirectory), images };
+  const { version } = await lookAtQemu();
+  const library = version === undefined || needsLibrary(version);
+  log.warn(tcgNotice(library));
+  return { accelerator, preload: library ? await buildTcgAids(config.cacheDirectory) : undefined, images };
 }
 
 /** Starts the VM, or its standby, which maps `ramFile` and waits for the state. */

@@ -15,6 +15,7 @@ import {
   be64,
   blockList,
   CHECKPOINT,
+  command,
   EOF,
   EOS,
   end,
@@ -46,6 +47,24 @@ test("a first pass gives its header, its blocks and its pages, and stops where d
     BLOCKS.map(([name, pages], id) => ({ id, name, bytes: pages * PAGE_BYTES })),
   );
   assert.deepEqual(seen.words, FIRST_PASS_PAGES);
+});
+
+test("a return path that QEMU opens is noticed, by the command and not by the version; other commands are not taken for it", () => {
+  const quiet = new MigrationScanner(new Seen());
+  scanAll(quiet, new Seen(), FIRST_PASS);
+  assert.equal(quiet.returnPath, false);
+  const opened = new MigrationScanner(new Seen());
+  const stream = Buffer.concat([
+    header("pc-i440fx-11.1"),
+    command(1),
+    command(2, "\0\0\0\u0001"),
+    start(),
+    blockList(BLOCKS),
+    EOS,
+    footer(),
+  ]);
+  assert.equal(scanAll(opened, new Seen(), stream), stream.length);
+  assert.equal(opened.returnPath, true);
 });
 
 test("a checkpoint's first record may lean on the block of the checkpoint before: the block carries over", () => {

@@ -65,6 +65,14 @@ for (const [what, changes, found] of [
   ],
   ["TCG asked for", { question: { wanted: "tcg" } }, []],
   ["TCG asked for, without gcc", { question: { wanted: "tcg" }, host: { gcc: false } }, ["error no-gcc"]],
+  [
+    "TCG asked for, without gcc, with a QEMU that needs no library",
+    {
+      question: { wanted: "tcg" },
+      host: { gcc: false, qemu: { binary: "qemu", version: { major: 11, minor: 0, micro: 2 }, problem: "" } },
+    },
+    [],
+  ],
   ["KVM, without gcc", { host: { gcc: false } }, []],
   ["no iproute2", { host: { ip: false } }, ["error no-ip"]],
   ["a tap that is down", { host: { links: new Map([["t0", { ...tap, up: false }]]) } }, ["warning tap-down"]],

@@ -6,7 +6,7 @@
  * it would take the processor from QEMU.
  */
 import { parentPort, workerData } from "node:worker_threads";
-import { COLO, coloMessage, coloName } from "../../codec/colo.ts";
+import { COLO, coloMessage, coloName, SHUT_RETURN_PATH } from "../../codec/colo.ts";
 import { deviceStateLength, LONGEST_RECORD_BYTES, MigrationScanner } from "../../codec/migration-stream.ts";
 import { PAGE_RAW, PAGE_ZERO } from "../../codec/replication.ts";
 import { EpochCell } from "../../memory/epoch-cell.ts";
@@ -279,6 +279,7 @@ function run(intake: Intake): void {
   firstPass(intake);
   if (nextOrder() !== ORDER.begin) throw new Error("an order came before the first epoch");
   epochCell.set(1);
+  if (intake.scanner.returnPath) sendAll(fd, SHUT_RETURN_PATH);
   sendAll(fd, coloMessage(COLO.READY));
   for (let epoch = 1; ; epoch++) {
     expectMessage(intake, COLO.REQUEST);

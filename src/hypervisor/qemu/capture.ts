@@ -9,6 +9,7 @@ import type { EpochCell } from "../../memory/epoch-cell.ts";
 import type { Staging } from "../../memory/staging.ts";
 import { closeDescriptor, setSendBuffer, shutdownSocket, socketPair } from "../../os/socket.ts";
 import { type CaptureReport, type CaptureWorkerData, ORDER, WORD, WORD_COUNT } from "./capture-orders.ts";
+import { setColo } from "./colo-capability.ts";
 import { type Qmp, QmpError } from "./qmp.ts";
 
 /** So much of a checkpoint QEMU can hand over without waiting for our thread to be scheduled; an ordinary one is smaller. */
@@ -52,12 +53,7 @@ export class QemuCapture {
 
   /** Begins the first pass. Fails with QEMU's own words when it refuses; the VM is then as it was. */
   static async start(qmp: Qmp, options: CaptureOptions): Promise<QemuCapture> {
-    await qmp.execute("migrate-set-capabilities", {
-      capabilities: [
-        { capability: "x-colo", state: true },
-        { capability: "events", state: true },
-      ],
-    });
+    await setColo(qmp, true);
     await qmp.execute("migrate-set-parameters", {
       "max-bandwidth": 2 ** 40,
       "downtime-limit": options.firstPauseMs,
@@ -150,9 +146,7 @@ export class QemuCapture {
         throw new Error(`QEMU did not end its migration in ${END_TIMEOUT_MS} ms (${status})`);
       await new Promise((again) => setTimeout(again, 2));
     }
-    await this.qmp.execute("migrate-set-capabilities", {
-      capabilities: [{ capability: "x-colo", state: false }],
-    });
+    await setColo(this.qmp, false);
     const { running } = await this.qmp.execute<{ running: boolean }>("query-status");
     if (!running) await this.qmp.execute("cont");
   }

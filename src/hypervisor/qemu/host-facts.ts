@@ -50,7 +50,7 @@ export async function lookAtHost(question: {
   const ip = await isProgram("ip");
   const { R_OK, W_OK, X_OK } = constants;
   return {
-    qemu: await qemu(question.binary),
+    qemu: await lookAtQemu(question.binary),
     ip,
     gcc: await isProgram("gcc"),
     links: new Map(await each(question.taps, async (tap) => (ip ? await link(tap) : undefined))),
@@ -92,7 +92,8 @@ async function nearest(path: string): Promise<string> {
   return there !== undefined || dirname(path) === path ? path : nearest(dirname(path));
 }
 
-async function qemu(binary: string): Promise<HostFacts["qemu"]> {
+/** What this host's QEMU says it is. */
+export async function lookAtQemu(binary = "qemu-system-x86_64"): Promise<HostFacts["qemu"]> {
   try {
     const { stdout } = await run(binary, ["--version"]);
     const version = parseQemuVersion(stdout);

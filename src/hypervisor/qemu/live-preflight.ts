@@ -33,7 +33,7 @@ async function versionFindings(qmp: Qmp, pid: number): Promise<Finding[]> {
   );
   return qemuTraps(version, enabled ? "kvm" : "tcg", {
     dirtyRing: asksForDirtyRing(args),
-    tcgAids: preloaded,
+    library: preloaded,
   });
 }
 

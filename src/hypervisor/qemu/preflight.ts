@@ -9,7 +9,7 @@ import type { DiskImageFacts } from "./disk-image.ts";
 import { diskRoomFindings } from "./disk-preflight.ts";
 import { asksForDirtyRing, extraArgsFindings } from "./extra-args.ts";
 import { directory, type HostFacts, type LinkFact, lookAtHost, memAvailableMiB } from "./host-facts.ts";
-import { ramKiB } from "./tcg-aids.ts";
+import { needsLibrary, ramKiB } from "./tcg-aids.ts";
 import { error, type Finding, qemuTraps, warning } from "./traps.ts";
 
 /** Memory of a QEMU process beside the guest's RAM, roughly. */
@@ -56,7 +56,7 @@ function qemuFindings(spec: VmSpec, question: StaticQuestion, { qemu }: HostFact
     return [error("qemu-missing", text)];
   }
   // Remus starts this VM, so the aids will be there.
-  const options = { dirtyRing: asksForDirtyRing(spec.extraArgs), tcgAids: true };
+  const options = { dirtyRing: asksForDirtyRing(spec.extraArgs), library: true };
   return qemuTraps(qemu.version, accelerator(question), options);
 }
 
@@ -78,7 +78,8 @@ function acceleratorFindings(question: StaticQuestion, host: HostFacts): Finding
         `The VM will run under slow software emulation (TCG): ${answer.reason}. Mend KVM for speed.`,
       ),
     );
-  if (accelerator(question) === "tcg" && !host.gcc)
+  const { version } = host.qemu;
+  if (accelerator(question) === "tcg" && !host.gcc && (version === undefined || needsLibrary(version)))
     found.push(
       error(
         "no-gcc",

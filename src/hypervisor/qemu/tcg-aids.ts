@@ -3,7 +3,7 @@
  * round two bugs of QEMU that KVM does not meet, and are used only when the accelerator is `tcg`.
  *
  * 1. COLO deadlocks: QEMU up to 10.2. Cured by a small library loaded before QEMU's own code (cond-wait.c, which
- *    tells the story). With 11 the library finds nothing to do.
+ *    tells the story). From 11.0 on RAM is sent with the big lock held, and the library is left out.
  * 2. Dirty pages are lost when RAM is a multiple of 256 KiB: seen with 7.2.22, by comparing RAM byte for byte. A fast
  *    path of the dirty bitmap works on whole words of 64 pages and forgets to reset the TLB. RAM that does not end
  *    on such a word takes the slow path, which is right, at about 1 ms per checkpoint of 256 MiB. No version is known
@@ -23,11 +23,20 @@ const source = join(dirname(fileURLToPath(import.meta.url)), "tcg-aids", "cond-w
 const flags = ["-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"];
 const ODD_KIB = 8;
 
+/** Whether this QEMU deadlocks in COLO under software emulation, if it is not helped. */
+export function needsLibrary({ major }: { readonly major: number }): boolean {
+  return major <= 10;
+}
+
 /** What the user is told when the aids are on. */
-export const tcgNotice =
-  "No usable KVM: the VM runs under software emulation (TCG). Two aids against QEMU bugs of TCG are on: a preloaded " +
-  `library against a COLO deadlock, and ${ODD_KIB} KiB more RAM so that no dirty page is lost. ` +
-  "Good for trying out and for tests; take no speed figures from it.";
+export function tcgNotice(library: boolean): string {
+  const ram = `${ODD_KIB} KiB more RAM so that no dirty page is lost`;
+  return (
+    "No usable KVM: the VM runs under software emulation (TCG), with " +
+    `${library ? `two aids against QEMU bugs of it: a preloaded library against a COLO deadlock, and ${ram}` : `an aid against a QEMU bug of it: ${ram}`}. ` +
+    "Good for trying out and for tests; take no speed figures from it."
+  );
+}
 
 /** The guest's RAM in KiB. Under TCG a little more than asked for (see 2. above); the same on both hosts. */
 export function ramKiB(memoryMiB: number, accelerator: Accelerator): number {

@@ -2,7 +2,7 @@
  * What is known to go wrong with which QEMU version. From its sources (7.2.22, 10.0.13, 10.2.2, 11.1) and trials on
  * 7.2.22. COLO is marked unstable in all of them.
  */
-import type { Accelerator } from "./tcg-aids.ts";
+import { type Accelerator, needsLibrary } from "./tcg-aids.ts";
 
 /** One thing that preflight found. The message is one clear sentence on what is wrong, and one on what to do. */
 export interface Finding {
@@ -22,8 +22,8 @@ export interface QemuVersion {
 export interface TrapOptions {
   /** The dirty page ring of KVM is on (`-accel kvm,dirty-ring-size=…`). */
   readonly dirtyRing: boolean;
-  /** The aids of tcg-aids.ts are in use. */
-  readonly tcgAids: boolean;
+  /** The library of tcg-aids.ts is loaded. */
+  readonly library: boolean;
 }
 
 /** Reads `7.2.22` or the first line of `qemu-system-x86_64 --version`; `undefined` when there is no version in it. */
@@ -64,12 +64,12 @@ export function qemuTraps(version: QemuVersion, accelerator: Accelerator, option
         `${name} aborts when COLO meets a dirty ring. Remove dirty-ring-size from -accel.`,
       ),
     );
-  if (accelerator === "tcg" && !options.tcgAids)
+  if (accelerator === "tcg" && !options.library && needsLibrary(version))
     found.push(
       error(
         "qemu-tcg-unaided",
-        `Under software emulation ${name} ${upTo10 ? "deadlocks in COLO and " : ""}may lose dirty pages. ` +
-          "Let Remus start the VM itself: it has aids against that. Or use KVM.",
+        `Under software emulation ${name} deadlocks in COLO. ` +
+          "Let Remus start the VM itself: it has a library against that. Or use KVM.",
       ),
     );
   if (!isBefore(version, 11, 1))
