@@ -111,10 +111,12 @@ export class BackupGuardian {
     const { vm, limits, imageDirectory } = config;
     const ground = await prepareGround(config, log);
     const { images: disks } = ground;
-    heed(await backupPreflight(vm, { imageDirectory, stagingMiB: limits.stagingMiB, images: disks }), log);
-    await mendImages(post);
     const path = join(imageDirectory, `${vm.name}.ram`);
-    const images = BackupImages.create(path, ramBlockName, ramKiB(vm.memoryMiB, ground.accelerator) * 1024);
+    const room = { imageDirectory, imageFile: path, stagingMiB: limits.stagingMiB, images: disks };
+    heed(await backupPreflight(vm, room), log);
+    await mendImages(post);
+    const ramBytes = ramKiB(vm.memoryMiB, ground.accelerator) * 1024;
+    const images = await BackupImages.create(path, ramBlockName, ramBytes);
     let qemu: QemuProcess | undefined;
     try {
       qemu = await startQemu(config, ground, { role: "standby", ramFile: path });

@@ -14,7 +14,7 @@ import { FrozenDisks } from "../disk/frozen-disks.ts";
 import { startClone } from "../hypervisor/qemu/clone.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import { loadStandby, runStandby } from "../hypervisor/qemu/standby.ts";
-import { emptyRamFile } from "../memory/backup-images.ts";
+import { makeRamFile } from "../memory/ram-file.ts";
 import type { Mapping } from "../os/mapping.ts";
 import type { BackupDisks } from "./backup-disks.ts";
 import type { BackupConfig } from "./config.ts";
@@ -41,6 +41,8 @@ export interface TestFailoverParts {
 interface Clone {
   readonly dropped: PromiseWithResolvers<never>;
   readonly places: ReturnType<typeof placesOf>;
+  /** What can be made before the instant is being made. */
+  room?: Promise<void>;
   ram?: Mapping;
   frozen?: FrozenDisks;
   launched?: Promise<QemuProcess>;
@@ -131,7 +133,8 @@ export class TestFailover {
       return result;
     };
     await soon(this.cleaned);
-    await soon(this.makeRoom(clone));
+    clone.room = this.makeRoom(clone);
+    await soon(clone.room);
     clone.launched = startClone(post.config.vm, { accelerator: ground.accelerator, ...places });
     const [qemu, composition] = await soon(Promise.all([clone.launched, this.takeCheckpoint(clone)]));
     clone.qemu = qemu;
@@ -173,7 +176,7 @@ export class TestFailover {
       return;
     }
     clone.frozen = frozen;
-    clone.ram = emptyRamFile(places.ramFile, held.images.ramBytes);
+    clone.ram = await makeRamFile(places.ramFile, held.images.ramBytes);
   }
 
   /** Takes the next instant at which the images are at a whole checkpoint, and copies the RAM of that instant. */
@@ -246,7 +249,9 @@ export class TestFailover {
       );
   }
 
-  private async cleanUp({ frozen, launched, places, ram }: Clone): Promise<void> {
+  private async cleanUp(clone: Clone): Promise<void> {
+    await clone.room?.catch(() => {});
+    const { frozen, launched, places, ram } = clone;
     ram?.close();
     await frozen?.drop();
     const qemu = await launched?.catch(() => undefined);

@@ -11,6 +11,7 @@ import { type Accelerator, buildTcgAids, needsLibrary, tcgNotice } from "../hype
 import type { Finding } from "../hypervisor/qemu/traps.ts";
 import type { GuardianConfig } from "./config.ts";
 import type { Log } from "./log.ts";
+import { directoryFindings } from "./own-directories.ts";
 
 /** Something stands in the way of protection. One sentence a finding. */
 export class PreflightFailed extends Error {
@@ -38,6 +39,11 @@ export interface Ground {
 
 /** Looks before anything is touched: which accelerator works, and whether this host can run the VM at all. */
 export async function prepareGround(config: GuardianConfig, log: Log): Promise<Ground> {
+  const directories = directoryFindings(config);
+  heed(
+    directories.filter(({ severity }) => severity === "error"),
+    log,
+  );
   mkdirSync(config.runDirectory, { recursive: true });
   const { boot } = config.vm;
   const disks = await diskPreflight(config.vm.disks, config);
@@ -51,7 +57,7 @@ export async function prepareGround(config: GuardianConfig, log: Log): Promise<G
     runDirectory: config.runDirectory,
     runsHere: config.role === "primary",
   });
-  heed([...findings, ...disks.findings], log);
+  heed([...directories, ...findings, ...disks.findings], log);
   const { images } = disks;
   const accelerator = config.accelerator === "auto" ? answer.accelerator : config.accelerator;
   if (accelerator === "kvm") return { accelerator, preload: undefined, images };

@@ -2,11 +2,18 @@
  * The backup's copies of the VM's memory: the RAM image, a file that the standby has mapped, and beside it every other RAM block
  * in our own memory, since under `-incoming` those come from the composed stream alone.
  */
-import { closeSync, ftruncateSync, mkdirSync, openSync, rmSync } from "node:fs";
-import { dirname } from "node:path";
+import { rmSync } from "node:fs";
 import { type Layout, PAGE_BYTES, PAGE_ZERO, type PageList, type RamBlock } from "../codec/replication.ts";
-import { Mapping } from "../os/mapping.ts";
+import type { Mapping } from "../os/mapping.ts";
+import { makeRamFile } from "./ram-file.ts";
 import { RamSnapshot } from "./ram-snapshot.ts";
+
+/**
+ * Blocks are written through windows: Buffer.copy cuts the place that it copies to to 32 bits when it copies a part of its source (seen in Node 24).
+ * A page never lies in two of them.
+ */
+const WINDOW_BYTES = 2 ** 30;
+const PAGES_PER_WINDOW = WINDOW_BYTES / PAGE_BYTES;
 
 /** Video memory and ROMs of an ordinary VM take some 20 MiB. */
 const MOST_SIDE_BYTES = 1 << 30;
@@ -22,7 +29,8 @@ export class BackupImages {
   private readonly touched: Uint8Array;
   private layout: Layout | undefined;
   private copy: RamSnapshot | undefined;
-  private targets: (Uint8Array | undefined)[] = [];
+  private targets: (readonly Uint8Array[] | undefined)[] = [];
+  private readonly side = new Map<number, Uint8Array>();
   private fileBlockId = -1;
 
   private constructor(path: string, fileBlock: string, ram: Mapping) {
@@ -33,11 +41,17 @@ export class BackupImages {
   }
 
   /**
-   * Makes an empty image file of `bytes`.
+   * Makes an empty image file of `bytes`, with its space reserved.
    * @param fileBlock name of the RAM block that the file holds
+   * @throws RamFileError
    */
-  static create(path: string, fileBlock: string, bytes: number): BackupImages {
-    return new BackupImages(path, fileBlock, emptyRamFile(path, bytes));
+  static async create(path: string, fileBlock: string, bytes: number): Promise<BackupImages> {
+    return BackupImages.over(path, fileBlock, await makeRamFile(path, bytes));
+  }
+
+  /** @param ram the file at `path`, mapped, with nothing but zeros in it */
+  static over(path: string, fileBlock: string, ram: Mapping): BackupImages {
+    return new BackupImages(path, fileBlock, ram);
   }
 
   /** A session begins: its blocks. Fails if they do not fit. */
@@ -56,8 +70,12 @@ export class BackupImages {
     this.layout = layout;
     this.fileBlockId = inFile.id;
     this.targets = [];
-    for (const { id, bytes } of layout.blocks)
-      this.targets[id] = id === inFile.id ? this.ram.bytes : new Uint8Array(bytes);
+    this.side.clear();
+    for (const { id, bytes } of layout.blocks) {
+      const memory = id === inFile.id ? this.ram.bytes : new Uint8Array(bytes);
+      if (id !== inFile.id) this.side.set(id, memory);
+      this.targets[id] = windows(memory);
+    }
   }
 
   /** Puts pages into the images. Their bounds were checked against the layout when they came in. */
@@ -65,10 +83,10 @@ export class BackupImages {
     // Buffer.copy: no view is made for each page.
     const source = Buffer.from(pages.source.buffer, pages.source.byteOffset, pages.source.byteLength);
     for (let entry = 0; entry < pages.count; entry++) {
-      const target = this.targets[pages.blockIds[entry]!]!;
       const pageNumber = pages.pageNumbers[entry]!;
+      const target = this.targets[pages.blockIds[entry]!]![Math.floor(pageNumber / PAGES_PER_WINDOW)]!;
       const inFile = pages.blockIds[entry] === this.fileBlockId;
-      const offset = pageNumber * PAGE_BYTES;
+      const offset = (pageNumber % PAGES_PER_WINDOW) * PAGE_BYTES;
       if (inFile) this.copy?.keep(pageNumber);
       if (pages.encodings[entry] === PAGE_ZERO) {
         if (!inFile || this.touched[pageNumber] === 1) target.fill(0, offset, offset + PAGE_BYTES);
@@ -95,7 +113,7 @@ export class BackupImages {
     const { header, blocks } = this.layout;
     const side = blocks
       .filter(({ id }) => id !== this.fileBlockId)
-      .map((block) => ({ block, contents: this.targets[block.id]! }));
+      .map((block) => ({ block, contents: this.side.get(block.id)! }));
     return { header, blocks, side };
   }
 
@@ -120,15 +138,9 @@ export class BackupImages {
   }
 }
 
-/** Makes a file of `bytes` zeros for a VM's RAM, in place of one that may be there, and maps it for writing. */
-export function emptyRamFile(path: string, bytes: number): Mapping {
-  mkdirSync(dirname(path), { recursive: true });
-  rmSync(path, { force: true });
-  const fd = openSync(path, "wx+", 0o600);
-  try {
-    ftruncateSync(fd, bytes);
-  } finally {
-    closeSync(fd);
-  }
-  return Mapping.file(path, "write");
+function windows(memory: Uint8Array): Uint8Array[] {
+  const count = Math.ceil(memory.length / WINDOW_BYTES);
+  return Array.from({ length: count }, (_, index) =>
+    memory.subarray(index * WINDOW_BYTES, (index + 1) * WINDOW_BYTES),
+  );
 }

@@ -21,14 +21,18 @@ export class Mapping {
 
   /** Maps a whole file; writes reach every other process that maps it. */
   static file(path: string, access: "read" | "write"): Mapping {
-    const writable = access === "write";
-    const fd = openSync(path, writable ? constants.O_RDWR : constants.O_RDONLY);
+    const fd = openSync(path, access === "write" ? constants.O_RDWR : constants.O_RDONLY);
     try {
-      const length = fstatSync(fd).size;
-      return Mapping.map(length, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd);
+      return Mapping.descriptor(fd, access);
     } finally {
       closeSync(fd);
     }
+  }
+
+  /** The same of a file that is open, and may be closed afterwards. */
+  static descriptor(fd: number, access: "read" | "write"): Mapping {
+    const protection = access === "write" ? PROT_READ | PROT_WRITE : PROT_READ;
+    return Mapping.map(fstatSync(fd).size, protection, MAP_SHARED, fd);
   }
 
   /** Zeroed memory at a fixed address, for structures whose addresses go into system calls. */

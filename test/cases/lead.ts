@@ -1,14 +1,45 @@
 import type { Case } from "./case.ts";
 
+const IMAGES = "test/unit/memory-backup-images.test.ts";
+const RAM_FILE = "test/unit/memory-ram-file.test.ts";
+
 export const cases: readonly Case[] = [
+  {
+    number: 5,
+    input:
+      "the file system that holds the RAM image fills up, then the guest touches memory that it had not used",
+    right: "the room is reserved when the image is made, or the backup is refused with the number of bytes",
+    tests: [
+      {
+        file: RAM_FILE,
+        name: "all space of a RAM file is reserved: nothing that fills the file system later can make a touch of it fail",
+      },
+      {
+        file: RAM_FILE,
+        name: "without room there is no file, and the message has the number of bytes, the place and what to do",
+      },
+    ],
+  },
   {
     number: 9,
     input: "a VM with more than 4 GiB of RAM",
-    right: "RAM equal at every check, and a failover",
+    right: "RAM equal at every check, and a failover with its memory right",
     tests: [
       {
-        file: "test/unit/memory-backup-images.test.ts",
-        name: "I7: pages land where they belong: RAM in the file, everything else beside it, untouched pages zero",
+        file: IMAGES,
+        name: "I7: pages above 4 GiB land where they belong, in an image of 64 GiB; so do their copies",
+      },
+    ],
+  },
+  {
+    number: 34,
+    input: "the image's directory was made by another local user; a file is swapped for a link",
+    right: "refused with owner and mode; the descriptor that was made is the one that is mapped",
+    tests: [
+      { file: RAM_FILE, name: "a directory that somebody else made, or may change, gets no RAM file" },
+      {
+        file: RAM_FILE,
+        name: "a link of somebody else's on the way is refused, and one of ours is followed to where it leads",
       },
     ],
   },

@@ -111,6 +111,10 @@ async function countingVm(t: TestContext): Promise<Running | undefined> {
   return vm;
 }
 
+function emptyImages({ directory }: Running): Promise<BackupImages> {
+  return BackupImages.create(join(directory, "image"), ramBlockName, MEMORY_MIB * MIB);
+}
+
 /** The backup in short: whole checkpoints from capture into the images, one at a time, and a comparison at those that are held. */
 class CaptureRun {
   readonly dirty: number[] = [];
@@ -127,9 +131,9 @@ class CaptureRun {
   private incoming: PageBatch[] = [];
   private wakeUp: NodeJS.Timeout | undefined;
 
-  constructor(t: TestContext, vm: Running) {
+  constructor(t: TestContext, vm: Running, images: BackupImages) {
     this.vm = vm;
-    this.images = BackupImages.create(join(vm.directory, "image"), ramBlockName, MEMORY_MIB * MIB);
+    this.images = images;
     this.comparison = new RamComparison(vm.ramFile, this.images.path);
     t.after(() => {
       clearTimeout(this.wakeUp);
@@ -228,7 +232,7 @@ test("I7 over KVM: RAM equal at every held checkpoint, also when capture is stop
   const vm = await countingVm(t);
   if (vm === undefined) return;
   for (const round of ["first", "second"]) {
-    const run: CaptureRun = new CaptureRun(t, vm);
+    const run: CaptureRun = new CaptureRun(t, vm, await emptyImages(vm));
     await run.run();
     const unequal: readonly unknown[] = run.differing.filter(({ pages }) => pages.length > 0);
     assert.deepEqual(unequal, [], `${round} capture: pages that differ`);

@@ -221,7 +221,7 @@ test("static: no QEMU, no kernel file, and more RAM than there is are found", as
 
 test("backup: too little room for the RAM image, or for a disk, is found; enough is not", async () => {
   const mount = "mount -t tmpfs -o size=32m none /mnt";
-  const asked = { imageDirectory: "/mnt/vm1", stagingMiB: 64, images: [] };
+  const asked = { imageDirectory: "/mnt/vm1", imageFile: "/mnt/vm1/vm1.ram", stagingMiB: 64, images: [] };
   assert.deepEqual(codes(await lookFrom(mount, "backupPreflight", spec, asked)), ["image-room"]);
   const small = { ...spec, memoryMiB: 16 };
   assert.deepEqual(await lookFrom(mount, "backupPreflight", small, asked), []);

@@ -31,9 +31,9 @@ const checkpoint = (epoch: number, count: number) => ({
   bytes: count * PAGE_BYTES,
 });
 
-function setUp(t: TestContext, disks?: DiskImages, onCommitted: (epoch: number) => void = () => {}) {
+async function setUp(t: TestContext, disks?: DiskImages, onCommitted: (epoch: number) => void = () => {}) {
   const directory = mkdtempSync(join(tmpdir(), "remus-committer-"));
-  const images = BackupImages.create(join(directory, "vm1.ram"), "pc.ram", PAGES * PAGE_BYTES);
+  const images = await BackupImages.create(join(directory, "vm1.ram"), "pc.ram", PAGES * PAGE_BYTES);
   images.begin({ ...LAYOUT, blocks: [{ id: 0, name: "pc.ram", bytes: PAGES * PAGE_BYTES }] });
   t.after(() => {
     images.discard();
@@ -57,8 +57,8 @@ const filled = (...counts: [count: number, fill: number][]) => {
   return [...all, ...Array.from({ length: PAGES - all.length }, () => 0)];
 };
 
-test("a small checkpoint is in the images when add returns, its device state with it", (t) => {
-  const { committer, committed } = setUp(t);
+test("a small checkpoint is in the images when add returns, its device state with it", async (t) => {
+  const { committer, committed } = await setUp(t);
   committer.add(checkpoint(0, 0));
   committer.add(checkpoint(1, 4));
   assert.deepEqual(committed, [
@@ -69,7 +69,7 @@ test("a small checkpoint is in the images when add returns, its device state wit
 });
 
 test("I2: checkpoints are committed whole and in order, however large the ones before them are", async (t) => {
-  const { committer, committed } = setUp(t);
+  const { committer, committed } = await setUp(t);
   committer.add(checkpoint(1, 10));
   committer.add(checkpoint(2, 3));
   committer.add(checkpoint(3, 1));
@@ -84,7 +84,7 @@ test("I2: checkpoints are committed whole and in order, however large the ones b
 });
 
 test("a large checkpoint is written in slices, so that heartbeats get their turn in between", async (t) => {
-  const { committer, committed, image } = setUp(t);
+  const { committer, committed, image } = await setUp(t);
   committer.add(checkpoint(5, 10));
   assert.deepEqual(image(), filled([4, 5]), "four messages at once");
   assert.deepEqual(committed, []);
@@ -96,7 +96,7 @@ test("a large checkpoint is written in slices, so that heartbeats get their turn
 });
 
 test("I2: what is forgotten is never committed, and the next session's checkpoints are", async (t) => {
-  const { committer, committed } = setUp(t);
+  const { committer, committed } = await setUp(t);
   committer.add(checkpoint(8, 10));
   committer.add(checkpoint(9, 1));
   committer.forget();
@@ -122,7 +122,7 @@ test("I2: memory and disks commit as one: the next checkpoint waits until the di
         });
       }),
   };
-  const { committer, committed, image } = setUp(t, disks);
+  const { committer, committed, image } = await setUp(t, disks);
   const entry = (offset: number) => ({ disk: 0, kind: 1, offset, length: 512 }) as const;
   committer.add({ ...checkpoint(1, 2), disk: [entry(1), entry(2)] });
   committer.add({ ...checkpoint(2, 1), disk: [entry(3)] });
@@ -146,7 +146,7 @@ test("I2: memory and disks commit as one: the next checkpoint waits until the di
 });
 
 test("disks that failed: nothing is committed any more", async (t) => {
-  const { committer, committed } = setUp(t, { apply: () => Promise.resolve(false) });
+  const { committer, committed } = await setUp(t, { apply: () => Promise.resolve(false) });
   committer.add({ ...checkpoint(1, 1), disk: [] });
   committer.add({ ...checkpoint(2, 1), disk: [] });
   for (let turn = 0; turn < 5; turn++) await nextTurn();
@@ -155,7 +155,7 @@ test("disks that failed: nothing is committed any more", async (t) => {
 
 for (const disks of [undefined, { apply: () => Promise.resolve(true) }])
   test(`I2: whoever hears of a commit may add the next one at once; each is committed once (${disks ? "with" : "without"} disks)`, async (t) => {
-    const { committer, committed } = setUp(t, disks, (epoch) => {
+    const { committer, committed } = await setUp(t, disks, (epoch) => {
       if (epoch < 8) committer.add(checkpoint(epoch + 2, epoch % 3 === 0 ? 6 : 1));
     });
     committer.add(checkpoint(0, 6));
@@ -169,7 +169,7 @@ for (const disks of [undefined, { apply: () => Promise.resolve(true) }])
 
 test("a payload's memory is given back when its checkpoint is committed, disk writes and all, and not before (I2)", async (t) => {
   const applied = Promise.withResolvers<boolean>();
-  const { committer } = setUp(t, { apply: () => applied.promise });
+  const { committer } = await setUp(t, { apply: () => applied.promise });
   const bytes = 128 << 10;
   const [source, data] = [payloadMemory.take(bytes), payloadMemory.take(bytes)];
   const whole = {
@@ -187,7 +187,7 @@ test("a payload's memory is given back when its checkpoint is committed, disk wr
 });
 
 test("what could not be written is not given back", async (t) => {
-  const { committer } = setUp(t, { apply: async () => false });
+  const { committer } = await setUp(t, { apply: async () => false });
   const source = payloadMemory.take(128 << 10);
   const idle = payloadMemory.idleBytes;
   committer.add({ ...checkpoint(1, 0), pages: [{ ...message(0, 1), source }] });

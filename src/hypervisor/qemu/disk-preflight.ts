@@ -1,6 +1,6 @@
 /** What is wrong, or doubtful, with the VM's disks: part of preflight, before QEMU is started. */
 import { open, stat, statfs } from "node:fs/promises";
-import { canPunchHoles } from "../../os/punch-hole.ts";
+import { canPunchHoles } from "../../os/file-space.ts";
 import type { DiskSpec } from "../vm-spec.ts";
 import { type DiskImageFacts, ImageProblem, inspectImage } from "./disk-image.ts";
 import { directory } from "./host-facts.ts";

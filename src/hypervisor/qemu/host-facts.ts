@@ -87,6 +87,12 @@ export async function directory(path: string): Promise<DirectoryFact> {
   };
 }
 
+/** Bytes of space that a file takes; none if it is not there. */
+export async function spaceOf(path: string): Promise<number> {
+  const found = await stat(path).catch(() => undefined);
+  return (found?.blocks ?? 0) * 512;
+}
+
 async function nearest(path: string): Promise<string> {
   const there = await stat(path).catch(() => undefined);
   return there !== undefined || dirname(path) === path ? path : nearest(dirname(path));

@@ -8,7 +8,14 @@ import type { AcceleratorAnswer } from "./accelerator.ts";
 import type { DiskImageFacts } from "./disk-image.ts";
 import { diskRoomFindings } from "./disk-preflight.ts";
 import { asksForDirtyRing, extraArgsFindings } from "./extra-args.ts";
-import { directory, type HostFacts, type LinkFact, lookAtHost, memAvailableMiB } from "./host-facts.ts";
+import {
+  directory,
+  type HostFacts,
+  type LinkFact,
+  lookAtHost,
+  memAvailableMiB,
+  spaceOf,
+} from "./host-facts.ts";
 import { needsLibrary, ramKiB } from "./tcg-aids.ts";
 import { error, type Finding, qemuTraps, warning } from "./traps.ts";
 
@@ -174,6 +181,8 @@ function memoryFindings(spec: VmSpec, question: StaticQuestion, host: HostFacts)
 
 export interface BackupQuestion {
   readonly imageDirectory: string;
+  /** The RAM image to be made there. */
+  readonly imageFile: string;
   readonly stagingMiB: number;
   /** What the images of `vm.disks` are. */
   readonly images: readonly DiskImageFacts[];
@@ -189,11 +198,14 @@ export async function backupPreflight(spec: VmSpec, question: BackupQuestion): P
     found.push(error("image-directory", text));
   }
   const imageMiB = Math.ceil(ramKiB(spec.memoryMiB, "tcg") / 1024);
-  if (fact.freeMiB < imageMiB) {
-    const room = `${imageDirectory} has room for ${fact.freeMiB} MiB, and the RAM image takes ${imageMiB} MiB`;
+  // An image that a guardian left which was killed is replaced.
+  const oldMiB = Math.floor((await spaceOf(question.imageFile)) / 2 ** 20);
+  const freeMiB = fact.freeMiB + oldMiB;
+  if (freeMiB < imageMiB) {
+    const room = `${imageDirectory} has room for ${freeMiB} MiB, and the RAM image takes ${imageMiB} MiB`;
     found.push(error("image-room", `${room}. Free some, or name another imageDirectory.`));
   }
-  const available = await memAvailableMiB();
+  const available = (await memAvailableMiB()) + (fact.inMemory ? oldMiB : 0);
   const needed = stagingMiB + QEMU_MIB + (fact.inMemory ? imageMiB : 0);
   if (available < needed) {
     const parts = `${fact.inMemory ? `RAM image ${imageMiB}, ` : ""}staging ${stagingMiB}, QEMU ${QEMU_MIB}`;

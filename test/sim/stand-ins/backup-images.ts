@@ -12,8 +12,8 @@ export class BackupImages {
     this.path = path;
   }
 
-  static create(path: string): BackupImages {
-    return new BackupImages(path);
+  static create(path: string): Promise<BackupImages> {
+    return Promise.resolve(new BackupImages(path));
   }
 
   begin(_layout: Layout): void {}
