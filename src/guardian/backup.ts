@@ -18,7 +18,6 @@ import {
   startBackup,
   stepBackup,
 } from "../core/backup.ts";
-import { InvariantBroken } from "../core/transition.ts";
 import type { Generation } from "../core/words.ts";
 import { ramBlockName } from "../hypervisor/qemu/command-line.ts";
 import { backupPreflight } from "../hypervisor/qemu/preflight.ts";
@@ -30,8 +29,11 @@ import { BackupImages } from "../memory/backup-images.ts";
 import { StandbyTaps } from "../net/standby-taps.ts";
 import { monotonicMs } from "../os/monotonic.ts";
 import { BackupDisks } from "./backup-disks.ts";
+import { BackupFailures, isSpare } from "./backup-failures.ts";
 import { BackupLink } from "./backup-link.ts";
+import { backupStatus } from "./backup-status.ts";
 import { type BackupConfig, inRole } from "./config.ts";
+import { EventLoop } from "./event-loop.ts";
 import { HangWatch } from "./hang-watch.ts";
 import { HeldCheckpoints } from "./held-checkpoints.ts";
 import { mendImages } from "./image-repair.ts";
@@ -64,16 +66,16 @@ export class BackupGuardian {
   private disks!: BackupDisks;
   private held!: HeldCheckpoints;
   private link!: BackupLink;
-  private state: BackupState;
+  private readonly loop: EventLoop<BackupState, BackupEvent, BackupEffect>;
+  private readonly failures: BackupFailures;
+  private published: BackupState["phase"] = "waiting";
   private takeover!: StandbyTakeover;
   private test!: TestFailover;
   private readonly hangs: HangWatch;
   /** The standby hung, and was ended. */
   private hung = false;
   private quitting = false;
-  /** Somebody has given the order to quit. */
-  private ordered = false;
-  /** What this host is next, by somebody's order. */
+  /** What this host is next, where that is decided already. */
   private next: RoleEnd | undefined;
   /** The VM runs here and this host is its primary: the standby is not ours to watch any more. */
   private handedOn = false;
@@ -84,7 +86,22 @@ export class BackupGuardian {
     this.done = promise;
     this.finish = resolve;
     this.post = post;
-    this.state = startBackup(generation);
+    this.loop = new EventLoop<BackupState, BackupEvent, BackupEffect>(startBackup(generation), {
+      step: stepBackup,
+      carryOut: (effect) => this.carryOut(effect),
+      stepped: () => this.stepped(),
+      failed: (what, error) => this.failures.failed(what, error),
+    });
+    this.failures = new BackupFailures({
+      ...post,
+      state: () => this.state,
+      feed: (event) => this.feed(event),
+      loseLink: (reason) => {
+        this.link.close();
+        this.primaryLost(reason);
+      },
+      beginAnew: () => this.end(this.next ?? { kind: "backup", generation: this.state.generation }),
+    });
     this.ground = ground;
     this.qemu = qemu;
     this.images = images;
@@ -98,6 +115,7 @@ export class BackupGuardian {
       log,
       control: post.control,
       onHung: () => {
+        if (!isSpare(this.state)) return;
         this.hung = true;
         qemu.kill();
       },
@@ -184,14 +202,14 @@ export class BackupGuardian {
       },
     });
     await control.take({
-      status: () => this.status(),
+      status: () => {
+        const { link, post, state, takeover } = this;
+        return backupStatus({ ground, held, link, post, qemu, state, takeover });
+      },
       "flush-disks": () => this.disks.flush(),
       "test-failover": (args) => this.test.order(args),
       "start-here": (args) => startHere(this.startParts(), args),
-      quit: () => {
-        this.ordered = true;
-        this.quit();
-      },
+      quit: () => this.end({ kind: "exit", status: 0 }),
     });
     await this.link.open();
     const addresses = replication.listen.map((address) => at(address)).join(" and ");
@@ -201,29 +219,8 @@ export class BackupGuardian {
 
   // Orders
 
-  private status(): Record<string, unknown> {
-    return {
-      role: "backup",
-      vm: this.post.config.vm.name,
-      accelerator: this.ground.accelerator,
-      qemuVersion: this.qemu.qmp.version,
-      qemuPid: this.qemu.pid,
-      ramImage: this.images.path,
-      waitingBytes: this.held.waitingBytes,
-      longestStallMs: this.post.stalls.longestMs,
-      witness: this.post.witness.status,
-      paths: this.link.paths,
-      failover: this.takeover.times,
-      ...this.state,
-    };
-  }
-
   private startParts(): StartHereParts {
     const { generation } = this.state;
-    const then = (next: RoleEnd) => {
-      this.next = next;
-      this.quit();
-    };
     return {
       post: this.post,
       state: () => this.state,
@@ -232,9 +229,14 @@ export class BackupGuardian {
         this.link.shut();
         this.link.close();
       },
-      start: (won) => then({ kind: "start", generation: won }),
-      anew: () => then({ kind: "backup", generation }),
+      start: (won) => this.end({ kind: "start", generation: won }),
+      anew: () => this.end({ kind: "backup", generation }),
     };
+  }
+
+  private end(next: RoleEnd): void {
+    this.next = next;
+    this.quit();
   }
 
   private quit(): void {
@@ -266,7 +268,7 @@ export class BackupGuardian {
     await this.taps.restore();
     const { state } = this;
     if (this.next !== undefined) this.finish(this.next);
-    else if ((state.phase === "stood-down" || this.hung) && !this.ordered)
+    else if (state.phase === "stood-down" || this.hung)
       this.finish({ kind: "backup", generation: state.generation });
     else this.finish({ kind: "exit", status: asked ? 0 : 1 });
   }
@@ -284,28 +286,24 @@ export class BackupGuardian {
     if (this.state.phase === "waiting") this.takeover.times = undefined;
   }
 
+  private get state(): BackupState {
+    return this.loop.state;
+  }
+
   private feed(event: BackupEvent): void {
-    const before = this.state;
-    let effects: readonly BackupEffect[];
-    try {
-      const step = stepBackup(this.state, event);
-      this.state = step.state;
-      effects = step.effects;
-    } catch (error) {
-      this.post.log.error(`${(error as Error).name}: ${(error as Error).message}`);
-      if (!(error instanceof InvariantBroken)) throw error;
-      this.quit();
-      return;
-    }
-    // Protection comes first, and what follows has no time to lose.
-    if (this.state.phase !== "armed") this.test?.drop(`the backup is ${this.state.phase}`);
-    for (const effect of effects) this.carryOut(effect);
-    if (before.phase !== this.state.phase) this.publish();
+    this.loop.feed(event);
+  }
+
+  /** After every event; what it does for a state it does once. */
+  private stepped(): void {
     const { state } = this;
+    // Protection comes first, and what follows has no time to lose.
+    if (state.phase !== "armed") this.test?.drop(`the backup is ${state.phase}`);
+    if (this.published !== state.phase) this.publish();
     if (state.phase === "arbitrating" && state.planned && state.committed === state.acked)
       void this.takeover.prepare(state.acked, state);
-    if (this.state.phase === "running") this.becomePrimary();
-    if (this.state.phase === "stood-down" && before.phase !== "stood-down") void this.beginAnew();
+    if (state.phase === "running") this.becomePrimary();
+    if (state.phase === "stood-down") void this.beginAnew();
   }
 
   /** The VM is this host's now; what is left of the backup's role is taken down, but for the VM itself. */
@@ -322,7 +320,7 @@ export class BackupGuardian {
 
   // Effects
 
-  private carryOut(effect: BackupEffect): void {
+  private carryOut(effect: BackupEffect): void | Promise<void> {
     switch (effect.type) {
       case "ack":
         this.held.assertWhole(effect.epoch);
@@ -353,17 +351,15 @@ export class BackupGuardian {
         return;
       case "ask-arbiter":
         void this.taps.open();
-        void this.askArbiter(effect.generation);
         if (this.state.phase === "arbitrating" && this.state.planned)
           setTimeout(() => this.feed({ type: "handover-expired" }), HANDOVER_PATIENCE_MS);
-        return;
+        return this.askArbiter(effect.generation);
       case "takeover":
         this.takeover.at = effect.epoch;
         this.link.sayLast((ids) => encodeTakeover(ids, effect.epoch), "this host has taken over");
         return;
       case "run-standby":
-        void this.runStandby(effect.epoch);
-        return;
+        return this.runStandby(effect.epoch);
       case "report":
         this.post.log[effect.level](effect.text);
         this.post.control.publish({ kind: "report", level: effect.level, text: effect.text });
@@ -390,6 +386,7 @@ export class BackupGuardian {
 
   private publish(): void {
     const { phase, generation } = this.state;
+    this.published = phase;
     this.post.control.publish({ kind: "phase", role: "backup", phase, generation });
   }
 }

@@ -11,18 +11,19 @@ import { livePreflight } from "../hypervisor/qemu/live-preflight.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import type { Listener } from "../link/listen.ts";
 import { reached } from "../os/epoch-points.ts";
-import { monotonicMs } from "../os/monotonic.ts";
 import { lateMs } from "./attention.ts";
 import { CheckpointWatch } from "./checkpoint-watch.ts";
 import { openClosedDoor } from "./closed-door.ts";
 import type { PrimaryConfig } from "./config.ts";
 import { DirtyRecords } from "./dirty-records.ts";
+import { EventLoop } from "./event-loop.ts";
 import { HangWatch } from "./hang-watch.ts";
 import { InputForwarding } from "./input-forwarding.ts";
 import { KeepProtected } from "./keep-protected.ts";
 import { newProtection } from "./new-protection.ts";
 import { OwnedDisks } from "./owned-disks.ts";
 import { afterYou, lastGoodbye, whatNext } from "./primary-end.ts";
+import { PrimaryFailures } from "./primary-failures.ts";
 import { type DiskMessage, PrimaryLink } from "./primary-link.ts";
 import { PrimaryOrders } from "./primary-orders.ts";
 import { PrimaryStatistics } from "./primary-statistics.ts";
@@ -62,7 +63,9 @@ export class PrimaryGuardian {
   private readonly hangs: HangWatch;
   private readonly checkpoints: CheckpointWatch;
   private listener: Listener | undefined;
-  private state: PrimaryState;
+  private readonly loop: EventLoop<PrimaryState, PrimaryEvent, PrimaryEffect>;
+  private readonly failures: PrimaryFailures;
+  private published: PrimaryState["phase"] = "unprotected";
   private protection: Protection | undefined;
   private wakeTimer: NodeJS.Timeout | undefined;
   private readonly tickTimer: NodeJS.Timeout;
@@ -76,7 +79,19 @@ export class PrimaryGuardian {
     this.ground = ground;
     this.qemu = qemu;
     this.takenOver = takenOver;
-    this.state = startPrimary(generation);
+    this.loop = new EventLoop(startPrimary(generation), {
+      step: (state, event) => stepPrimary(state, event, performance.now(), this.settings),
+      carryOut: (effect, heardMs) => this.carryOut(effect, heardMs),
+      stepped: () => this.stepped(),
+      failed: (what, error) => this.failures.failed(what, error),
+    });
+    this.failures = new PrimaryFailures({
+      ...post,
+      state: () => this.state,
+      partFailed: (type, reason) => void this.partFailed(this.protection, type, reason),
+      loseLink: (reason) => this.loseLink(reason),
+      kill: () => qemu.kill(),
+    });
     this.disks = new OwnedDisks(post, ground);
     const numbers = this.disks.all.map(({ disk }) => disk);
     this.records = new DirtyRecords(qemu.qmp, numbers, takenOver);
@@ -158,19 +173,9 @@ export class PrimaryGuardian {
 
   private status(): Record<string, unknown> {
     const { ground, keep, link, post, protection, qemu, state, statistics, takenOver } = this;
-    const { wanted: protectionWanted } = keep;
     const { paths } = link;
-    return primaryStatus({
-      ground,
-      paths,
-      post,
-      protection,
-      protectionWanted,
-      qemu,
-      state,
-      statistics,
-      takenOver,
-    });
+    const wish = { protectionWanted: keep.wanted };
+    return primaryStatus({ ground, paths, post, protection, ...wish, qemu, state, statistics, takenOver });
   }
 
   private takeOrders(): PrimaryOrders {
@@ -226,32 +231,26 @@ export class PrimaryGuardian {
     );
   }
 
+  private get state(): PrimaryState {
+    return this.loop.state;
+  }
+
   private feed(event: PrimaryEvent): void {
-    const before = this.state;
-    const heardMs = monotonicMs();
-    let effects: readonly PrimaryEffect[];
-    try {
-      const step = stepPrimary(this.state, event, performance.now(), this.settings);
-      this.state = step.state;
-      effects = step.effects;
-    } catch (error) {
-      this.broken(error as Error);
-      return;
-    }
-    for (const effect of effects) this.carryOut(effect, heardMs);
-    if (before.phase !== this.state.phase) this.publish();
+    this.loop.feed(event);
+  }
+
+  /** After every event. */
+  private stepped(): void {
+    if (this.published !== this.state.phase) this.publish();
     if (!handsOver(this.state)) this.input.stop();
     this.keep.stepped(this.state);
     this.orders.stepped();
   }
 
-  /**
-   * We have a bug. While the backup can take over, the safe way out is what a crash of this host would do: nothing is released any more, and
-   * the VM goes on there. Otherwise the event is dropped, for a VM that nobody else holds must not die of us (I5).
-   */
-  private broken(error: Error): void {
-    this.post.log.error(`internal error, please report it: ${error.stack}`);
-    if (["protected", "leaving", "arbitrating"].includes(this.state.phase)) this.qemu.kill();
+  private loseLink(reason: string): void {
+    this.link.close();
+    this.protection?.abandon();
+    this.feed({ type: "link-lost", reason });
   }
 
   private captured(epoch: number, pages: number): void {
@@ -269,7 +268,7 @@ export class PrimaryGuardian {
    * @param protection of which it was a part: if that has ended meanwhile, the next one is not to suffer
    */
   private async partFailed(
-    protection: Protection,
+    protection: Protection | undefined,
     type: "capture-failed" | "output-failed" | "disk-failed",
     reason: string,
   ): Promise<void> {
@@ -287,17 +286,15 @@ export class PrimaryGuardian {
   // Effects
 
   /** @param heardMs when what has led to it was heard, by CLOCK_MONOTONIC */
-  private carryOut(effect: PrimaryEffect, heardMs: number): void {
+  private carryOut(effect: PrimaryEffect, heardMs: number): void | Promise<void> {
     switch (effect.type) {
       case "connect":
-        void this.link.connect();
-        return;
+        return this.link.connect();
       case "start-capture":
         this.startCapture();
         return;
       case "begin-epochs":
-        this.beginEpochs(this.protection!);
-        return;
+        return this.beginEpochs(this.protection!);
       case "capture":
         if (handsOver(this.state)) this.input.watch();
         reached("before-capture");
@@ -318,11 +315,10 @@ export class PrimaryGuardian {
         );
         return;
       case "release-all":
-        this.protection!.releaseAll();
+        this.protection?.releaseAll();
         return;
       case "end-capture":
-        void this.endCapture();
-        return;
+        return this.endCapture();
       case "send-goodbye":
         this.protection?.goodbye();
         return;
@@ -335,15 +331,13 @@ export class PrimaryGuardian {
         this.protection?.abandon();
         return;
       case "ask-arbiter":
-        void this.askArbiter(effect.generation);
-        return;
+        return this.askArbiter(effect.generation);
       case "kill-vm":
         this.post.log.error(`${effect.reason}; the VM is killed here`);
         this.qemu.kill();
         return;
       case "remind-hypervisor":
-        this.protection!.remind().catch((error: Error) => this.post.log.warn(error.message));
-        return;
+        return this.protection!.remind();
       case "wake":
         clearTimeout(this.wakeTimer);
         this.wakeTimer = setTimeout(
@@ -396,10 +390,12 @@ export class PrimaryGuardian {
       .catch((error: Error) => this.partFailed(protection, "capture-failed", error.message));
   }
 
-  private beginEpochs(protection: Protection): void {
-    protection
-      .beginEpochs()
-      .catch((error: Error) => this.partFailed(protection, "capture-failed", error.message));
+  private async beginEpochs(protection: Protection): Promise<void> {
+    try {
+      await protection.beginEpochs();
+    } catch (error) {
+      await this.partFailed(protection, "capture-failed", (error as Error).message);
+    }
   }
 
   private async endCapture(): Promise<void> {
@@ -428,6 +424,7 @@ export class PrimaryGuardian {
 
   private publish(): void {
     const { phase, generation } = this.state;
+    this.published = phase;
     this.post.control.publish({ kind: "phase", role: "primary", phase, generation });
   }
 }

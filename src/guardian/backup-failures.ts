@@ -1,0 +1,54 @@
+/** Carries out what core/effect-failures.ts says of a backup's effect that has failed. */
+import type { BackupEffect, BackupEvent, BackupState } from "../core/backup.ts";
+import { backupRemedy } from "../core/effect-failures.ts";
+import type { Told } from "./alarm.ts";
+import { dutyOf, type Failure, isBroken, TriedAgain, tellFailure } from "./failures.ts";
+
+export interface BackupFailureParts extends Told {
+  readonly state: () => BackupState;
+  readonly feed: (event: BackupEvent) => void;
+  /** Closes the link and feeds `primary-lost`. */
+  readonly loseLink: (reason: string) => void;
+  readonly beginAnew: () => void;
+}
+
+export class BackupFailures {
+  private readonly parts: BackupFailureParts;
+  private readonly tried: TriedAgain;
+
+  constructor(parts: BackupFailureParts) {
+    this.parts = parts;
+    this.tried = new TriedAgain(parts);
+  }
+
+  failed(what: Failure<BackupEvent, BackupEffect>, error: Error): void {
+    const { beginAnew, feed, loseLink, state } = this.parts;
+    const duty = dutyOf<BackupEffect>(what);
+    const said = what.duty === "step" ? `event ${what.event.type}` : duty;
+    const reason = tellFailure(this.parts, said, state().phase, error);
+    const remedy = () => backupRemedy(duty, isBroken(error), state());
+    switch (remedy()) {
+      case "tell":
+        return;
+      case "again":
+        if ("again" in what) this.tried.again(duty, error, what.again, () => remedy() === "again");
+        return;
+      case "primary-lost":
+        loseLink(reason);
+        return;
+      case "commit-failed":
+      case "standby-failed":
+        feed({ type: remedy() as "commit-failed", reason });
+        return;
+      case "begin-anew":
+        beginAnew();
+        return;
+    }
+  }
+}
+
+/** Whether the VM is elsewhere: a standby that does nothing is ended. Where the primary is lost it may be the only way the VM can go on (I5). */
+export function isSpare(state: BackupState): boolean {
+  if (state.phase === "arbitrating" || state.phase === "recovering") return state.planned;
+  return state.phase !== "running";
+}
