@@ -187,7 +187,8 @@ export class PrimaryGuardian {
       feed: (event) => this.feed(event),
       preflight: async () => {
         await this.disks.settled();
-        heed(await livePreflight(this.qemu.qmp, this.qemu.pid), this.post.log);
+        const cards = this.post.config.vm.nics.length;
+        heed(await livePreflight(this.qemu.qmp, this.qemu.pid, cards), this.post.log);
       },
       kill: () => this.qemu.kill(),
       wantNoMore: () => this.wantNoMore(),

@@ -115,7 +115,7 @@ for (const machine of ["pc", "q35"])
       assert.equal(nodes.get(`disk${index}-file`)?.file, image);
       await write(qmp, index, kinds[index]!);
     }
-    assert.deepEqual(await livePreflight(qmp, qemu.pid!), []);
+    assert.deepEqual(await livePreflight(qmp, qemu.pid!, 0), []);
     const inUse = (await diskPreflight(disks, state)).findings.map(({ code }) => code);
     assert.deepEqual(
       inUse,

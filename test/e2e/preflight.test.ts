@@ -62,15 +62,17 @@ test("live: an ordinary VM with the aids gives no finding", async (t) => {
     before: "ip tuntap add t0 mode tap",
     args: [
       ...["-netdev", "tap,id=net0,ifname=t0,script=no,downscript=no,vhost=off"],
-      ...["-device", "virtio-net-pci,netdev=net0"],
+      ...["-device", "virtio-net-pci,id=nic0,netdev=net0"],
     ],
   });
-  assert.deepEqual(await livePreflight(qmp, pid), []);
+  assert.deepEqual(await livePreflight(qmp, pid, 1), []);
+  // The same one, of which Remus knows nothing.
+  assert.deepEqual(codes(await livePreflight(qmp, pid, 0)), ["extra-nic", "extra-nic"]);
 });
 
 test("live: software emulation without the aids is refused", async (t) => {
   const { qmp, pid } = await startQemu(t, { aids: false });
-  assert.deepEqual(codes(await livePreflight(qmp, pid)), ["qemu-tcg-unaided"]);
+  assert.deepEqual(codes(await livePreflight(qmp, pid, 0)), ["qemu-tcg-unaided"]);
 });
 
 test("live: a device that blocks migration is named", async (t) => {
@@ -80,7 +82,7 @@ test("live: a device that blocks migration is named", async (t) => {
       ...["-device", "ivshmem-plain,memdev=shared"],
     ],
   });
-  const [finding, ...more] = await livePreflight(qmp, pid);
+  const [finding, ...more] = await livePreflight(qmp, pid, 0);
   assert.deepEqual(more, []);
   assert.equal(finding?.code, "blocked");
   assert.match(finding?.message ?? "", /ivshmem/);
@@ -88,7 +90,7 @@ test("live: a device that blocks migration is named", async (t) => {
 
 test("live: a device that QEMU calls unmigratable is found", async (t) => {
   const { qmp, pid } = await startQemu(t, { args: ["-device", "nvme,serial=1"] });
-  const [finding, ...more] = await livePreflight(qmp, pid);
+  const [finding, ...more] = await livePreflight(qmp, pid, 0);
   assert.deepEqual(more, []);
   assert.equal(finding?.code, "blocked");
   assert.match(finding?.message ?? "", /nvme/);
@@ -102,7 +104,39 @@ test("live: a network with two queues is found (I1)", async (t) => {
       ...["-device", "virtio-net-pci,netdev=net0,mq=on"],
     ],
   });
-  assert.ok(codes(await livePreflight(qmp, pid)).includes("multiqueue"));
+  assert.ok(codes(await livePreflight(qmp, pid, 0)).includes("multiqueue"));
+});
+
+test("live: a card that came by a file of arguments is found, and so is one that is plugged in later (I1)", async (t) => {
+  const file = join(await scratch(t), "more.cfg");
+  await writeFile(
+    file,
+    '[netdev "n9"]\n  type = "user"\n  restrict = "on"\n[device "c9"]\n  driver = "e1000"\n  netdev = "n9"\n',
+  );
+  const { qmp, pid } = await startQemu(t, { args: ["-readconfig", file] });
+  const [card, backend, ...more] = await livePreflight(qmp, pid, 0);
+  assert.deepEqual(more, []);
+  assert.equal(card?.code, "extra-nic");
+  assert.match(card?.message ?? "", /c9 \(e1000\).*device_del c9/);
+  assert.match(backend?.message ?? "", /n9 \(user\)/);
+  await qmp.execute("netdev_add", { type: "user", id: "net1", restrict: true });
+  await qmp.execute("device_add", { driver: "virtio-net-pci", id: "nic1", netdev: "net1" });
+  assert.equal((await livePreflight(qmp, pid, 0)).length, 4);
+  // Ours end at the number of vm.nics, whatever the name says.
+  assert.equal((await livePreflight(qmp, pid, 1)).length, 4);
+});
+
+test("live: a port that was led out over another monitor is told of (I1)", async (t) => {
+  const { qmp, pid, dir } = await startQemu(t, { args: ["-device", "virtio-serial-pci"] });
+  await qmp.execute("chardev-add", {
+    id: "leak",
+    backend: { type: "file", data: { out: join(dir, "leak.txt") } },
+  });
+  await qmp.execute("device_add", { driver: "virtserialport", chardev: "leak" });
+  const [finding, ...more] = await livePreflight(qmp, pid, 0);
+  assert.deepEqual(more, []);
+  assert.deepEqual([finding?.code, finding?.severity], ["unheld-output", "warning"]);
+  assert.match(finding?.message ?? "", /leak leads to file/);
 });
 
 test("live: open vhost and VFIO devices are found (I1, I7)", async (t) => {
@@ -110,7 +144,7 @@ test("live: open vhost and VFIO devices are found (I1, I7)", async (t) => {
     before: `mount -t tmpfs none /dev; mknod /dev/null c 1 3; mknod /dev/urandom c 1 9; mkdir /dev/vfio
       : > /dev/vfio/7; : > /dev/vhost-net; exec 8</dev/vfio/7 9</dev/vhost-net`,
   });
-  assert.deepEqual(codes(await livePreflight(qmp, pid)), ["vfio", "vhost"]);
+  assert.deepEqual(codes(await livePreflight(qmp, pid, 0)), ["vfio", "vhost"]);
 });
 
 test("live: a paused VM, a forbidden capability and a writable disk are found", async (t) => {
@@ -119,7 +153,7 @@ test("live: a paused VM, a forbidden capability and a writable disk are found", 
   const { qmp, pid } = await startQemu(t, { args: ["-drive", `file=${disk},format=raw,if=virtio`] });
   await qmp.execute("stop");
   await qmp.execute("migrate-set-capabilities", { capabilities: [{ capability: "xbzrle", state: true }] });
-  const found = codes(await livePreflight(qmp, pid));
+  const found = codes(await livePreflight(qmp, pid, 0));
   assert.deepEqual(found, ["migration-capability", "not-running", "unprotected-disk"]);
 });
 
@@ -134,7 +168,7 @@ test("live: another migration under way is found", async (t) => {
   await qmp.execute("migrate", { uri: `unix:${join(dir, "nobody-reads")}` });
   const [socket] = await connected;
   t.after(() => socket.destroy());
-  assert.deepEqual(codes(await livePreflight(qmp, pid)), ["migrating"]);
+  assert.deepEqual(codes(await livePreflight(qmp, pid, 0)), ["migrating"]);
 });
 
 const spec = {

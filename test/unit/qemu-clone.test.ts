@@ -78,9 +78,12 @@ test("extra arguments: what the guest sees stays, what leads out leads nowhere, 
     "-serial",
     "null",
   ]);
+  assert.deepEqual(cloneArguments(["-spice", "port=5900", "-audiodev", "pa,id=a", "-net", "none"]), [
+    ...["-audiodev", "none,id=a", "-net", "none"],
+  ]);
   for (const args of [
     ["-object", "memory-backend-file,id=m,mem-path=/x,share=on"],
-    ["-spice", "port=5900"],
+    ["-nic", "user"],
     ["-netdev", "user,id=u"],
   ])
     assert.throws(() => cloneArguments(args), /leads out of a test failover's clone is not known/);

@@ -47,25 +47,19 @@ export async function inspectImage(
   try {
     if (own && isLocked(file.fd, LOCKS.from, LOCKS.length))
       throw new ImageProblem("image-in-use", "is in use by another QEMU; end that first");
-    const header = Buffer.alloc(HEADER_BYTES);
-    const { bytesRead } = await file.read(header, 0, HEADER_BYTES, 0);
-    const isQcow2 = bytesRead >= 72 && header.readUInt32BE(0) === QCOW2_MAGIC;
     const { blocks } = await file.stat();
     const allocatedBytes = blocks * 512;
-    if (format === "qcow2") {
-      if (!isQcow2)
-        throw new ImageProblem(
-          "image-format",
-          'is no qcow2 image; set format to "raw" if it is a plain copy of a disk',
-        );
-      return { kind, allocatedBytes, ...qcow2(header) };
-    }
-    if (isQcow2)
+    // Of a raw image nothing is read: its first bytes are the guest's, which may write there what looks like another format.
+    if (format === "raw")
+      return { kind, allocatedBytes, virtualBytes: wholeSectors(await sizeOf(file, kind)) };
+    const header = Buffer.alloc(HEADER_BYTES);
+    const { bytesRead } = await file.read(header, 0, HEADER_BYTES, 0);
+    if (bytesRead < 72 || header.readUInt32BE(0) !== QCOW2_MAGIC)
       throw new ImageProblem(
         "image-format",
-        'begins like a qcow2 image, and format is "raw"; set format to "qcow2"',
+        "is no qcow2 image, and format says so; name the qcow2 image, or make one with qemu-img create -f qcow2",
       );
-    return { kind, allocatedBytes, virtualBytes: wholeSectors(await sizeOf(file, kind)) };
+    return { kind, allocatedBytes, ...qcow2(header) };
   } finally {
     await file.close();
   }

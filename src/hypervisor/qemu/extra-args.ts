@@ -1,23 +1,20 @@
-/** What a user's extra QEMU arguments would break, read off the arguments alone. Part of preflight. */
-import { error, type Finding, warning } from "./traps.ts";
-
-export interface Argument {
-  /** Without its dashes: `device`. */
-  readonly option: string;
-  /** As it was written; empty without one. */
-  readonly value: string;
-  /** As it was written, for messages. */
-  readonly text: string;
-  /** What stands before the first comma without a `key=`: the driver of a `-device`, the type of a `-netdev`. */
-  readonly head: string;
-  readonly properties: ReadonlyMap<string, string>;
-}
+/**
+ * What a user's extra QEMU arguments would mean for protection, read off the arguments alone. Part of preflight.
+ *
+ * Everything that leaves a VM is held, refused, or named. So each option stands here with its rule, and one that does not is
+ * refused: Remus cannot say where it leads. What the arguments add is looked for once more in the running QEMU (live-network.ts).
+ */
+import { type Argument, isOn, parseArguments } from "./arguments.ts";
+import { cardFinding, deviceFinding, globalFinding, objectFinding } from "./extra-devices.ts";
+import { audioFinding, chardevFinding, endFinding, monitorFinding } from "./extra-ends.ts";
+import { type Rule, refused, unheld } from "./extra-rules.ts";
+import { error, type Finding } from "./traps.ts";
 
 /** Findings on `vm.extraArgs`. */
 export function extraArgsFindings(extraArgs: readonly string[]): Finding[] {
   return parseArguments(extraArgs).flatMap((argument) => {
-    const found = rules.find(({ applies }) => applies(argument));
-    return found === undefined ? [] : [found.finding(argument)];
+    const finding = judge(argument);
+    return finding === undefined ? [] : [finding];
   });
 }
 
@@ -28,146 +25,188 @@ export function asksForDirtyRing(args: readonly string[]): boolean {
   );
 }
 
-const ours = "accel cpu daemonize display enable-kvm incoming initrd kernel append loadvm m machine M name";
-const alsoOurs = "no-kvm preconfig S smp snapshot mem-path uuid";
-const reserved = new Set([...ours.split(" "), ...alsoOurs.split(" ")]);
-const nicDrivers = /^(virtio-net|e1000|rtl8139|ne2k|pcnet|vmxnet|tulip|i8255|igb|usb-net)/;
-
-interface Rule {
-  readonly applies: (argument: Argument) => boolean;
-  readonly finding: (argument: Argument) => Finding;
-}
-
-/** The first that applies speaks. */
-const rules: readonly Rule[] = [
-  {
-    applies: ({ option, head, properties }) =>
-      (option === "netdev" && /^vhost-/.test(head)) ||
-      on(properties.get("vhost")) ||
-      properties.has("vhostfd"),
-    finding: said("vhost", "moves frames past QEMU, where Remus cannot hold them", "Leave vhost out."),
-  },
-  {
-    applies: ({ properties }) => Number(properties.get("queues") ?? 1) > 1 || on(properties.get("mq")),
-    finding: said("multiqueue", "asks for several queues; Remus holds the output of one", "Use one queue."),
-  },
-  {
-    applies: ({ option, head }) =>
-      ["netdev", "nic", "net"].includes(option) || (option === "device" && nicDrivers.test(head)),
-    finding: said(
-      "extra-nic",
-      "adds a network card whose output Remus would not hold",
-      "Put it into vm.nics.",
-    ),
-  },
-  {
-    applies: ({ option, head }) => option === "device" && /^vfio-/.test(head),
-    finding: said(
-      "vfio",
-      "gives the VM a real device, whose state cannot be copied",
-      "Use a virtual device.",
-    ),
-  },
-  {
-    applies: ({ option, head }) => option === "device" && /^ivshmem-/.test(head),
-    finding: said("ivshmem", "shares memory that is not part of any checkpoint", "Remove it."),
-  },
-  {
-    applies: ({ option, head }) =>
-      option === "virtfs" || option === "fsdev" || (option === "device" && /^virtio-9p/.test(head)),
-    finding: said(
-      "shared-directory",
-      "shares a directory of this host, which the backup lacks",
-      "Remove it.",
-    ),
-  },
-  {
-    applies: ({ option, head }) => option === "device" && /^vhost-/.test(head),
-    finding: said("vhost", "keeps device state outside QEMU, where no checkpoint sees it", "Remove it."),
-  },
-  {
-    applies: ({ option, head }) => option === "device" && unmigratable.test(head),
-    finding: said("unmigratable", "is a device whose state QEMU cannot hand on", "Remove it."),
-  },
-  {
-    applies: ({ option, properties }) =>
-      isDisk(option) && !on(properties.get("readonly") ?? properties.get("read-only")),
-    finding: said(
-      "unprotected-disk",
-      "adds a disk that Remus would not copy",
-      "Put it into vm.disks, or make it read-only (readonly=on).",
-    ),
-  },
-  {
-    applies: ({ option }) => reserved.has(option),
-    finding: said("reserved-argument", "is set by Remus itself", "Use the fields of vm instead."),
-  },
-  {
-    applies: ({ option, head }) =>
-      option === "chardev" && /^(socket|udp|pty|pipe|serial|parallel)$/.test(head),
-    finding: ({ text }) =>
-      warning(
-        "unheld-output",
-        `vm.extraArgs: "${text}" lets the guest speak past the network, and Remus holds back only network output. ` +
-          "Whoever listens there may see what a failover takes back.",
-      ),
-  },
-];
-
-/** Read off QEMU's sources and blockers; what is not here, the live check finds by QEMU's own list. */
-const unmigratable =
-  /^(usb-host|usb-mtp|nvme|virtio-(gpu|vga)-gl|igb|pvrdma|sgx-|scsi-generic|scsi-block|edu$)/;
-
-function isDisk(option: string): boolean {
-  return ["drive", "blockdev", "hda", "hdb", "hdc", "hdd", "fda", "fdb", "sd", "mtdblock", "pflash"].includes(
-    option,
+function judge(argument: Argument): Finding | undefined {
+  const { option, text, unreadable } = argument;
+  const rule = rules.get(option);
+  if (rule !== undefined && unreadable === undefined) return rule(argument);
+  if (rule !== undefined)
+    return error("unreadable-argument", `vm.extraArgs: "${text}" ${unreadable}. Mend it, or leave it out.`);
+  const hint = /[\s=]/.test(option) ? " Option and value are two items of the list." : "";
+  return error(
+    "unknown-argument",
+    `vm.extraArgs: "${text}" is no option that Remus knows, so it cannot say what of it would leave the VM unheld.${hint} Leave it out.`,
   );
 }
 
-function said(code: string, what: string, todo: string): (argument: Argument) => Finding {
-  return ({ text }) => error(code, `vm.extraArgs: "${text}" ${what}. ${todo}`);
+/** Change what the guest sees or how QEMU works, and open no way out. */
+const harmless =
+  "k msg rtc boot vga smbios acpitable fw_cfg usb no-acpi no-hpet no-fd-bootchk win2k-hack overcommit mem-prealloc bios L " +
+  "option-rom only-migratable nodefaults no-user-config pidfile D d dfilter trace sandbox watchdog watchdog-action action " +
+  "no-reboot no-shutdown compat seed cdrom";
+
+/** What Remus says of these options itself, and where the user says it to Remus. */
+const reserved: Readonly<Record<string, string>> = {
+  "accel enable-kvm no-kvm": 'Use the field "accelerator".',
+  cpu: "Use vm.cpu.",
+  smp: "Use vm.vcpus, and vm.topology for sockets, cores and threads.",
+  "m mem-path": "Use vm.memoryMiB.",
+  "machine M": "Use vm.machine; of -machine's own properties, only some that the guest sees may be here.",
+  name: "Use vm.name.",
+  "kernel initrd append dtb": "Use vm.boot.",
+  pflash: "Use vm.boot.code and vm.boot.variables.",
+  uuid: "To show the guest a UUID, use -smbios type=1,uuid=….",
+  "display nographic curses sdl full-screen portrait rotate": "Use vm.vnc to see the screen.",
+  "incoming loadvm snapshot S preconfig daemonize": "Leave it out.",
+};
+
+/** What of `-machine` is the guest's hardware, or QEMU's own affair, and nothing that Remus sets. */
+const machineProperties =
+  /^(smm|vmport|hpet|usb|mem-merge|dump-guest-core|kernel[-_]irqchip|smbus|sata|pit|pic|i8042|acpi|fd-bootchk|graphics|max-ram-below-4g|smbios-entry-point-type)$/;
+
+const disks = "drive blockdev hda hdb hdc hdd fda fdb sd mtdblock";
+
+const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
+  ...each(harmless, () => undefined),
+  ...Object.entries(reserved).flatMap(([options, todo]) =>
+    each(options, refused("reserved-argument", "is set by Remus itself", todo)),
+  ),
+  ...each("machine", (argument) => {
+    const { head, properties } = argument;
+    const own = head === "" && [...properties.keys()].every((key) => machineProperties.test(key));
+    return own
+      ? undefined
+      : refused("reserved-argument", "is set by Remus itself", reserved["machine M"]!)(argument);
+  }),
+  ...each("netdev nic net", cardFinding),
+  ...each("device", deviceFinding),
+  ...each("object", objectFinding),
+  ...each("global", globalFinding),
+  ...each(disks, diskFinding),
+  [
+    "",
+    refused(
+      "unprotected-disk",
+      "is a disk image to QEMU, and Remus would not copy it",
+      "Put it into vm.disks.",
+    ),
+  ],
+  ...each("chardev", chardevFinding),
+  ...each("serial parallel debugcon", endFinding),
+  ...each("monitor qmp qmp-pretty mon", monitorFinding),
+  ...each("audiodev audio", audioFinding),
+  ...each("vnc", ({ head, ...argument }) =>
+    head === "none"
+      ? undefined
+      : unheld("shows the guest's screen and takes its keys")({ head, ...argument }),
+  ),
+  ...each("spice", unheld("shows the guest's screen, and passes on its sound and its clipboard")),
+  ...each("gdb s", unheld("lets a debugger read the VM's memory and stop it")),
+  ...each(
+    "readconfig",
+    refused(
+      "arguments-file",
+      "takes further arguments from a file, where Remus does not look",
+      "Write them into vm.extraArgs one by one.",
+    ),
+  ),
+  ...each("writeconfig", refused("arguments-file", "writes a file and starts no VM", "Leave it out.")),
+  ...each(
+    "set",
+    refused(
+      "arguments-file",
+      "changes another argument afterwards",
+      "Write the value into that argument itself.",
+    ),
+  ),
+  ...each(
+    "runas chroot",
+    refused(
+      "rights-argument",
+      "changes QEMU's rights after its start, and the kernel then no longer ends it with its guardian: a VM could run twice",
+      "Start the guardian as that user instead.",
+    ),
+  ),
+  ...each("run-with", (argument) => {
+    const { properties } = argument;
+    if ([...properties.keys()].every((key) => key === "exit-with-parent")) return undefined;
+    return rules.get("runas")!(argument);
+  }),
+  ...each(
+    "virtfs fsdev",
+    refused("shared-directory", "shares a directory of this host, which the backup lacks", "Remove it."),
+  ),
+  ...each(
+    "tpmdev",
+    refused(
+      "tpm",
+      "keeps the TPM's keys outside QEMU, in a chip or a process of this host that the backup does not have",
+      "Remove it, and the TPM device with it.",
+    ),
+  ),
+  ...each("usbdevice", (argument) =>
+    /^(tablet|mouse|keyboard|wacom-tablet)$/.test(argument.value)
+      ? undefined
+      : refused("unmigratable", "is a USB device that leads out of the VM", "Remove it.")(argument),
+  ),
+  ...each("numa", (argument) =>
+    argument.properties.has("memdev") || argument.properties.has("mem")
+      ? refused(
+          "reserved-argument",
+          "places guest memory, which Remus does itself",
+          "Give nodes without memory, or none.",
+        )(argument)
+      : undefined,
+  ),
+  ...each(
+    "icount",
+    refused(
+      "unknown-argument",
+      "changes how the VM's time passes, with which Remus was never tried",
+      "Leave it out.",
+    ),
+  ),
+  ...each(
+    "semihosting semihosting-config",
+    refused(
+      "unheld-output",
+      "lets the guest write files of this host, which no failover takes back",
+      "Remove it.",
+    ),
+  ),
+  ...each(
+    "h help version audio-help dump-vmstate",
+    refused("reserved-argument", "ends QEMU before the VM runs", "Leave it out."),
+  ),
+]);
+
+function each(options: string, rule: Rule): [string, Rule][] {
+  return options.split(" ").map((option) => [option, rule]);
 }
 
-function on(value: string | undefined): boolean {
-  return value === "on" || value === "yes" || value === "true" || value === "y";
+/** Without a file it is an empty tray, and a CD cannot be written. */
+function diskFinding(argument: Argument): Finding | undefined {
+  const { option, properties } = argument;
+  const readOnly = ["readonly", "read-only"].flatMap((key) => properties.get(key) ?? []);
+  const written = readOnly.length === 0 || !readOnly.every(isOn) || isOn(properties.get("snapshot"));
+  if (option === "drive") {
+    const empty =
+      !["file", "driver", "filename"].some((key) => properties.has(key)) && !hasNested(properties);
+    if (properties.get("media") === "cdrom" || empty) return undefined;
+    if (properties.get("if") === "pflash" && written)
+      return refused(
+        "unprotected-disk",
+        "is flash memory that the guest writes, in a file that Remus would not bring along",
+        "Name firmware and variable store as vm.boot.code and vm.boot.variables.",
+      )(argument);
+  }
+  if ((option === "drive" || option === "blockdev") && !written) return undefined;
+  return refused(
+    "unprotected-disk",
+    "adds a disk that can be written and that Remus would not copy",
+    "Put it into vm.disks; or make it read-only (-drive …,readonly=on), the same on both hosts. A CD belongs into vm.cdroms.",
+  )(argument);
 }
 
-/** QEMU takes `-option` and `--option`, each with at most one value, which does not begin with a dash. */
-export function parseArguments(args: readonly string[]): Argument[] {
-  const found: Argument[] = [];
-  for (let i = 0; i < args.length; i++) {
-    const dashes = /^--?(?=[A-Za-z])/.exec(args[i]!);
-    if (dashes === null) continue;
-    const option = args[i]!.slice(dashes[0].length);
-    const next = args[i + 1];
-    const value = next !== undefined && !next.startsWith("-") ? next : "";
-    if (value !== "") i++;
-    found.push({ option, value, text: [`-${option}`, value].join(" ").trim(), ...properties(value) });
-  }
-  return found;
-}
-
-/** `head,key=value,flag` with `,,` for a comma, or JSON with the head under `driver`, `type`, `qom-type` or `backend`. */
-function properties(value: string): Pick<Argument, "head" | "properties"> {
-  const json = value.startsWith("{") ? jsonObject(value) : undefined;
-  if (json !== undefined) {
-    const map = new Map(Object.entries(json).map(([k, v]) => [k, v === true ? "on" : String(v)]));
-    return { head: map.get("driver") ?? map.get("type") ?? map.get("qom-type") ?? "", properties: map };
-  }
-  const map = new Map<string, string>();
-  for (const part of value.replaceAll(",,", "\0").split(",")) {
-    const [key, ...rest] = part.replaceAll("\0", ",").split("=");
-    map.set(key!, rest.length === 0 ? "on" : rest.join("="));
-  }
-  const first = value.split(",")[0]!;
-  const named = map.get("driver") ?? map.get("type") ?? map.get("backend");
-  return { head: first.includes("=") ? (named ?? "") : first, properties: map };
-}
-
-function jsonObject(text: string): Record<string, unknown> | undefined {
-  try {
-    return JSON.parse(text) as Record<string, unknown>;
-  } catch {
-    return undefined;
-  }
+function hasNested(properties: ReadonlyMap<string, string>): boolean {
+  return [...properties.keys()].some((key) => key.startsWith("file."));
 }

@@ -1,6 +1,7 @@
 /** Preflight on a running QEMU, over QMP and /proc, just before protection starts. Touches nothing. */
 import { readdir, readFile, readlink } from "node:fs/promises";
 import { asksForDirtyRing } from "./extra-args.ts";
+import { endFindings, networkFindings } from "./live-output.ts";
 import type { Qmp } from "./qmp.ts";
 import { error, type Finding, parseQemuVersion, qemuTraps } from "./traps.ts";
 
@@ -11,14 +12,18 @@ const forbidden = new Set([
 ]);
 const idle = new Set([undefined, "none", "completed", "failed", "cancelled"]);
 
-/** @param pid QEMU's process, to see which devices it has open */
-export async function livePreflight(qmp: Qmp, pid: number): Promise<Finding[]> {
+/**
+ * @param pid QEMU's process, to see which devices it has open
+ * @param cards how many network cards Remus has given it
+ */
+export async function livePreflight(qmp: Qmp, pid: number, cards: number): Promise<Finding[]> {
   return [
     ...(await versionFindings(qmp, pid)),
     ...(await migrationFindings(qmp)),
     ...(await runStateFindings(qmp)),
     ...(await deviceFindings(pid)),
-    ...(await networkFindings(qmp)),
+    ...(await networkFindings(qmp, cards)),
+    ...(await endFindings(qmp)),
     ...(await diskFindings(qmp)),
   ];
 }
@@ -97,34 +102,6 @@ async function deviceFindings(pid: number): Promise<Finding[]> {
       ];
     return [];
   });
-}
-
-/**
- * `info network` has one line per queue: `\ net0: index=1,type=tap,…`. A second queue of a NIC or of a backend shows
- * as an index above 0.
- */
-async function networkFindings(qmp: Qmp): Promise<Finding[]> {
-  const lines = (
-    await qmp.execute<string>("human-monitor-command", { "command-line": "info network" })
-  ).split("\n");
-  const queues = new Set<string>();
-  const found: Finding[] = [];
-  for (const line of lines) {
-    const match = /([^\s:\\]+): index=(\d+),type=([\w-]+)/.exec(line);
-    if (match === null) continue;
-    const [, name, index, type] = match;
-    if (Number(index) > 0) queues.add(name!);
-    if (type!.startsWith("vhost-"))
-      found.push(error("vhost", `Network ${name} is ${type}, whose frames Remus does not see. Use a tap.`));
-  }
-  for (const name of queues)
-    found.push(
-      error(
-        "multiqueue",
-        `Network ${name} has several queues; Remus holds the output of one. Start it with one.`,
-      ),
-    );
-  return found;
 }
 
 /** The nodes of `vm.disks` are called `disk0` and so on (disk-nodes.ts). */
