@@ -18,6 +18,7 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { MOST_IN_SLICE } from "../src/guardian/samples.ts";
 import { QemuCapture } from "../src/hypervisor/qemu/capture.ts";
 import { qemuCommand } from "../src/hypervisor/qemu/command-line.ts";
 import { QemuProcess } from "../src/hypervisor/qemu/process.ts";
@@ -162,23 +163,31 @@ async function colo(lab: Lab): Promise<Measured> {
   return measured;
 }
 
+interface SamplesAnswer {
+  readonly pauseMs: { readonly samples: readonly number[] };
+  readonly dirtyPages: { readonly count: number; readonly samples: readonly number[] };
+  readonly checkpointsPerSecond: number;
+}
+
 async function remus(lab: Lab): Promise<Measured & { rate: number }> {
   await lab.start();
-  let status:
-    | { pauseMs: { samples: number[] }; dirtyPages: { samples: number[] }; checkpointsPerSecond: number }
-    | undefined;
+  const all = { pausesMs: [] as number[], pages: [] as number[], rate: 0 };
   await withClient(lab, async () => {
     await lab.protect();
     await pause(500);
     await lab.primary.control.order("reset-statistics");
     await pause(seconds * 1000);
-    status = await lab.primary.control.order("samples");
+    for (let from = 0, count = 1; from < count; from += MOST_IN_SLICE) {
+      const slice = await lab.primary.control.order<SamplesAnswer>("samples", { from });
+      all.pausesMs.push(...slice.pauseMs.samples);
+      all.pages.push(...slice.dirtyPages.samples);
+      if (from === 0) {
+        all.rate = slice.checkpointsPerSecond;
+        count = slice.dirtyPages.count;
+      }
+    }
   });
-  return {
-    pausesMs: status!.pauseMs.samples,
-    pages: status!.dirtyPages.samples,
-    rate: status!.checkpointsPerSecond,
-  };
+  return all;
 }
 
 function percentile(values: readonly number[], share: number): number {

@@ -5,6 +5,9 @@
 import { mkdirSync, rmSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { dirname } from "node:path";
+import { type Caller, ControlConnection, LONGEST_LINE } from "./control-connection.ts";
+
+export type { Caller };
 
 /** The caller's mistake, or a state in which the order cannot be carried out. `code` is for programs. */
 export class OrderRefused extends Error {
@@ -16,25 +19,21 @@ export class OrderRefused extends Error {
   }
 }
 
-/** Whoever gave an order, for as long as the connection lasts. */
-export interface Caller {
-  /** `undo` is called when the connection ends. */
-  onLeft(undo: () => void): void;
-}
-
 export type Order = (args: Readonly<Record<string, unknown>>, caller: Caller) => Promise<unknown> | unknown;
 
-const LONGEST_LINE = 64 * 1024;
+/** More are turned away, unless one that waits for nothing can be sent away instead. */
+const MOST_CONNECTIONS = 64;
 
 export class ControlSocket {
   private readonly path: string;
   private orders: Readonly<Record<string, Order>> = {};
   private readonly server: Server;
-  private readonly watchers = new Set<Socket>();
+  private readonly connections = new Set<ControlConnection>();
 
   constructor(path: string) {
     this.path = path;
-    this.server = createServer((socket) => this.serve(socket));
+    // A caller may close its half, and still wait for answers.
+    this.server = createServer({ allowHalfOpen: true }, (socket) => this.serve(socket));
   }
 
   /** Takes these orders from now on; the socket is there from the first time on. Who watches goes on watching. */
@@ -55,48 +54,52 @@ export class ControlSocket {
 
   /** Sends an event to all who watch. One who does not read is dropped rather than waited for. */
   publish(event: Readonly<Record<string, unknown>>): void {
-    const line = `${JSON.stringify({ event })}\n`;
-    for (const watcher of this.watchers)
-      if (watcher.writableLength > 1 << 20) watcher.destroy();
-      else watcher.write(line);
+    for (const one of this.connections) if (one.watches) one.say({ event });
   }
 
   close(): void {
     this.server.close();
-    for (const watcher of this.watchers) watcher.destroy();
+    for (const one of this.connections) one.close();
     rmSync(this.path, { force: true });
   }
 
   private serve(socket: Socket): void {
-    const undo: (() => void)[] = [];
-    const caller: Caller = { onLeft: (one) => undo.push(one) };
-    socket.on("error", () => socket.destroy());
-    socket.on("close", () => {
-      this.watchers.delete(socket);
-      for (const one of undo) one();
+    const connection: ControlConnection = new ControlConnection(socket, {
+      answer: (line, caller) => this.answer(connection, line, caller),
+      onClosed: () => this.connections.delete(connection),
     });
-    let rest = "";
-    socket.setEncoding("utf8").on("data", (text: string) => {
-      const lines = (rest + text).split("\n");
-      rest = lines.pop()!;
-      for (const line of lines) void this.answer(socket, line, caller);
-      if (rest.length <= LONGEST_LINE) return;
-      reply(socket, { error: { code: "too-long", message: `a line may have ${LONGEST_LINE} characters` } });
-      // Nothing more is taken from this caller.
-      socket.removeAllListeners("data").resume();
-      socket.destroySoon();
-    });
+    if (this.connections.size >= MOST_CONNECTIONS && !this.makeRoom()) {
+      const message = `${MOST_CONNECTIONS} callers are connected, and all wait for something; end one of them`;
+      connection.dismiss({ error: { code: "too-many", message } });
+      return;
+    }
+    this.connections.add(connection);
   }
 
-  private async answer(socket: Socket, line: string, caller: Caller): Promise<void> {
+  /** Sends the one away that has been idle for longest: callers that are forgotten must not keep an operator out. */
+  private makeRoom(): boolean {
+    const idle = [...this.connections]
+      .filter(({ idleSinceMs }) => idleSinceMs !== undefined)
+      .sort((one, other) => one.idleSinceMs! - other.idleSinceMs!);
+    idle[0]?.dismiss({
+      error: { code: "too-many", message: "others want in, and this one waits for nothing" },
+    });
+    if (idle[0] !== undefined) this.connections.delete(idle[0]);
+    return idle[0] !== undefined;
+  }
+
+  private async answer(
+    connection: ControlConnection,
+    line: string,
+    caller: Caller,
+  ): Promise<Record<string, unknown>> {
     let id: unknown;
     try {
       const request = parse(line);
       id = request.id;
       if (request.command === "watch") {
-        this.watchers.add(socket);
-        reply(socket, { id, result: {} });
-        return;
+        connection.watches = true;
+        return { id, result: {} };
       }
       const order = Object.hasOwn(this.orders, request.command) ? this.orders[request.command] : undefined;
       if (order === undefined)
@@ -104,10 +107,10 @@ export class ControlSocket {
           "unknown-command",
           `"${request.command}" is no order; there are: watch, ${Object.keys(this.orders).join(", ")}`,
         );
-      reply(socket, { id, result: (await order(request.args, caller)) ?? {} });
+      return { id, result: (await order(request.args, caller)) ?? {} };
     } catch (error) {
       const code = error instanceof OrderRefused ? error.code : "failed";
-      reply(socket, { id, error: { code, message: (error as Error).message } });
+      return { id, error: { code, message: (error as Error).message } };
     }
   }
 }
@@ -126,8 +129,4 @@ function parse(line: string): { id: unknown; command: string; args: Record<strin
   if (args !== undefined && (typeof args !== "object" || args === null))
     throw new OrderRefused("bad-request", '"arguments" must be an object');
   return { id, command, args: (args ?? {}) as Record<string, unknown> };
-}
-
-function reply(socket: Socket, answer: Record<string, unknown>): void {
-  if (!socket.destroyed) socket.write(`${JSON.stringify(answer)}\n`);
 }

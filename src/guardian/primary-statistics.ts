@@ -1,8 +1,10 @@
 /** What is measured at the primary while a VM is protected. */
+import { OrderRefused } from "./control.ts";
 import { Samples } from "./samples.ts";
 
 export class PrimaryStatistics {
-  private readonly pauseMs = new Samples();
+  /** Told apart by microseconds, as QEMU's clock does. */
+  private readonly pauseMs = new Samples(1000);
   private readonly dirtyPages = new Samples();
   private checkpoints = 0;
   private sinceMs = performance.now();
@@ -44,11 +46,17 @@ export class PrimaryStatistics {
     };
   }
 
-  /** Every sample that is kept, to be put together with those of other runs. */
-  samples(): Record<string, unknown> {
+  /**
+   * Samples from number `from` on, a bounded slice of each kind, to be put together with those of other runs.
+   * @throws OrderRefused if it is no number
+   */
+  samples(from: unknown = 0): Record<string, unknown> {
+    if (!Number.isSafeInteger(from) || (from as number) < 0)
+      throw new OrderRefused("bad-request", '"from" must be a whole number from 0');
+    const slice = (samples: Samples) => ({ count: samples.count, ...samples.slice(from as number) });
     return {
-      pauseMs: { samples: this.pauseMs.all() },
-      dirtyPages: { samples: this.dirtyPages.all() },
+      pauseMs: slice(this.pauseMs),
+      dirtyPages: slice(this.dirtyPages),
       checkpointsPerSecond: this.rate().checkpointsPerSecond,
     };
   }

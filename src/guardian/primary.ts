@@ -162,7 +162,7 @@ export class PrimaryGuardian {
         this.disks.refuseToMove();
         return orders.switchover();
       },
-      samples: () => statistics.samples(),
+      samples: ({ from }) => statistics.samples(from),
       "reset-statistics": () => statistics.reset(this.protection?.bytesOnWire ?? 0),
       hold: ({ atEpoch }, caller) => orders.hold(atEpoch ?? 0, caller),
       proceed: () => orders.proceed(),

@@ -1,4 +1,5 @@
 /** Stream sockets as plain descriptors: pairs, large buffers, blocking reads, and handing a descriptor to another process. */
+import type { Socket } from "node:net";
 import { checked, checkedOrAgain, libc } from "./libc.ts";
 import { Mapping } from "./mapping.ts";
 
@@ -12,6 +13,7 @@ const MSG_NOSIGNAL = 0x4000;
 const MSG_DONTWAIT = 0x40;
 const SHUT_RDWR = 2;
 const POLLIN = 1;
+const POLLERR_OR_HUP = 0x18;
 
 /** A connected pair of unix stream sockets. The caller closes both. */
 export function socketPair(): [number, number] {
@@ -44,6 +46,20 @@ export function readable(fd: number, timeoutMs: number): boolean {
   entry[0] = fd;
   entry[1] = POLLIN;
   return checkedOrAgain("poll", libc.poll(entry, 1, timeoutMs)) > 0;
+}
+
+/**
+ * Whether the other end of a unix socket has gone entirely, or this one is closed. Node hears of that only where it reads or writes, and has no more to read of one that
+ * has closed its half before.
+ */
+export function hungUp(socket: Socket): boolean {
+  const { fd } = (socket as unknown as { _handle?: { fd: number } | null })._handle ?? { fd: -1 };
+  if (fd < 0) return true;
+  const entry = new Int32Array(2);
+  entry[0] = fd;
+  if (checkedOrAgain("poll", libc.poll(entry, 1, 0)) <= 0) return false;
+  // struct pollfd: the events that came are the upper half of the second word.
+  return ((entry[1]! >>> 16) & POLLERR_OR_HUP) !== 0;
 }
 
 /** Writes all of `bytes`, waiting as long as it takes. */

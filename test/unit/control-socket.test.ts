@@ -279,3 +279,117 @@ test("with another role come other orders; who is connected and watches stays so
   await client.order("protect");
   assert.equal(seen.length, 1);
 });
+
+test("I5: a caller that has closed its half gets the answers it waits for, and then the end", async (t) => {
+  const slow = Promise.withResolvers<{ done: true }>();
+  const began = Promise.withResolvers<void>();
+  const { path } = await open(t, {
+    status: () => ({ fine: true }),
+    protect: () => {
+      began.resolve();
+      return slow.promise;
+    },
+  });
+  const { socket, answers } = await raw(t, path);
+  // As `printf … | nc -q 30 -U` does: the last line has no newline, and then comes the end.
+  socket.end('{"id":1,"command":"status"}\n{"id":2,"command":"protect"}');
+  assert.deepEqual(await answers(1), [{ id: 1, result: { fine: true } }]);
+  await began.promise;
+  const ended = once(socket, "end", { signal: deadline() });
+  slow.resolve({ done: true });
+  assert.deepEqual((await answers(2))[1], { id: 2, result: { done: true } });
+  await ended;
+});
+
+test("a watcher that has closed its half goes on being told, until it has gone", async (t) => {
+  const { control, path } = await open(t, {});
+  const { socket, answers } = await raw(t, path);
+  socket.end('{"command":"watch"}\n');
+  await answers(1);
+  control.publish({ kind: "phase", phase: "protected" });
+  assert.deepEqual((await answers(2))[1], { event: { kind: "phase", phase: "protected" } });
+});
+
+test("I5: a hold ends with its caller, though it had closed its half before", async (t) => {
+  const undone = Promise.withResolvers<void>();
+  const { path } = await open(t, { hold: (_args, caller) => caller.onLeft(() => undone.resolve()) });
+  const { socket, answers } = await raw(t, path);
+  socket.end('{"command":"hold"}\n');
+  assert.deepEqual(await answers(1), [{ result: {} }]);
+  let early = true;
+  void undone.promise.then(() => assert.ok(!early, "it still listens"));
+  await new Promise(setImmediate);
+  early = false;
+  socket.destroy();
+  await undone.promise;
+});
+
+test("what was said before the caller left is carried out, line by line", async (t) => {
+  const done: unknown[] = [];
+  const last = Promise.withResolvers<void>();
+  const { path } = await open(t, { say: ({ n }) => void (done.push(n) === 20 && last.resolve()) });
+  const { socket } = await raw(t, path);
+  const lines = Array.from({ length: 20 }, (_, n) => `{"command":"say","arguments":{"n":${n}}}\n`);
+  socket.write(lines.join(""), () => socket.destroy());
+  await last.promise;
+  assert.deepEqual(done, [...Array(20).keys()]);
+});
+
+test("I6: orders that come at once are taken one a turn, and more than 32 that wait are refused by their id", async (t) => {
+  let turns = 0;
+  const turnOf: number[] = [];
+  const counting = () => {
+    turns++;
+    timer = setImmediate(counting);
+  };
+  let timer = setImmediate(counting);
+  t.after(() => clearImmediate(timer));
+  const { path } = await open(t, { samples: () => void turnOf.push(turns) });
+  const { socket, answers } = await raw(t, path);
+  const lines = Array.from({ length: 60 }, (_, id) => `{"id":${id},"command":"samples"}\n`);
+  socket.write(lines.join(""));
+  const all = (await answers(60)) as { id: number; error?: { code: string } }[];
+  assert.equal(new Set(turnOf).size, turnOf.length, "one a turn of the event loop");
+  assert.equal(turnOf.length, 32);
+  const refused = all.filter(({ error }) => error !== undefined);
+  assert.deepEqual(
+    refused.map(({ id, error }) => [id, error!.code]),
+    Array.from({ length: 28 }, (_, n) => [32 + n, "too-many"]),
+  );
+});
+
+test("I6: a caller that gives orders and reads no answers is not answered further, and at last dropped", async (t) => {
+  let given = 0;
+  const left = Promise.withResolvers<void>();
+  const { path } = await open(t, {
+    hold: (_args, caller) => caller.onLeft(() => left.resolve()),
+    status: () => ({ n: given++, filler: "x".repeat(50_000) }),
+  });
+  const { socket, answers } = await raw(t, path);
+  socket.write('{"command":"hold"}\n');
+  await answers(1);
+  socket.pause();
+  // Refusals of those above the limit take about a hundred bytes each.
+  socket.write('{"command":"status"}\n'.repeat(20_000));
+  await left.promise;
+  assert.ok(given < 20, `${given} answers of 50 KB were made for a caller who reads none`);
+});
+
+test("I6: callers that wait for nothing make room for others; where all wait for something, one is turned away", async (t) => {
+  const { path } = await open(t, { status: () => ({ fine: true }) });
+  const idle = await raw(t, path);
+  const left = once(idle.socket, "close", { signal: deadline() });
+  const watchers = await Promise.all(Array.from({ length: 63 }, () => raw(t, path)));
+  for (const { socket, answers } of watchers) {
+    socket.write('{"command":"watch"}\n');
+    await answers(1);
+  }
+  const operator = await raw(t, path);
+  operator.socket.write('{"id":1,"command":"watch"}\n');
+  assert.deepEqual(await operator.answers(1), [{ id: 1, result: {} }]);
+  idle.socket.end();
+  await left;
+  const late = await raw(t, path);
+  const [answer] = (await late.answers(1)) as { error: { code: string } }[];
+  assert.equal(answer!.error.code, "too-many");
+});
