@@ -5,7 +5,8 @@ import { encodeHandoverRefused, type Frame } from "../codec/replication-encode.t
 import { type FrameIds, vmIdBytes } from "../codec/replication-header.ts";
 import type { BackupEvent, BackupState } from "../core/backup.ts";
 import type { EpochId } from "../core/words.ts";
-import { type Fingerprint, fingerprintMismatch } from "../hypervisor/qemu/command-line.ts";
+import type { Fingerprint } from "../hypervisor/qemu/fingerprint.ts";
+import { compareMachines } from "../hypervisor/qemu/machine-mismatch.ts";
 import { NO_SESSION, wrongPath } from "../link/door.ts";
 import { type Caller, type Listener, listen, type Stray } from "../link/listen.ts";
 import type { Session } from "../link/session.ts";
@@ -195,8 +196,10 @@ export class BackupLink {
         message: `replication.peer of ${hello.host} names ${hello.paths} addresses, and replication.listen of ${host} names ${own.length}; name the same paths on both hosts, in the same order`,
       };
     if (hello.path !== address) return wrongPath(host, hello.path, address);
-    const mismatch = fingerprintMismatch(hello.machine, this.options.machine);
-    return mismatch === undefined ? undefined : { code: "other-machine", message: mismatch };
+    const { refusal, warning } = compareMachines(hello.machine, this.options.machine);
+    if (refusal !== undefined) return { code: "other-machine", message: refusal };
+    if (warning !== undefined) this.options.post.log.warn(warning);
+    return undefined;
   }
 
   /** Throws ProtocolError on what does not belong here; the connection then closes. */

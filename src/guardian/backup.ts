@@ -184,7 +184,7 @@ export class BackupGuardian {
     this.link = new BackupLink({
       post: this.post,
       // Hashes the boot files.
-      machine: machineOf(this.post.config, this.ground, this.qemu),
+      machine: await machineOf(this.post.config, this.ground, this.qemu),
       disks: this.disks,
       intake: this.held.intake,
       state: () => this.state,

@@ -10,7 +10,7 @@ import {
 import { encodeInput } from "../codec/replication-encode.ts";
 import { type FrameIds, vmIdBytes } from "../codec/replication-header.ts";
 import type { PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
-import type { Fingerprint } from "../hypervisor/qemu/command-line.ts";
+import type { Fingerprint } from "../hypervisor/qemu/fingerprint.ts";
 import { connect } from "../link/connect.ts";
 import type { Connection } from "../link/connection.ts";
 import { LinkError } from "../link/link-error.ts";
@@ -30,7 +30,8 @@ export type DiskMessage = MessageOf<"disk-applied"> | MessageOf<"disk-durable"> 
 
 export interface PrimaryLinkOptions {
   readonly post: Post<PrimaryConfig>;
-  readonly machine: Fingerprint;
+  /** What the VM is now: asked for anew with each session. */
+  readonly machine: () => Promise<Fingerprint>;
   readonly disks: readonly ReplicatedDisk[];
   readonly state: () => PrimaryState;
   readonly feed: (event: PrimaryEvent) => void;
@@ -117,13 +118,14 @@ export class PrimaryLink {
     const { config } = post;
     const { timing, vm } = config;
     const session = randomUUID();
+    const ours = await machine();
     const { session: connection, welcome } = await connect({
       addresses: config.replication.peer,
       ids: this.ids,
       hello: {
         protocol: PROTOCOL_VERSION,
         host: config.host,
-        machine,
+        machine: ours,
         ramBytes: vm.memoryMiB * 2 ** 20,
         intervalMs: timing.intervalMs,
         session,

@@ -97,7 +97,7 @@ export class PrimaryGuardian {
     this.records = new DirtyRecords(qemu.qmp, numbers, takenOver);
     this.link = new PrimaryLink({
       post,
-      machine: machineOf(config, ground, qemu),
+      machine: () => machineOf(config, ground, qemu),
       disks: this.disks.all,
       state: () => this.state,
       feed: (event) => this.feed(event),

@@ -1,12 +1,14 @@
 /** What both roles do to have a QEMU beside them: judge the host, choose the accelerator, start the process. */
 import { mkdirSync } from "node:fs";
 import { probeAccelerator } from "../hypervisor/qemu/accelerator.ts";
-import { type Fingerprint, fingerprint, qemuCommand } from "../hypervisor/qemu/command-line.ts";
+import { qemuCommand } from "../hypervisor/qemu/command-line.ts";
 import type { DiskImageFacts } from "../hypervisor/qemu/disk-image.ts";
 import { diskPreflight } from "../hypervisor/qemu/disk-preflight.ts";
+import { type Fingerprint, fingerprint } from "../hypervisor/qemu/fingerprint.ts";
 import { lookAtQemu } from "../hypervisor/qemu/host-facts.ts";
 import { staticPreflight } from "../hypervisor/qemu/preflight.ts";
 import { QemuProcess } from "../hypervisor/qemu/process.ts";
+import { runningMachine } from "../hypervisor/qemu/running-machine.ts";
 import { type Accelerator, buildTcgAids, needsLibrary, tcgNotice } from "../hypervisor/qemu/tcg-aids.ts";
 import type { Finding } from "../hypervisor/qemu/traps.ts";
 import type { GuardianConfig } from "./config.ts";
@@ -89,8 +91,14 @@ export function startQemu(
   });
 }
 
-/** The guest-visible hardware as this host builds it. */
-export function machineOf(config: GuardianConfig, ground: Ground, qemu: QemuProcess): Fingerprint {
+/** The guest-visible hardware as it is at this moment. Fails when a file of the VM's cannot be read, or QEMU does not answer. */
+export async function machineOf(
+  config: GuardianConfig,
+  ground: Ground,
+  { pid, qmp }: QemuProcess,
+): Promise<Fingerprint> {
   const { accelerator, images } = ground;
-  return fingerprint(config.vm, { accelerator, qemuVersion: qemu.qmp.version, images });
+  const { package: qemuPackage, version: qemuVersion } = qmp;
+  const running = await runningMachine(qmp, pid);
+  return fingerprint(config.vm, { accelerator, qemuVersion, qemuPackage, images, running });
 }

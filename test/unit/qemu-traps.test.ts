@@ -21,7 +21,7 @@ for (const [version, found] of [
   ["10.0.6", ["error qemu-colo-broken"]],
   ["10.0.7", []],
   ["10.1.0", ["error qemu-colo-broken"]],
-  ["10.1.3", ["warning qemu-colo-doubtful"]],
+  ["10.1.4", ["error qemu-colo-broken"]],
   ["10.2.2", []],
   ["11.0.0", []],
   ["11.1.0", ["warning qemu-return-path"]],
@@ -52,4 +52,13 @@ test("a version is read from QMP's and from --version's form", () => {
   assert.deepEqual(parseQemuVersion(debian), { major: 7, minor: 2, micro: 22 });
   assert.deepEqual(parseQemuVersion("10.0.7"), { major: 10, minor: 0, micro: 7 });
   assert.equal(parseQemuVersion("no version"), undefined);
+});
+
+test("a version with broken COLO is refused with the version and the package to upgrade to", () => {
+  const message = (version: string) => qemuTraps(parseQemuVersion(version)!, "kvm", plain)[0]!.message;
+  assert.match(
+    message("10.0.6"),
+    /QEMU 10\.0\.6 cannot do COLO.*10\.0\.7 or later.*Debian 13.*1:10\.0\.7\+ds/,
+  );
+  assert.match(message("10.1.2"), /Upgrade to 10\.2 or later.*pve-qemu-kvm 10\.2\.1/);
 });

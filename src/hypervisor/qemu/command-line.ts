@@ -1,15 +1,13 @@
 /**
- * QEMU's command line for a VM, in either role, and what of it the guest can see.
+ * QEMU's command line for a VM, in either role.
  *
  * Both roles get the same devices in the same order. What differs is where things lead on the host (sockets, files)
  * and, for the standby, that it waits for a stream. There is no -uuid (it would add a part to the stream), no -S (a
  * stream that is loaded runs by itself), no -no-reboot (a reboot of the guest is the guest's own affair).
  */
-import { createHash } from "node:crypto";
-import { readFileSync, statSync } from "node:fs";
+import { statSync } from "node:fs";
 import type { DiskSpec, VmSpec } from "../vm-spec.ts";
 import { cloneArguments } from "./clone-args.ts";
-import type { DiskImageFacts } from "./disk-image.ts";
 import { diskNodes, fileNodeOptions } from "./disk-nodes.ts";
 import { type Accelerator, ramKiB } from "./tcg-aids.ts";
 
@@ -68,9 +66,11 @@ function memory(spec: VmSpec, places: QemuPlaces): string[] {
   const size = `${ramKiB(spec.memoryMiB, places.accelerator)}K`;
   const machine = `${value(spec.machine)},accel=${places.accelerator}`;
   if (places.ramFile === undefined) return ["-machine", machine, "-m", `size=${size}`];
+  // Machine types before 4.0 would name the block by its object's path, and only where RAM is a file.
+  const name = `id=${ramBlockName},x-use-canonical-path-for-ramblock-id=off`;
   const file = `mem-path=${value(places.ramFile)},size=${size},share=on`;
   return [
-    ...["-object", `memory-backend-file,id=${ramBlockName},${file}`],
+    ...["-object", `memory-backend-file,${name},${file}`],
     ...["-machine", `${machine},memory-backend=${ramBlockName}`, "-m", `size=${size}`],
   ];
 }
@@ -152,88 +152,4 @@ function boot({ boot }: VmSpec): string[] {
 /** In QEMU's `key=value,…` lists a comma inside a value is written twice. */
 function value(text: string): string {
   return text.replaceAll(",", ",,");
-}
-
-export type Fingerprint = Readonly<Record<string, string | number>>;
-
-/**
- * What the guest sees of its hardware, and what its device state depends on. The backup compares it with its own
- * before it takes a VM in. Kernel and initrd are compared by content: a guest that reboots after a failover starts
- * from the backup's files.
- */
-export function fingerprint(
-  spec: VmSpec,
-  host: {
-    readonly accelerator: Accelerator;
-    readonly qemuVersion: string;
-    readonly images: readonly DiskImageFacts[];
-  },
-): Fingerprint {
-  const { accelerator, images, qemuVersion } = host;
-  const nics = spec.nics.flatMap(({ mac, virtio }, index) => [
-    [`nics[${index}].mac`, mac.toLowerCase()] as const,
-    [`nics[${index}].virtio`, virtio ?? "standard"] as const,
-  ]);
-  return {
-    qemuVersion,
-    accelerator,
-    machine: spec.machine,
-    cpu: spec.cpu,
-    vcpus: spec.vcpus,
-    ramKiB: ramKiB(spec.memoryMiB, accelerator),
-    nics: spec.nics.length,
-    ...Object.fromEntries(nics),
-    disks: spec.disks.length,
-    ...Object.assign({}, ...spec.disks.map((disk, index) => diskFingerprint(disk, index, images[index]!))),
-    ...bootFingerprint(spec),
-    extraArgs: JSON.stringify(spec.extraArgs),
-  };
-}
-
-/** Where the images lie is each host's own affair. */
-function diskFingerprint(disk: DiskSpec, index: number, image: DiskImageFacts): Fingerprint {
-  const name = `disks[${index}]`;
-  return {
-    [`${name}.bus`]: disk.bus,
-    [`${name}.virtio`]: disk.virtio ?? "standard",
-    [`${name}.storage`]: disk.storage,
-    [`${name}.format`]: disk.format,
-    [`${name} (bytes)`]: image.virtualBytes,
-    ...(image.clusterBytes === undefined ? {} : { [`${name} (cluster bytes)`]: image.clusterBytes }),
-  };
-}
-
-function bootFingerprint({ boot }: VmSpec): Fingerprint {
-  if (boot.kind === "firmware") return { boot: "firmware" };
-  const { kernel, initrd, append } = boot;
-  return {
-    boot: "kernel",
-    "boot.kernel (sha256)": digest(kernel),
-    "boot.initrd (sha256)": digest(initrd),
-    "boot.append": append,
-  };
-}
-
-/** Digests by what a file looks like from outside: they are asked for at each change of roles, in which a guest waits. */
-const digests = new Map<string, string>();
-
-function digest(path: string): string {
-  const { ctimeMs, dev, ino, mtimeMs, size } = statSync(path);
-  const key = [path, dev, ino, size, mtimeMs, ctimeMs].join("\n");
-  const known =
-    digests.get(key) ?? createHash("sha256").update(readFileSync(path)).digest("hex").slice(0, 16);
-  digests.set(key, known);
-  return known;
-}
-
-/** One sentence on the first field that differs, with both values; `undefined` when there is none. */
-export function fingerprintMismatch(primary: Fingerprint, backup: Fingerprint): string | undefined {
-  const fields = [...Object.keys(primary), ...Object.keys(backup).filter((key) => !(key in primary))];
-  const field = fields.find((key) => primary[key] !== backup[key]);
-  if (field === undefined) return undefined;
-  const show = (side: Fingerprint) => (field in side ? JSON.stringify(side[field]) : "nothing");
-  return (
-    `The VM is not the same on both hosts: ${field} is ${show(primary)} at the primary and ` +
-    `${show(backup)} at the backup. Make them equal.`
-  );
 }

@@ -1,5 +1,6 @@
 /** Preflight on a running QEMU, over QMP and /proc, just before protection starts. Touches nothing. */
 import { readdir, readFile, readlink } from "node:fs/promises";
+import { hasColo } from "./colo-support.ts";
 import { asksForDirtyRing } from "./extra-args.ts";
 import { endFindings, networkFindings } from "./live-output.ts";
 import type { Qmp } from "./qmp.ts";
@@ -19,6 +20,7 @@ const idle = new Set([undefined, "none", "completed", "failed", "cancelled"]);
 export async function livePreflight(qmp: Qmp, pid: number, cards: number): Promise<Finding[]> {
   return [
     ...(await versionFindings(qmp, pid)),
+    ...(await coloFindings(qmp)),
     ...(await migrationFindings(qmp)),
     ...(await runStateFindings(qmp)),
     ...(await deviceFindings(pid)),
@@ -47,14 +49,21 @@ async function list(path: string): Promise<string[]> {
   return (await readFile(path, "utf8")).split("\0");
 }
 
+async function coloFindings(qmp: Qmp): Promise<Finding[]> {
+  if (await hasColo(qmp)) return [];
+  const text = `QEMU ${qmp.version} was built without COLO (configure's --disable-replication, as in the RHEL family and KubeVirt), by which Remus takes checkpoints.`;
+  return [
+    error(
+      "no-colo",
+      `${text} Use one built with it, as those of Debian, Ubuntu, Proxmox, SUSE and Fedora are.`,
+    ),
+  ];
+}
+
 async function migrationFindings(qmp: Qmp): Promise<Finding[]> {
   type Capability = { capability: string; state: boolean };
   const found: Finding[] = [];
   const capabilities = await qmp.execute<Capability[]>("query-migrate-capabilities");
-  if (!capabilities.some(({ capability }) => capability === "x-colo"))
-    found.push(
-      error("no-colo", "This QEMU was built without COLO (x-colo). Use one built with it, as Debian's is."),
-    );
   for (const { capability, state } of capabilities)
     if (state && forbidden.has(capability))
       found.push(

@@ -35,7 +35,7 @@ interface Pending {
 
 interface Message {
   readonly QMP?: {
-    version: { qemu: { major: number; minor: number; micro: number } };
+    version: { qemu: { major: number; minor: number; micro: number }; package?: string };
     capabilities: string[];
   };
   readonly event?: string;
@@ -55,6 +55,7 @@ export class Qmp {
   private rest = "";
   private closedBecause: string | undefined;
   private versionText = "";
+  private packageText = "";
 
   private constructor(socket: Socket, greeted: (message: Message) => void) {
     this.socket = socket;
@@ -80,6 +81,7 @@ export class Qmp {
       const { QMP } = await promise;
       const { major, minor, micro } = QMP!.version.qemu;
       qmp.versionText = `${major}.${minor}.${micro}`;
+      qmp.packageText = QMP!.version.package ?? "";
       const oob = options.oob === true && QMP!.capabilities.includes("oob");
       await qmp.execute("qmp_capabilities", oob ? { enable: ["oob"] } : {});
       return qmp;
@@ -94,6 +96,11 @@ export class Qmp {
   /** The version of QEMU, as `7.2.22`. */
   get version(): string {
     return this.versionText;
+  }
+
+  /** The distribution's package that it comes from, as that calls it; empty where QEMU does not know. */
+  get package(): string {
+    return this.packageText;
   }
 
   /** Runs a command. Fails with `QmpError` when QEMU refuses it, with `QmpClosed` when QEMU goes away. */

@@ -48,13 +48,9 @@ export function qemuTraps(version: QemuVersion, accelerator: Accelerator, option
     found.push(warning("qemu-old", `${name} is older than what Remus was tried with. Use 7.2 or later.`));
   if (coloBroken(version))
     found.push(
-      error("qemu-colo-broken", `${name} cannot do COLO: it ends it like an ordinary migration. ${get}`),
-    );
-  else if (version.major === 10 && version.minor === 1)
-    found.push(
-      warning(
-        "qemu-colo-doubtful",
-        `The first releases of QEMU 10.1 cannot do COLO, and ${name} may not. ${get}`,
+      error(
+        "qemu-colo-broken",
+        `${name} cannot do COLO: it ends it like an ordinary migration. ${upgradeOf(version)}`,
       ),
     );
   if (upTo10 && options.dirtyRing)
@@ -83,11 +79,16 @@ export function qemuTraps(version: QemuVersion, accelerator: Accelerator, option
   return found;
 }
 
-const get = "Use 10.0.7 or later of 10.0, 10.2, or 7.2 to 9.2.";
-
-/** 10.0.7 and 10.2.0 mended it; for 10.1 it is not known in which release, if in any. */
+/** 10.0.7 and 10.2.0 mended it. Of 10.1 no release is known to have it. */
 function coloBroken({ major, minor, micro }: QemuVersion): boolean {
-  return major === 10 && ((minor === 0 && micro < 7) || (minor === 1 && micro < 3));
+  return major === 10 && ((minor === 0 && micro < 7) || minor === 1);
+}
+
+/** Where the version with the mend comes from, for those who have the broken one from a distribution. */
+function upgradeOf({ minor }: QemuVersion): string {
+  return minor === 0
+    ? "Upgrade to 10.0.7 or later: Debian 13 has it (apt-get update; apt-get install qemu-system-x86, 1:10.0.7+ds or later), SUSE 16 has 10.0.8, Proxmox VE 9 has pve-qemu-kvm 10.2.1."
+    : "Upgrade to 10.2 or later (Proxmox VE 9: pve-qemu-kvm 10.2.1; Ubuntu 26.04: 10.2.1).";
 }
 
 function isBefore(version: QemuVersion, major: number, minor: number): boolean {

@@ -4,3 +4,7 @@ import { PAGES } from "../world/guest.ts";
 export function ramKiB(): number {
   return PAGES * 4;
 }
+
+export function needsLibrary(): boolean {
+  return false;
+}

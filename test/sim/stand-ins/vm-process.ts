@@ -28,6 +28,6 @@ export async function startQemu(
   return qemu;
 }
 
-export function machineOf(): Record<string, string> {
+export async function machineOf(): Promise<Record<string, string>> {
   return { machine: "pc" };
 }
