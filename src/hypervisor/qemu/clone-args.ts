@@ -6,34 +6,11 @@ import { type Argument, parseArguments } from "./arguments.ts";
 
 /** Change what the guest sees, or nothing that matters outside. */
 const guestVisible = new Set(
-  [
-    ...["device", "global", "rtc", "boot", "vga", "smbios", "fw_cfg", "acpitable", "usb", "k", "msg"],
-    ...["watchdog", "watchdog-action", "action", "no-reboot", "no-shutdown", "no-acpi", "no-hpet", "icount"],
-    ...[
-      "overcommit",
-      "realtime",
-      "cdrom",
-      "drive",
-      "blockdev",
-      "nodefaults",
-      "no-user-config",
-      "net",
-      "nic",
-      "bios",
-      "L",
-    ],
-    ...[
-      "option-rom",
-      "machine",
-      "numa",
-      "usbdevice",
-      "win2k-hack",
-      "no-fd-bootchk",
-      "mem-prealloc",
-      "compat",
-      "seed",
-    ],
-  ].flat(),
+  (
+    "device global rtc boot vga smbios fw_cfg acpitable usb k msg watchdog watchdog-action action no-reboot no-shutdown " +
+    "no-acpi no-hpet icount overcommit realtime cdrom drive blockdev nodefaults no-user-config bios L option-rom machine numa " +
+    "usbdevice win2k-hack no-fd-bootchk mem-prealloc compat seed"
+  ).split(" "),
 );
 /** Are the host's alone: left out. With a value each, but for the last. */
 const hostOnly = new Set([
