@@ -15,13 +15,16 @@ mount -t tmpfs tmpfs "$root/dev/shm"
 mount -t tmpfs tmpfs "$root/run"
 if [ "$network" = yes ]; then
   mount --bind /etc/resolv.conf "$root/etc/resolv.conf"
-  for bundle in /etc/ssl/certs/ca-certificates.crt; do
-    [ ! -e "$bundle" ] || [ ! -e "$root$bundle" ] || mount --bind "$bundle" "$root$bundle"
-  done
+  bundle=/etc/ssl/certs/ca-certificates.crt
+  [ ! -e $bundle ] || [ ! -e "$root$bundle" ] || mount --bind $bundle "$root$bundle"
 else
   ip link set lo up
 fi
-exec chroot "$root" sh -c 'cd "$1" && shift && exec "$@"' sh "$directory" "$@"`;
+# Not chroot alone: the root of the mount namespace would be outside, and paths in /proc would be told from there.
+mkdir -p "$root/.outside"
+cd "$root"
+pivot_root . .outside
+exec chroot . sh -c 'umount -l /.outside && rmdir /.outside && cd "$1" && shift && exec "$@"' sh "$directory" "$@"`;
 
 export interface InsideOptions {
   /** This machine's network, to fetch packages; without it there is none but the loopback, and what the lab makes. */

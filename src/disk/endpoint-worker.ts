@@ -67,8 +67,8 @@ class Admission {
       this.epoch = epoch;
       this.bytes = 0;
     }
-    if (epoch > 0 && this.bytes >= ring.capacityBytes) return 0;
-    return Math.max(0, ring.roomBytes - (ring.capacityBytes - ORDINARY_BYTES));
+    const ofEpoch = epoch === 0 ? ring.roomBytes : ring.capacityBytes - this.bytes;
+    return Math.max(0, Math.min(ofEpoch, ring.roomBytes - (ring.capacityBytes - ORDINARY_BYTES)));
   }
 
   took(bytes: number): void {

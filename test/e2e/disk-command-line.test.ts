@@ -5,7 +5,17 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, mkdtempSync, openSync, readSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
@@ -192,9 +202,25 @@ for (const [what, kinds] of [
       truncateSync(path, DISK_BYTES);
       return disk(path, kind);
     });
-    const extraArgs = ["-device", "isa-debug-exit,iobase=0xf4,iosize=1"];
-    const [status] = await once(started(t, vm(disks, { extraArgs }), dir, "primary"), "exit");
-    assert.equal(status, 2 * FIRST_CODE + 1);
+    const words = join(dir, "firmware");
+    const extraArgs = [
+      ...["-device", "isa-debug-exit,iobase=0xf4,iosize=1"],
+      ...["-chardev", `file,id=words,path=${words.replaceAll(",", ",,")}`],
+      ...["-device", "isa-debugcon,iobase=0x402,chardev=words"],
+    ];
+    const qemu = started(t, vm(disks, { extraArgs }), dir, "primary");
+    const ended = once(qemu, "exit");
+    while (qemu.exitCode === null) {
+      const said = existsSync(words) ? readFileSync(words, "utf8") : "";
+      if (said.includes("No bootable device")) {
+        // Debian 13's, and docs/config.md says so. The disk itself is right: a kernel of the guest's own reads it.
+        if (what === "legacy virtio-blk" && /SeaBIOS \(version 1\.(16\.3|1[7-9])/.test(said))
+          return t.skip("this SeaBIOS reads no legacy virtio-blk disk");
+        assert.fail(said);
+      }
+      await Promise.race([ended, new Promise((again) => setTimeout(again, 50))]);
+    }
+    assert.equal(qemu.exitCode, 2 * FIRST_CODE + 1);
   });
 
 /** A loop device over a file, gone with the test; undefined where this machine has none to give. */

@@ -105,6 +105,10 @@ function contents(length: number, seed: number): Buffer {
   );
 }
 
+function sizeOf(entries: readonly Taken[]): number {
+  return entries.reduce((sum, { data }) => sum + data.length, 0);
+}
+
 /** Whether a promise is still pending after the thread has done something else several times. */
 async function stillWaits(promise: Promise<unknown>, elsewhere: () => Promise<unknown>): Promise<boolean> {
   let waits = true;
@@ -230,12 +234,15 @@ test(
     await takeBytes(MIB);
     await first;
     epochCell.set(1);
-    const writing = one.write(0, contents(512 * KIB, 4));
-    await takeBytes(128 * KIB);
+    // So that no piece of what follows ends where the limit is.
+    await one.write(MIB, contents(KIB, 4));
+    const writing = one.write(0, contents(511 * KIB, 4));
+    assert.equal(sizeOf(await takeBytes(128 * KIB)), 128 * KIB);
     assert.ok(await stillWaits(writing, elsewhere));
     for (let epoch = 2; epoch <= 4; epoch++) {
       epochCell.set(epoch);
       const all = await takeBytes(128 * KIB);
+      assert.equal(sizeOf(all), 128 * KIB);
       assert.deepEqual(
         new Set(all.filter(({ kind }) => kind === DISK_WRITE).map((entry) => entry.epoch)),
         new Set([epoch]),

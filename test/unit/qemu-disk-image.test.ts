@@ -4,7 +4,6 @@ import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import {
   closeSync,
-  existsSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -13,6 +12,7 @@ import {
   writeFileSync,
   writeSync,
 } from "node:fs";
+import { createConnection } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
@@ -124,14 +124,25 @@ test("qcow2 of version 2, with snapshots, and with dirty bitmaps in it, is taken
   assert.equal((await inspectImage(image, "qcow2")).virtualBytes, 4 << 20);
 });
 
+/** qemu-nbd listens before it opens its image, and greets after that. */
+async function greeted(socket: string): Promise<void> {
+  for (const end = Date.now() + 10_000; ; ) {
+    const connection = createConnection(socket);
+    const greeting = await once(connection, "data").catch((error: Error) => error);
+    connection.destroy();
+    if (!(greeting instanceof Error)) return;
+    if (Date.now() > end) throw greeting;
+    await new Promise((again) => setTimeout(again, 10));
+  }
+}
+
 test("an image that another QEMU has open is in use, and not when that has ended", async (t) => {
   const dir = folder(t);
   const image = create(join(dir, "raw"), "raw");
   const socket = join(dir, "nbd.sock");
   const other = spawn("qemu-nbd", ["-f", "raw", "-k", socket, "-t", image]);
   t.after(() => other.kill("SIGKILL"));
-  for (const end = Date.now() + 10_000; !existsSync(socket) && Date.now() < end; )
-    await new Promise((again) => setTimeout(again, 10));
+  await greeted(socket);
   assert.equal(await problem(image, "raw"), "image-in-use");
   assert.equal((await inspectImage(image, "raw", { own: false })).virtualBytes, 4 << 20);
   other.kill("SIGTERM");
