@@ -13,6 +13,8 @@ export interface PacerSettings {
   readonly intervalMs: Milliseconds;
   /** Checkpoints captured and not acknowledged, at most. */
   readonly maxInFlight: number;
+  /** With so much of checkpoints not acknowledged, no further one is begun. So the backup's memory is bounded by this and one checkpoint. */
+  readonly maxInFlightBytes: number;
 }
 
 export interface PacerState {
@@ -26,6 +28,8 @@ export interface PacerState {
   readonly ack: { readonly tookMs: Milliseconds; readonly atMs: Milliseconds } | undefined;
   /** The newest checkpoint that has left for the link in full; -1 before checkpoint 0 has. */
   readonly sent: EpochId;
+  /** What is captured and not acknowledged, in order. */
+  readonly inFlight: readonly { readonly epoch: EpochId; readonly bytes: number }[];
 }
 
 export type Pace =
@@ -42,6 +46,7 @@ export function startPacing(now: Milliseconds, settings: PacerSettings): PacerSt
     probe: undefined,
     ack: undefined,
     sent: -1,
+    inFlight: [],
   };
 }
 
@@ -57,6 +62,8 @@ export function pace(
   if (pacer.sent < epochs.running - 1) return { kind: "blocked", by: "link" };
   if (epochs.running - 1 - epochs.acked >= inFlightAllowed(pacer, settings, now))
     return { kind: "blocked", by: "acks" };
+  const bytes = pacer.inFlight.reduce((sum, checkpoint) => sum + checkpoint.bytes, 0);
+  if (bytes >= settings.maxInFlightBytes) return { kind: "blocked", by: "acks" };
   return { kind: "now" };
 }
 
@@ -92,8 +99,20 @@ export function paceCapture(
 export function paceAcked(pacer: PacerState, epoch: EpochId, now: Milliseconds): PacerState {
   // What is acknowledged was sent, whatever has been heard of that.
   const sent = Math.max(pacer.sent, epoch);
-  if (pacer.probe?.epoch !== epoch) return { ...pacer, sent };
-  return { ...pacer, sent, probe: undefined, ack: { tookMs: now - pacer.probe.sinceMs, atMs: now } };
+  const inFlight = pacer.inFlight.filter((checkpoint) => checkpoint.epoch > epoch);
+  if (pacer.probe?.epoch !== epoch) return { ...pacer, sent, inFlight };
+  return {
+    ...pacer,
+    sent,
+    inFlight,
+    probe: undefined,
+    ack: { tookMs: now - pacer.probe.sinceMs, atMs: now },
+  };
+}
+
+/** @param bytes of memory and device state that the checkpoint has */
+export function paceCaptured(pacer: PacerState, epoch: EpochId, bytes: number): PacerState {
+  return { ...pacer, inFlight: [...pacer.inFlight, { epoch, bytes }] };
 }
 
 export function paceSent(pacer: PacerState, epoch: EpochId): PacerState {

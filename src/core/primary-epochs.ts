@@ -1,5 +1,13 @@
 /** The primary while the VM is protected: epoch after epoch, until protection ends, the backup is lost, or the VM is handed over. */
-import { type Pace, type PacerSettings, pace, paceAcked, paceCapture, paceSent } from "./pacer.ts";
+import {
+  type Pace,
+  type PacerSettings,
+  pace,
+  paceAcked,
+  paceCapture,
+  paceCaptured,
+  paceSent,
+} from "./pacer.ts";
 import { handOver } from "./primary-handover.ts";
 import type { PrimaryEffect, PrimaryEvent, ProtectedState } from "./primary-protocol.ts";
 import { failure, illegal, leaving, type PrimaryStep, stay } from "./primary-step.ts";
@@ -84,7 +92,11 @@ function maybeCapture(state: ProtectedState, now: Milliseconds, settings: PacerS
   };
 }
 
-function captured(state: ProtectedState, { epoch }: { epoch: EpochId }, now: Milliseconds): PrimaryStep {
+function captured(
+  state: ProtectedState,
+  { bytes, epoch }: { readonly bytes: number; readonly epoch: EpochId },
+  now: Milliseconds,
+): PrimaryStep {
   if (!capturing(state) || epoch !== state.running)
     throw new InvariantBroken("I2", `checkpoint ${epoch} was captured while epoch ${state.running} ran`);
   const next: ProtectedState = {
@@ -92,6 +104,7 @@ function captured(state: ProtectedState, { epoch }: { epoch: EpochId }, now: Mil
     running: epoch + 1,
     capture: state.capture === "capturing-to-hold" ? "held" : "idle",
     capturedMs: now,
+    pacer: paceCaptured(state.pacer, epoch, bytes),
   };
   const proceed: PrimaryEffect[] = state.capture === "capturing-to-proceed" ? [{ type: "proceed" }] : [];
   const then = next.leaveBecause === undefined ? stay(next) : leave(next, next.leaveBecause);

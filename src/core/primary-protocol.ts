@@ -98,7 +98,7 @@ export type PrimaryEvent =
   /** Checkpoint 0 is in staging and the VM is paused. */
   | { readonly type: "first-pass-done" }
   | { readonly type: "requested" }
-  | { readonly type: "captured"; readonly epoch: EpochId }
+  | { readonly type: "captured"; readonly epoch: EpochId; readonly bytes: number }
   /** All of the checkpoint has left staging. */
   | { readonly type: "sent"; readonly epoch: EpochId }
   | { readonly type: "acked"; readonly epoch: EpochId }

@@ -10,6 +10,7 @@ import { compareMachines } from "../hypervisor/qemu/machine-mismatch.ts";
 import { NO_SESSION, wrongPath } from "../link/door.ts";
 import { type Caller, type Listener, listen, type Stray } from "../link/listen.ts";
 import type { Session } from "../link/session.ts";
+import { CheckpointTooLarge } from "../memory/checkpoint-buffer.ts";
 import type { InputFrame } from "../net/guest-input.ts";
 import type { BackupDisks } from "./backup-disks.ts";
 import type { CheckpointIntake } from "./checkpoint-intake.ts";
@@ -204,7 +205,7 @@ export class BackupLink {
 
   /** Throws ProtocolError on what does not belong here; the connection then closes. */
   private take(message: ReplicationMessage): void {
-    const { deaf, feed, intake, onHandover, onInput, state } = this.options;
+    const { deaf, feed, onHandover, onInput, state } = this.options;
     const { phase } = state();
     // Comes behind HANDOVER, after which nothing else of a primary counts.
     if (message.type === "input") {
@@ -224,7 +225,18 @@ export class BackupLink {
         void this.answerHashes(message);
         return;
       default:
-        intake.take(message);
+        this.takeIn(message);
+    }
+  }
+
+  /** What does not fit into this host's memory ends the protection, and nothing else: the primary is well, and keeps the VM (I5, I6). */
+  private takeIn(message: ReplicationMessage): void {
+    const { feed, intake } = this.options;
+    try {
+      intake.take(message);
+    } catch (error) {
+      if (!(error instanceof CheckpointTooLarge)) throw error;
+      feed({ type: "commit-failed", reason: error.message });
     }
   }
 

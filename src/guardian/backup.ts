@@ -26,6 +26,7 @@ import { prepareStandby } from "../hypervisor/qemu/standby.ts";
 import { ramKiB } from "../hypervisor/qemu/tcg-aids.ts";
 import { at } from "../link/link-error.ts";
 import { BackupImages } from "../memory/backup-images.ts";
+import { memoryBounds } from "../memory/memory-bounds.ts";
 import { StandbyTaps } from "../net/standby-taps.ts";
 import { monotonicMs } from "../os/monotonic.ts";
 import { BackupDisks } from "./backup-disks.ts";
@@ -44,7 +45,6 @@ import { type StartHereParts, startHere } from "./start-here.ts";
 import { TestFailover } from "./test-failover.ts";
 import { type Ground, heed, machineOf, prepareGround, startQemu } from "./vm-process.ts";
 
-const MIB = 1 << 20;
 /** A planned switchover waits so long for the arbiter, with the VM paused. */
 const HANDOVER_PATIENCE_MS = 2_000;
 
@@ -130,7 +130,7 @@ export class BackupGuardian {
     const ground = await prepareGround(config, log);
     const { images: disks } = ground;
     const path = join(imageDirectory, `${vm.name}.ram`);
-    const room = { imageDirectory, imageFile: path, stagingMiB: limits.stagingMiB, images: disks };
+    const room = { imageDirectory, imageFile: path, bounds: memoryBounds(vm, limits), images: disks };
     heed(await backupPreflight(vm, room), log);
     await mendImages(post);
     const ramBytes = ramKiB(vm.memoryMiB, ground.accelerator) * 1024;
@@ -170,9 +170,7 @@ export class BackupGuardian {
       images: this.images,
       disks: this.disks,
       hasDisks: disks.length > 0,
-      // A guest that rewrites all its memory in one epoch sends all of it; of its disks it may write so much.
-      limitBytes: (vm.memoryMiB * 1.1 + 128 + 4 * limits.diskMiB) * MIB,
-      commitBytes: limits.commitMiB * MIB,
+      bounds: memoryBounds(vm, limits),
       onWhole: (epoch) => this.feed({ type: "checkpoint-whole", epoch }),
       onCommitted: (epoch) => this.feed({ type: "committed", epoch }),
       onApplied: (totalBytes) => this.link.send((ids) => encodeDiskApplied(ids, totalBytes)),

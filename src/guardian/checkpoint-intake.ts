@@ -3,14 +3,13 @@ import { payloadMemory } from "../codec/payload-memory.ts";
 import { type MessageOf, ProtocolError, type ReplicationMessage } from "../codec/replication.ts";
 import type { EpochId } from "../core/words.ts";
 import { type BackupImages, LayoutError } from "../memory/backup-images.ts";
-import { CheckpointBuffer, type WholeCheckpoint } from "../memory/checkpoint-buffer.ts";
+import { CheckpointBuffer, type CheckpointRoom, type WholeCheckpoint } from "../memory/checkpoint-buffer.ts";
 import type { BackupDisks } from "./backup-disks.ts";
 
 export interface IntakeOptions {
   readonly images: BackupImages;
   readonly disks: BackupDisks;
-  /** The most that one checkpoint may take. */
-  readonly limitBytes: number;
+  readonly room: CheckpointRoom;
   readonly onWhole: (checkpoint: WholeCheckpoint) => void;
   /** So many bytes of epoch 0 are in the disks' images. */
   readonly onApplied: (totalBytes: number) => void;
@@ -24,6 +23,13 @@ export class CheckpointIntake {
 
   constructor(options: IntakeOptions) {
     this.options = options;
+  }
+
+  /** Bytes of what is on its way. */
+  get bytes(): number {
+    let sum = 0;
+    for (const buffer of this.buffers.values()) sum += buffer.bytes;
+    return sum;
   }
 
   /** A session begins, or ended: what has come is dropped. */
@@ -102,7 +108,7 @@ export class CheckpointIntake {
   private buffer(epoch: EpochId): CheckpointBuffer {
     let buffer = this.buffers.get(epoch);
     if (buffer === undefined) {
-      buffer = new CheckpointBuffer(epoch, this.options.limitBytes);
+      buffer = new CheckpointBuffer(epoch, this.options.room);
       this.buffers.set(epoch, buffer);
     }
     return buffer;

@@ -110,6 +110,7 @@ const limits = z
     heldMiB: whole(1, 1 << 20).default(64),
     diskMiB: whole(8, 1 << 20).default(64),
     commitMiB: whole(1, 1 << 20).default(256),
+    checkpointMiB: whole(1, 1 << 24).exactOptional(),
   })
   .prefault({});
 

@@ -3,6 +3,7 @@ import { InvariantBroken } from "../core/transition.ts";
 import type { EpochId } from "../core/words.ts";
 import type { BackupImages } from "../memory/backup-images.ts";
 import type { WholeCheckpoint } from "../memory/checkpoint-buffer.ts";
+import type { MemoryBounds } from "../memory/memory-bounds.ts";
 import type { BackupDisks } from "./backup-disks.ts";
 import { CheckpointIntake } from "./checkpoint-intake.ts";
 import { Committer } from "./committer.ts";
@@ -12,10 +13,7 @@ export interface HeldCheckpointsOptions {
   readonly disks: BackupDisks;
   /** Whether the VM has disks of which this host has images. */
   readonly hasDisks: boolean;
-  /** The most that one checkpoint may take. */
-  readonly limitBytes: number;
-  /** Of checkpoints that wait for their commit: with more, nothing is acknowledged. */
-  readonly commitBytes: number;
+  readonly bounds: MemoryBounds;
   /** A checkpoint is whole, and may be acknowledged. `acknowledge` and `commit` are of the last one that was told. */
   readonly onWhole: (epoch: EpochId) => void;
   readonly onCommitted: (epoch: EpochId) => void;
@@ -35,7 +33,7 @@ export class HeldCheckpoints {
   private atWhole: ((epoch: EpochId) => void) | undefined;
 
   constructor(options: HeldCheckpointsOptions) {
-    const { disks, hasDisks, images, limitBytes, onApplied } = options;
+    const { bounds, disks, hasDisks, images, onApplied } = options;
     this.options = options;
     this.images = images;
     this.committer = new Committer(images, hasDisks ? disks : undefined, (epoch) => {
@@ -50,7 +48,10 @@ export class HeldCheckpoints {
     this.intake = new CheckpointIntake({
       images,
       disks,
-      limitBytes,
+      room: {
+        limitBytes: bounds.checkpointBytes,
+        leftBytes: () => bounds.totalBytes - this.heldBytes,
+      },
       onWhole: (checkpoint) => {
         this.unacknowledged.push(checkpoint);
         this.admit();
@@ -62,6 +63,12 @@ export class HeldCheckpoints {
   /** Bytes of checkpoints that are acknowledged and not yet committed. */
   get waitingBytes(): number {
     return this.committer.waitingBytes;
+  }
+
+  /** Bytes of all checkpoints that are not in the images: on their way, whole, and acknowledged. */
+  get heldBytes(): number {
+    const whole = this.unacknowledged.reduce((sum, { bytes }) => sum + bytes, 0);
+    return this.intake.bytes + whole + this.committer.waitingBytes;
   }
 
   /** What a standby loads: the newest committed checkpoint, without what lies in the RAM image. */
@@ -106,8 +113,8 @@ export class HeldCheckpoints {
 
   /** Acknowledges what is whole, as long as the commits keep up. */
   private admit(): void {
-    const { commitBytes, onWhole } = this.options;
-    while (this.unacknowledged.length > 0 && this.committer.waitingBytes <= commitBytes) {
+    const { bounds, onWhole } = this.options;
+    while (this.unacknowledged.length > 0 && this.committer.waitingBytes <= bounds.commitBytes) {
       this.whole = this.unacknowledged.shift()!;
       onWhole(this.whole.epoch);
     }

@@ -2,6 +2,7 @@
  * The primary guardian: has a VM that runs, feeds what happens to it to `core/primary`, and carries the effects out.
  * It owns QEMU: when one of the two dies, so does the other.
  */
+import { PAGE_BYTES } from "../codec/replication.ts";
 import type { PacerSettings } from "../core/pacer.ts";
 import { startPrimary, stepPrimary } from "../core/primary.ts";
 import type { PrimaryEffect, PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
@@ -115,6 +116,7 @@ export class PrimaryGuardian {
     this.settings = {
       intervalMs: config.timing.intervalMs,
       maxInFlight: config.limits.maxInFlight,
+      maxInFlightBytes: config.limits.stagingMiB * 2 ** 20,
     };
     this.checkpoints = new CheckpointWatch({
       settings: this.settings,
@@ -260,7 +262,7 @@ export class PrimaryGuardian {
       return;
     }
     this.statistics.captured(pages);
-    this.feed({ type: "captured", epoch });
+    this.feed({ type: "captured", epoch, bytes: pages * PAGE_BYTES });
   }
 
   /**

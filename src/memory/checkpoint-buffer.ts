@@ -1,5 +1,5 @@
 /** The backup's staging: what has come of the checkpoint that is on its way. It becomes a whole checkpoint, or nothing. */
-import { type DiskEntry, type MessageOf, type PageList, ProtocolError } from "../codec/replication.ts";
+import type { DiskEntry, MessageOf, PageList } from "../codec/replication.ts";
 import { CheckpointDigest } from "../codec/replication-checkpoint.ts";
 import type { EpochId } from "../core/words.ts";
 
@@ -14,19 +14,29 @@ export interface WholeCheckpoint {
   readonly bytes: number;
 }
 
+/** What has come needs more memory than this backup may use for it. */
+export class CheckpointTooLarge extends Error {}
+
+export interface CheckpointRoom {
+  /** The most that one checkpoint may take. */
+  readonly limitBytes: number;
+  /** What all checkpoints that are not in the images yet may still take, together. */
+  readonly leftBytes: () => number;
+}
+
 export class CheckpointBuffer {
   readonly epoch: EpochId;
   private readonly digest: CheckpointDigest;
-  private readonly limitBytes: number;
+  private readonly room: CheckpointRoom;
   private readonly pages: PageList[] = [];
   private readonly disk: DiskEntry[] = [];
   private device: Uint8Array = new Uint8Array(0);
-  private bytes = 0;
+  private taken = 0;
 
-  /** @param limitBytes a checkpoint that needs more memory is refused (I6) */
-  constructor(epoch: EpochId, limitBytes: number) {
+  /** @param room a checkpoint that needs more memory is refused with `CheckpointTooLarge` (I6) */
+  constructor(epoch: EpochId, room: CheckpointRoom) {
     this.epoch = epoch;
-    this.limitBytes = limitBytes;
+    this.room = room;
     this.digest = new CheckpointDigest(epoch);
   }
 
@@ -68,18 +78,25 @@ export class CheckpointBuffer {
   /** The checkpoint, if all of it is here. @throws ProtocolError naming what is missing */
   finish(end: MessageOf<"checkpoint-end">): WholeCheckpoint {
     this.digest.check(end);
-    const { epoch, pages, device, disk, bytes } = this;
+    const { epoch, pages, device, disk, taken: bytes } = this;
     return { epoch, pages, device, disk, bytes };
   }
 
+  /** Bytes of memory that it takes by now. */
+  get bytes(): number {
+    return this.taken;
+  }
+
   private grow(bytes: number): void {
-    this.bytes += bytes;
-    if (this.bytes > this.limitBytes)
-      throw new ProtocolError(
-        "bad-checkpoint",
-        "checkpoint size",
-        this.bytes,
-        `at most ${this.limitBytes} bytes`,
+    const { leftBytes, limitBytes } = this.room;
+    this.taken += bytes;
+    if (this.taken > limitBytes)
+      throw new CheckpointTooLarge(
+        `checkpoint ${this.epoch} has more than the ${limitBytes} bytes that limits.checkpointMiB allows here; raise it`,
+      );
+    if (leftBytes() < 0)
+      throw new CheckpointTooLarge(
+        `checkpoints that are not in the images yet need more memory than is reckoned with here; give both hosts the same limits.stagingMiB and limits.diskMiB`,
       );
   }
 }

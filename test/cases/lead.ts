@@ -32,6 +32,21 @@ export const cases: readonly Case[] = [
     ],
   },
   {
+    number: 29,
+    input: "checkpoints that are not in the backup's images yet, each as large as the VM's RAM and more",
+    right: "bounded and reckoned with",
+    tests: [
+      {
+        file: "test/unit/guardian-held-checkpoints.test.ts",
+        name: "I6: checkpoints that are not in the images never take more than is reckoned with; one too many is refused, and forgotten when they are",
+      },
+      {
+        file: "test/unit/core-pacer.test.ts",
+        name: "I6: with maxInFlightBytes not acknowledged no checkpoint is begun, however few they are; an ack makes room",
+      },
+    ],
+  },
+  {
     number: 34,
     input: "the image's directory was made by another local user; a file is swapped for a link",
     right: "refused with owner and mode; the descriptor that was made is the one that is mapped",

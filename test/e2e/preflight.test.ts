@@ -18,6 +18,7 @@ import { livePreflight } from "../../src/hypervisor/qemu/live-preflight.ts";
 import { Qmp } from "../../src/hypervisor/qemu/qmp.ts";
 import { buildTcgAids } from "../../src/hypervisor/qemu/tcg-aids.ts";
 import type { Finding } from "../../src/hypervisor/qemu/traps.ts";
+import { memoryBounds } from "../../src/memory/memory-bounds.ts";
 
 const run = promisify(execFile);
 const root = join(import.meta.dirname, "../..");
@@ -255,7 +256,8 @@ test("static: no QEMU, no kernel file, and more RAM than there is are found", as
 
 test("backup: too little room for the RAM image, or for a disk, is found; enough is not", async () => {
   const mount = "mount -t tmpfs -o size=32m none /mnt";
-  const asked = { imageDirectory: "/mnt/vm1", imageFile: "/mnt/vm1/vm1.ram", stagingMiB: 64, images: [] };
+  const bounds = memoryBounds({ memoryMiB: 64 }, { stagingMiB: 64, commitMiB: 256, diskMiB: 64 });
+  const asked = { imageDirectory: "/mnt/vm1", imageFile: "/mnt/vm1/vm1.ram", bounds, images: [] };
   assert.deepEqual(codes(await lookFrom(mount, "backupPreflight", spec, asked)), ["image-room"]);
   const small = { ...spec, memoryMiB: 16 };
   assert.deepEqual(await lookFrom(mount, "backupPreflight", small, asked), []);

@@ -6,11 +6,12 @@ import {
   pace,
   paceAcked,
   paceCapture,
+  paceCaptured,
   paceSent,
   startPacing,
 } from "../../src/core/pacer.ts";
 
-const SETTINGS = { intervalMs: 25, maxInFlight: 4 };
+const SETTINGS = { intervalMs: 25, maxInFlight: 4, maxInFlightBytes: 2 ** 20 };
 const FREE = { running: 5, acked: 4 };
 /** Pacing from `now` on, with checkpoint 4 sent. */
 const begin = (now: number) => paceSent(startPacing(now, SETTINGS), 4);
@@ -63,6 +64,21 @@ test("I6: no checkpoint is begun behind one that has not left for the link in fu
   assert.equal(pace(paceSent(started, 4), SETTINGS, FREE, 99).kind, "now");
 });
 
+test("I6: with maxInFlightBytes not acknowledged no checkpoint is begun, however few they are; an ack makes room", () => {
+  const settings = { ...SETTINGS, maxInFlight: 100, maxInFlightBytes: 1000 };
+  // The way is known, and long: by their number there is room for many.
+  const known = { ...startPacing(0, settings), sent: 9, ack: { tookMs: 2500, atMs: 40 } };
+  const two = paceCaptured(paceCaptured(known, 5, 500), 6, 499);
+  assert.equal(pace(two, settings, { running: 7, acked: 4 }, 99).kind, "now");
+  const three = paceCaptured(two, 7, 1);
+  assert.deepEqual(pace(three, settings, { running: 8, acked: 4 }, 99), { kind: "blocked", by: "acks" });
+  assert.equal(pace(paceAcked(three, 5, 90), settings, { running: 8, acked: 5 }, 99).kind, "now");
+  // One that is larger than the bound alone is taken all the same, once nothing is before it.
+  const huge = paceCaptured(paceAcked(three, 7, 90), 8, 1e12);
+  assert.deepEqual(pace(huge, settings, { running: 9, acked: 7 }, 99), { kind: "blocked", by: "acks" });
+  assert.equal(pace(paceAcked(huge, 8, 95), settings, { running: 9, acked: 8 }, 99).kind, "now");
+});
+
 test("an ack says that its checkpoint has left, should that not have been said", () => {
   const pacer = paceAcked(startPacing(0, SETTINGS), 0, 20);
   assert.equal(pace(pacer, SETTINGS, { running: 1, acked: 0 }, 99).kind, "now");
@@ -102,7 +118,7 @@ class SimulatedEpochs {
   acked = 0;
   mostInFlight = 0;
   longestEpochMs = 0;
-  readonly settings = { intervalMs: 25, maxInFlight: 16 };
+  readonly settings = { intervalMs: 25, maxInFlight: 16, maxInFlightBytes: 2 ** 20 };
   private pacer: PacerState = paceSent(startPacing(0, this.settings), 0);
   private readonly link: SimulatedLink;
   private freeAt = 0;

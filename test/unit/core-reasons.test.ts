@@ -91,7 +91,7 @@ test("a part of protection that fails is named, with what it said, whenever it f
 test("a failure that ends protection only after the capture is still the one that is named", () => {
   for (const failed of ["output-failed", "disk-failed"] as const) {
     const { state } = stepPrimary(playPrimary(CAPTURING), { type: failed, reason }, 30, SETTINGS);
-    const { effects } = stepPrimary(state, { type: "captured", epoch: 1 }, 31, SETTINGS);
+    const { effects } = stepPrimary(state, { type: "captured", epoch: 1, bytes: 4096 }, 31, SETTINGS);
     assert.match(String(texts(effects, "info")[0]), new RegExp(reason));
   }
 });

@@ -17,7 +17,7 @@ import type { PacerSettings } from "../../src/core/pacer.ts";
 import { startPrimary, stepPrimary } from "../../src/core/primary.ts";
 import type { PrimaryEffect, PrimaryEvent, PrimaryState } from "../../src/core/primary-protocol.ts";
 
-export const SETTINGS: PacerSettings = { intervalMs: 25, maxInFlight: 4 };
+export const SETTINGS: PacerSettings = { intervalMs: 25, maxInFlight: 4, maxInFlightBytes: 2 ** 20 };
 
 /** Plays the lines through the primary's core and gives its last state. */
 export function playPrimary(text: string, settings = SETTINGS, from = startPrimary(1)): PrimaryState {
@@ -74,8 +74,9 @@ function read(text: string): Line {
 function primaryEvent(words: string[]): PrimaryEvent {
   const [type, first, second] = words;
   switch (type) {
-    case "acked":
     case "captured":
+      return { type, epoch: Number(first), bytes: second === undefined ? 4096 : Number(second) };
+    case "acked":
     case "sent":
       return { type, epoch: Number(first) };
     case "link-lost":

@@ -9,7 +9,7 @@ import type { PrimaryEvent, PrimaryState } from "../../src/core/primary-protocol
 import { HeldOutput } from "../../src/net/held-output.ts";
 import { type Link, type ToBackup, type ToPrimary, WorldArbiter } from "./core-world-parts.ts";
 
-const SETTINGS = { intervalMs: 5, maxInFlight: 3 };
+const SETTINGS = { intervalMs: 5, maxInFlight: 3, maxInFlightBytes: 2 ** 20 };
 const FRAME_BYTES = 10;
 
 export class World {
@@ -284,7 +284,7 @@ export class World {
     const epoch = this.vmEpoch++;
     this.capture = this.wantsHold ? "held" : "running";
     this.ship(epoch);
-    this.feedPrimary({ type: "captured", epoch });
+    this.feedPrimary({ type: "captured", epoch, bytes: 4096 });
   }
 
   /** As the guardian does: a checkpoint with a write missing never gets its end. */

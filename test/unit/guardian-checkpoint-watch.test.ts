@@ -5,7 +5,7 @@ import { paceSent, startPacing } from "../../src/core/pacer.ts";
 import type { CaptureState, PrimaryState, ProtectedState } from "../../src/core/primary-protocol.ts";
 import { CheckpointWatch } from "../../src/guardian/checkpoint-watch.ts";
 
-const settings = { intervalMs: 25, maxInFlight: 4 };
+const settings = { intervalMs: 25, maxInFlight: 4, maxInFlightBytes: 2 ** 20 };
 
 function protectedState(capture: CaptureState, acked: number, sent = acked): ProtectedState {
   return {

@@ -110,7 +110,7 @@ const toProtected: PrimaryEvent[] = [
 ];
 const checkpoint = (epoch: number): PrimaryEvent[] => [
   { type: "requested" },
-  { type: "captured", epoch },
+  { type: "captured", epoch, bytes: 4096 },
   { type: "sent", epoch },
   { type: "acked", epoch },
 ];

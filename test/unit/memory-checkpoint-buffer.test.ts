@@ -6,7 +6,7 @@ import { CheckpointEncoder, DiskDigest } from "../../src/codec/replication-check
 import { encodeDisk } from "../../src/codec/replication-disk.ts";
 import { PageFrameBuffers } from "../../src/codec/replication-pages.ts";
 import { ReplicationParser } from "../../src/codec/replication-parser.ts";
-import { CheckpointBuffer } from "../../src/memory/checkpoint-buffer.ts";
+import { CheckpointBuffer, CheckpointTooLarge } from "../../src/memory/checkpoint-buffer.ts";
 import {
   changesOf,
   diskEntry,
@@ -64,8 +64,11 @@ function assemble(buffer: CheckpointBuffer, all: readonly ReplicationMessage[]) 
   return buffer.finish(all.at(-1) as MessageOf<"checkpoint-end">);
 }
 
+/** For one checkpoint that may take so much. */
+const room = (limitBytes: number, leftBytes = () => Number.POSITIVE_INFINITY) => ({ limitBytes, leftBytes });
+
 test("I2: with all of its messages a checkpoint is whole: every page, the device state, the changes of disks, the epoch", () => {
-  const whole = assemble(new CheckpointBuffer(5, 1 << 20), messages(5));
+  const whole = assemble(new CheckpointBuffer(5, room(1 << 20)), messages(5));
   assert.equal(whole.epoch, 5);
   assert.deepEqual(Buffer.from(whole.device), DEVICE);
   assert.deepEqual(
@@ -89,13 +92,13 @@ test("I2: with any one message missing, doubled or moved it is no checkpoint", (
   }
   for (const [what, wrong] of wrongs) {
     const broken = (error: Error) => error instanceof ProtocolError && error.code === "bad-checkpoint";
-    assert.throws(() => assemble(new CheckpointBuffer(5, 1 << 20), wrong), broken, what);
+    assert.throws(() => assemble(new CheckpointBuffer(5, room(1 << 20)), wrong), broken, what);
   }
 });
 
 test("I2: a message of another checkpoint is refused when it comes", () => {
   const [first, second] = [messages(5), messages(6)];
-  const buffer = new CheckpointBuffer(5, 1 << 20);
+  const buffer = new CheckpointBuffer(5, room(1 << 20));
   buffer.keep(first[1] as MessageOf<"pages">);
   assert.throws(() => buffer.keep(second[2] as MessageOf<"pages">), /epoch is 6, expected 5/);
   assert.throws(() => buffer.keepDisk(second[0] as MessageOf<"disk">), /disk epoch is 6, expected 5/);
@@ -103,7 +106,7 @@ test("I2: a message of another checkpoint is refused when it comes", () => {
 });
 
 test("pages and changes of disks of a first pass are counted and not kept", () => {
-  const buffer = new CheckpointBuffer(0, 1 << 20);
+  const buffer = new CheckpointBuffer(0, room(1 << 20));
   const all = messages(0);
   for (const message of all) {
     if (message.type === "pages") buffer.count(message);
@@ -118,8 +121,27 @@ test("pages and changes of disks of a first pass are counted and not kept", () =
 
 test("I6: a checkpoint that needs more memory than there is for it is refused, by pages, device state or disks", () => {
   const all = messages(5);
-  const need = assemble(new CheckpointBuffer(5, 1 << 20), all).bytes;
-  assert.equal(assemble(new CheckpointBuffer(5, need), all).bytes, need);
+  const need = assemble(new CheckpointBuffer(5, room(1 << 20)), all).bytes;
+  assert.equal(assemble(new CheckpointBuffer(5, room(need)), all).bytes, need);
   for (const limit of [need - 1, 4096, 10])
-    assert.throws(() => assemble(new CheckpointBuffer(5, limit), all), /checkpoint size/, String(limit));
+    assert.throws(
+      () => assemble(new CheckpointBuffer(5, room(limit)), all),
+      (error: Error) =>
+        error instanceof CheckpointTooLarge &&
+        error.message.includes(`${limit} bytes that limits.checkpointMiB`),
+    );
+});
+
+test("I6: a checkpoint is refused, too, when those that are here already leave it no room", () => {
+  const all = messages(5);
+  const need = assemble(new CheckpointBuffer(5, room(1 << 20)), all).bytes;
+  const beside = (others: number, total: number) => {
+    const buffer: CheckpointBuffer = new CheckpointBuffer(
+      5,
+      room(1 << 20, () => total - others - buffer.bytes),
+    );
+    return assemble(buffer, all);
+  };
+  assert.equal(beside(1000, need + 1000).bytes, need);
+  assert.throws(() => beside(1001, need + 1000), CheckpointTooLarge);
 });

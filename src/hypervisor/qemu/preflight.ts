@@ -3,6 +3,7 @@
  * disks (disk-preflight.ts), before QEMU is started; at the running QEMU before it is protected (live-preflight.ts);
  * and at the backup before it takes a VM in.
  */
+import type { MemoryBounds } from "../../memory/memory-bounds.ts";
 import type { VmSpec } from "../vm-spec.ts";
 import type { AcceleratorAnswer } from "./accelerator.ts";
 import type { DiskImageFacts } from "./disk-image.ts";
@@ -183,14 +184,15 @@ export interface BackupQuestion {
   readonly imageDirectory: string;
   /** The RAM image to be made there. */
   readonly imageFile: string;
-  readonly stagingMiB: number;
+  /** Memory for checkpoints that are not in the images yet. */
+  readonly bounds: MemoryBounds;
   /** What the images of `vm.disks` are. */
   readonly images: readonly DiskImageFacts[];
 }
 
 /** At the backup: is there room for the RAM image, for staging, for the standby, and for the disks? */
 export async function backupPreflight(spec: VmSpec, question: BackupQuestion): Promise<Finding[]> {
-  const { imageDirectory, images, stagingMiB } = question;
+  const { bounds, imageDirectory, images } = question;
   const fact = await directory(imageDirectory);
   const found: Finding[] = [];
   if (fact.reach !== "open") {
@@ -206,11 +208,21 @@ export async function backupPreflight(spec: VmSpec, question: BackupQuestion): P
     found.push(error("image-room", `${room}. Free some, or name another imageDirectory.`));
   }
   const available = (await memAvailableMiB()) + (fact.inMemory ? oldMiB : 0);
-  const needed = stagingMiB + QEMU_MIB + (fact.inMemory ? imageMiB : 0);
+  const [commitMiB, totalMiB] = [bounds.commitBytes, bounds.totalBytes].map((bytes) =>
+    Math.ceil(bytes / 2 ** 20),
+  );
+  const standby = QEMU_MIB + (fact.inMemory ? imageMiB : 0);
+  const needed = standby + commitMiB!;
   if (available < needed) {
-    const parts = `${fact.inMemory ? `RAM image ${imageMiB}, ` : ""}staging ${stagingMiB}, QEMU ${QEMU_MIB}`;
+    const parts = `${fact.inMemory ? `RAM image ${imageMiB}, ` : ""}checkpoints ${commitMiB}, QEMU ${QEMU_MIB}`;
     const text = `This host lacks memory for the standby: ${needed} MiB (${parts}), ${available} MiB available.`;
     found.push(error("backup-memory", `${text} Free some, or put imageDirectory on a disk.`));
+  } else if (available < standby + totalMiB!) {
+    const most = `checkpoints may take up to ${totalMiB} MiB here for a moment`;
+    const text = `When the guest rewrites much of its memory at once, ${most}, and ${available - standby} MiB are left for them.`;
+    const todo =
+      "Free some, or set limits.checkpointMiB: a larger checkpoint then ends protection, and nothing else.";
+    found.push(warning("backup-memory-peak", `${text} ${todo}`));
   }
   return [...found, ...(await diskRoomFindings(spec.disks, images))];
 }
