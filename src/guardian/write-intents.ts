@@ -43,6 +43,8 @@ export class WriteIntents {
   /** Logs that gave way, and the epoch that ran when they had. */
   private old: { readonly path: string; readonly epoch: EpochId }[] = [];
   private renewing: Promise<void> | undefined;
+  /** Logs of earlier protections are gone. */
+  private hasBegun = false;
   private ended = false;
 
   constructor(options: WriteIntentsOptions) {
@@ -65,12 +67,14 @@ export class WriteIntents {
       await syncImage(disk.image);
       await removeIntents(folder, vm, disk.disk, [path]);
     }
+    this.hasBegun = true;
   }
 
   /** To be called when a log has grown. */
   grown(path: string, markedBytes: number): void {
     const log = this.current.find((one) => one.path === path);
-    if (log === undefined || this.ended || this.renewing !== undefined) return;
+    // A log that was begun while the old ones are removed would be taken for one of them.
+    if (log === undefined || !this.hasBegun || this.ended || this.renewing !== undefined) return;
     if (markedBytes < Math.max(LARGE_BYTES, log.disk.bytes * LARGE_SHARE)) return;
     this.renewing = this.renew(log)
       .catch((error: Error) => {
