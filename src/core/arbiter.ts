@@ -11,6 +11,8 @@ export interface Verdict {
 export interface Claim {
   readonly generation: Generation;
   readonly host: string;
+  /** When it was asked for, by that host's clock: ISO 8601, UTC. For people; nothing is decided by it, and old claims have none. */
+  readonly at?: string;
 }
 
 export interface Arbiter {

@@ -2,7 +2,9 @@
  * `start-here`: somebody who has looked says that the VM runs nowhere, and has it started from the disks of this host. For what the rules of starting leave to
  * people: the host that was given the VM failed before it ran it, or the host that ran it last is lost for good.
  */
+import type { Claim } from "../core/arbiter.ts";
 import type { BackupState } from "../core/backup.ts";
+import { recordOf } from "../core/start-up.ts";
 import type { Generation } from "../core/words.ts";
 import { type BackupConfig, inRole } from "./config.ts";
 import { OrderRefused } from "./control.ts";
@@ -30,25 +32,32 @@ export async function startHere(
   refuse(parts, args);
   const { anew, post, shutOut, start, state } = parts;
   const { config, log, record, witness } = post;
+  const signal = AbortSignal.timeout(PATIENCE_MS);
+  const notStarted = ({ message }: Error) =>
+    new OrderRefused("failed", `VM ${config.vm.name} is not started here: ${message}`);
+  const newest = await witness.latest(signal).catch((error: Error) => {
+    throw notStarted(error);
+  });
+  // A primary may have come meanwhile.
+  refuse(parts, args);
+  refuseOlder(post, newest, args);
   shutOut();
   try {
     log.warn(`somebody says that VM ${config.vm.name} runs nowhere, and has it started here`);
-    const signal = AbortSignal.timeout(PATIENCE_MS);
-    const newest = (await witness.latest(signal))?.generation ?? 0;
-    const before = Math.max(newest, record.state?.generation ?? 1, state().generation);
+    const before = Math.max(newest?.generation ?? 0, record.state?.generation ?? 1, state().generation);
     const { generation, granted } = await witness.ask(before, signal);
     if (!granted) throw new Error(`generation ${generation} was given to another host in this very moment`);
     start(generation);
     return { generation };
   } catch (error) {
     anew();
-    throw new OrderRefused("failed", `VM ${config.vm.name} is not started here: ${(error as Error).message}`);
+    throw notStarted(error as Error);
   }
 }
 
 function refuse({ post, state }: StartHereParts, args: Record<string, unknown>): void {
   const { config, record } = post;
-  const { evenFromCopy, runsNowhereElse, ...others } = args;
+  const { evenFromCopy, evenOlderDisks: _, runsNowhereElse, ...others } = args;
   const unknown = Object.keys(others)[0];
   if (unknown !== undefined) throw new OrderRefused("bad-request", `start-here has no argument "${unknown}"`);
   const { phase } = state();
@@ -65,10 +74,10 @@ function refuse({ post, state }: StartHereParts, args: Record<string, unknown>):
   if (runsNowhereElse !== true)
     throw new OrderRefused(
       "not-confirmed",
-      `this boots VM ${config.vm.name} from the disks of this host, and takes it from every other. Where it runs still there would be two of it. Look at the other host; if the VM does not run there, say "runsNowhereElse": true`,
+      `this boots VM ${config.vm.name} from the disks of this host. If it still runs on another host, that makes two copies. Look there; if it does not run, say "runsNowhereElse": true`,
     );
-  if (config.vm.disks.every(({ storage }) => storage === "shared")) return;
-  const images = record.state?.images;
+  if (haveNoDisks(post)) return;
+  const images = recordOf(record.state)?.images;
   if (images === "syncing")
     throw new OrderRefused(
       "half-copy",
@@ -80,3 +89,38 @@ function refuse({ post, state }: StartHereParts, args: Record<string, unknown>):
       `the images here are ${images === undefined ? "not known to this host" : "a copy of the other host's"}: they may lack what the VM did last, and be in the midst of a change, as after a power failure without a journal. Start the VM on the host that ran it last; if that is lost for good, say "evenFromCopy": true`,
     );
 }
+
+/** A host that was given the VM after this one may have run it: then its disks are the newer ones. */
+function refuseOlder(
+  post: StartHereParts["post"],
+  newest: Claim | undefined,
+  { evenOlderDisks }: Record<string, unknown>,
+): void {
+  if (newest === undefined || evenOlderDisks === true || haveNoDisks(post)) return;
+  const { config, record } = post;
+  const own = recordOf(record.state)?.generation;
+  if (newest.host === config.host || newest.generation <= (own ?? 0)) return;
+  const here = own === undefined ? "of no known generation" : `of generation ${own}`;
+  throw new OrderRefused(
+    "not-confirmed",
+    `${newest.host} was given VM ${config.vm.name} as generation ${newest.generation}, ${age(newest, Date.now())}. The disks here are ${here}: they lack what the VM has done there since, and when that host returns, its disks are overwritten with them. Start the VM there; if that host is lost for good, say "evenOlderDisks": true`,
+  );
+}
+
+function haveNoDisks({ config }: StartHereParts["post"]): boolean {
+  return config.vm.disks.every(({ storage }) => storage === "shared");
+}
+
+/** How long ago that host was given the VM, by the clocks of two hosts. */
+export function age({ at }: Claim, nowMs: number): string {
+  if (at === undefined) return "at a time that the witness does not know";
+  const seconds = (nowMs - Date.parse(at)) / 1000;
+  const [unit, length] = UNITS.find(([, one]) => seconds >= 2 * one) ?? ["seconds", 1];
+  return `${Math.max(0, Math.floor(seconds / length))} ${unit} ago (${at})`;
+}
+
+const UNITS: readonly (readonly [string, number])[] = [
+  ["days", 86_400],
+  ["hours", 3_600],
+  ["minutes", 60],
+];

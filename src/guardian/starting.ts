@@ -3,7 +3,14 @@
  * started again with the file that it always had.
  */
 import { setTimeout as pause } from "node:timers/promises";
-import { askedToStart, type Starting, type StartUp, startUp, startUpUnasked } from "../core/start-up.ts";
+import {
+  askedToStart,
+  SET_OUT,
+  type Starting,
+  type StartUp,
+  startUp,
+  startUpUnasked,
+} from "../core/start-up.ts";
 import type { Post } from "./role.ts";
 
 /** The host runs the VM, or is its backup, as this generation. */
@@ -22,7 +29,8 @@ export async function decideRole(post: Post): Promise<Decided> {
   };
   const decision = startUpUnasked(starting) ?? (await ask(post, starting));
   if (decision.as === "nothing") throw new Error(`VM ${vm.name} is not started: ${decision.why}`);
-  if (decision.as === "ask") throw new Error("internal error: a question is no decision");
+  if (decision.as === "ask" || decision.as === "claim")
+    throw new Error("internal error: a question is no decision");
   if (decision.as !== role) log.warn(`this host is the ${decision.as} of VM ${vm.name}: ${decision.why}`);
   return decision;
 }
@@ -32,14 +40,27 @@ async function ask(post: Post, starting: Omit<Starting, "newest">): Promise<Star
   const { timing, vm } = config;
   let doing = `asking ${witness.name} who has the VM`;
   await control.take({ status: () => ({ role: "starting", vm: vm.name, doing, witness: witness.status }) });
-  let decision = startUp({ ...starting, newest: await witness.latest() });
+  let decision = await settled(post, starting);
   if (decision.as !== "ask") return decision;
   doing = decision.why;
   log.warn(`${decision.why}; that takes up to ${decision.waitMs} ms`);
   for (const end = performance.now() + decision.waitMs; performance.now() < end; ) {
     await pause(timing.detectionMs);
-    decision = startUp({ ...starting, newest: await witness.latest() });
+    decision = await settled(post, starting);
     if (decision.as !== "ask") return decision;
   }
   return askedToStart(await witness.ask(decision.generation));
+}
+
+/** What the newest claim makes of it, after this host has claimed what nobody has. */
+async function settled({ record, witness }: Post, starting: Omit<Starting, "newest">): Promise<StartUp> {
+  for (;;) {
+    const now = { ...starting, record: record.state };
+    const decision = startUp({ ...now, newest: await witness.latest() });
+    if (decision.as !== "claim") return decision;
+    // On stable storage first: a host that fails behind its first claim must know that it has had nothing but that.
+    if (record.state === undefined) await record.write(SET_OUT);
+    const { generation, granted } = await witness.ask(decision.generation);
+    if (granted) return { as: "primary", generation, why: decision.why };
+  }
 }

@@ -44,9 +44,8 @@ export class ClaimFile {
     this.file = file;
     this.bytes = whole;
     this.tornBytes = torn;
-    for (const { vm, generation, host } of claims) {
-      if (generation > (this.newestOf.get(vm)?.generation ?? -1)) this.newestOf.set(vm, { generation, host });
-    }
+    for (const { vm, ...claim } of claims)
+      if (claim.generation > (this.newestOf.get(vm)?.generation ?? -1)) this.newestOf.set(vm, claim);
   }
 
   /**

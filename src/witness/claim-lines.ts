@@ -13,7 +13,7 @@ export interface ClaimOfVm extends Claim {
 export const headLine = line({ remusWitness: 1 });
 
 export function claimLine(claims: readonly ClaimOfVm[]): Buffer {
-  return line(claims.map(({ vm, generation, host }) => ({ vm, generation, host })));
+  return line(claims.map(({ at, generation, host, vm }) => ({ vm, generation, host, at })));
 }
 
 export interface Contents {

@@ -50,7 +50,7 @@ export class EtcdRegister implements Register {
     const { succeeded, responses } = await this.call("/v3/kv/txn", signal, {
       // Over a range, this compares with every key in it; it holds when there is none.
       compare: [{ key, range_end: this.end(vmId), target: "CREATE", result: "EQUAL", create_revision: "0" }],
-      success: [{ request_put: { key, value: base64(claim.host) } }],
+      success: [{ request_put: { key, value: base64(textOf(claim)) } }],
       failure: [{ request_range: this.newestKey(vmId) }],
     });
     if (succeeded === true) return claim;
@@ -146,8 +146,14 @@ export class EtcdRegister implements Register {
     if (entry === undefined) return undefined;
     const key = text(entry.key);
     const generation = generationOf(key.slice(this.prefix.length + vmId.length + 1));
-    return asClaim({ generation, host: text(entry.value ?? "") }, `etcd's key ${key}`);
+    const [host, at] = text(entry.value ?? "").split(" ");
+    return asClaim({ generation, host, at }, `etcd's key ${key}`);
   }
+}
+
+/** The host's name, which has no blanks, and when it asked. */
+function textOf({ at, host }: Claim): string {
+  return at === undefined ? host : `${host} ${at}`;
 }
 
 function refusal(endpoint: URL, { status, body }: Answer): Error {

@@ -85,7 +85,8 @@ export class LockDirectory {
     const claim = parseClaimLine(readFileSync(path), path);
     if (claim.vm !== vmId || claim.generation !== generation)
       throw new Error(`${path} holds the claim of another file; no other program may write there`);
-    return { generation, host: claim.host };
+    const { vm: _, ...newest } = claim;
+    return newest;
   }
 
   private stranger(name: string): never {

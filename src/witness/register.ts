@@ -35,6 +35,9 @@ export function isVmId(value: unknown): value is string {
   return typeof value === "string" && /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(value);
 }
 
+/** The greatest that the replication link can name (docs/specs/replication.md). No VM fails over so often: who asks for it is wrong, or means harm. */
+export const MAX_GENERATION: Generation = 2 ** 32 - 1;
+
 export function isGeneration(value: unknown): value is Generation {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }
@@ -44,9 +47,14 @@ export function isHost(value: unknown): value is string {
   return typeof value === "string" && /^[\x21-\x7e]{1,253}$/.test(value);
 }
 
+/** As `Date.toISOString` gives it. */
+function isTime(value: unknown): value is string {
+  return typeof value === "string" && /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$/.test(value);
+}
+
 /** @throws TypeError naming `source` if the value is not a claim */
 export function asClaim(value: unknown, source: string): Claim {
-  const { generation, host } = (value ?? {}) as Record<string, unknown>;
-  if (isGeneration(generation) && isHost(host)) return { generation, host };
+  const { at, generation, host } = (value ?? {}) as Record<string, unknown>;
+  if (isGeneration(generation) && isHost(host)) return { generation, host, ...(isTime(at) ? { at } : {}) };
   throw new TypeError(`${source} holds something that is not a claim; no other program may write there`);
 }

@@ -11,7 +11,7 @@ import { createServer as createSecure } from "node:https";
 import type { AddressInfo } from "node:net";
 import type { Claim } from "../core/arbiter.ts";
 import type { ClaimFile } from "./claim-file.ts";
-import { asClaim, isVmId } from "./register.ts";
+import { asClaim, isVmId, MAX_GENERATION } from "./register.ts";
 
 export interface ServerOptions {
   readonly claims: ClaimFile;
@@ -120,6 +120,9 @@ const orders: Readonly<Record<string, Order>> = {
         '"generation" must be a whole number from 0, "host" up to 253 printable ASCII characters',
       );
     }
+    // One that no host can go beyond would be the VM's last.
+    if (claim.generation > MAX_GENERATION)
+      throw new Refused(400, `"generation" must be at most ${MAX_GENERATION}`);
     return claims.claim(vm, claim);
   },
   "/v1/newest": (claims, body) => claims.newest(vmIn(body)),

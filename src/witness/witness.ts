@@ -7,7 +7,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { Arbiter, Claim, Verdict } from "../core/arbiter.ts";
 import type { Generation } from "../core/words.ts";
-import { isGeneration, isHost, isVmId, type Register } from "./register.ts";
+import { isGeneration, isHost, isVmId, MAX_GENERATION, type Register } from "./register.ts";
 
 /** Each is called once in an outage. */
 export interface Notices {
@@ -34,9 +34,9 @@ export class Witness implements Arbiter {
 
   async ask(vmId: string, generation: Generation, host: string, signal?: AbortSignal): Promise<Verdict> {
     const vm = checkedVm(vmId);
-    const wanted: Claim = { generation: generation + 1, host };
-    if (!isGeneration(generation) || !isGeneration(wanted.generation))
-      throw new TypeError(`${generation} is no generation: a whole number from 0 up to 2^53 - 2`);
+    const wanted: Claim = { generation: generation + 1, host, at: new Date().toISOString() };
+    if (!isGeneration(generation) || wanted.generation > MAX_GENERATION)
+      throw new TypeError(`${generation} is no generation to go on from: 0 to ${MAX_GENERATION - 1}`);
     if (!isHost(host))
       throw new TypeError(`"${host}" is no host's name: up to 253 printable ASCII characters, no blanks`);
     const newest = await this.insist(async (until) => {

@@ -239,7 +239,8 @@ class Run {
     world.count(`stranded: ${host === undefined ? "for good" : "an operator starts the VM"}`);
     if (host === undefined) return;
     stage.protectOnOrder();
-    order(world, host, "start-here", { runsNowhereElse: true });
+    // The newer claim may be that of a host which never came to run it.
+    order(world, host, "start-here", { runsNowhereElse: true, evenOlderDisks: true });
     stage.until(
       () => stage.isProtected(),
       PROTECTED_AGAIN_MS,

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { BackupState } from "../../src/core/backup.ts";
-import { type StartHereParts, startHere } from "../../src/guardian/start-here.ts";
+import { age, type StartHereParts, startHere } from "../../src/guardian/start-here.ts";
 
 type Images = "owner" | "replica" | "syncing";
 
@@ -11,15 +11,22 @@ interface Circumstances {
   readonly phase?: string;
   readonly peer?: boolean;
   readonly newest?: number | undefined;
+  /** The host of the newest claim. */
+  readonly holder?: string;
+  readonly at?: string;
+  readonly generation?: number;
   /** What comes of the question. */
-  readonly verdict?: "granted" | "denied" | "silence";
+  readonly verdict?: "granted" | "denied" | "silence" | "unreachable";
   readonly disks?: readonly { readonly storage: "replicated" | "shared" }[];
 }
 
-function backup({ images = "owner", phase = "waiting", peer = true, newest, verdict, disks }: Circumstances) {
+function backup(circumstances: Circumstances) {
+  const { images = "owner", phase = "waiting", peer = true, newest, verdict, disks } = circumstances;
+  const { at, generation = 3, holder = "a" } = circumstances;
   const done: string[] = [];
   const config = {
     role: "backup",
+    host: "a",
     vm: { name: "vm1", disks: disks ?? [{ storage: "replicated" }] },
     replication: { listen: [{}], ...(peer ? { peer: [{}] } : {}) },
   };
@@ -27,9 +34,12 @@ function backup({ images = "owner", phase = "waiting", peer = true, newest, verd
     post: {
       config,
       log: { warn: () => {} },
-      record: { state: { generation: 3, images } },
+      record: { state: { generation, images } },
       witness: {
-        latest: async () => (newest === undefined ? undefined : { generation: newest, host: "b" }),
+        latest: async () => {
+          if (verdict === "unreachable") throw new Error("nobody is there");
+          return newest === undefined ? undefined : { generation: newest, host: holder, at };
+        },
         ask: async (generation: number) => {
           done.push(`asks with ${generation}`);
           if (verdict === "silence") throw new Error("the witness is silent");
@@ -61,7 +71,7 @@ test("the host that ran the VM last starts it as the generation after the newest
 
 test("what is not said in full, or cannot be done, is refused before anything changes", async () => {
   const refused: [Circumstances, Record<string, unknown>, string, RegExp][] = [
-    [{}, {}, "not-confirmed", /there would be two of it/],
+    [{}, {}, "not-confirmed", /that makes two copies/],
     [{}, { runsNowhereElse: "yes" }, "not-confirmed", /say "runsNowhereElse": true/],
     [{}, { ...SURE, force: true }, "bad-request", /no argument "force"/],
     [{ phase: "filling" }, SURE, "wrong-state", /this backup is filling/],
@@ -86,6 +96,58 @@ test("a copy will do when that is said, and shared storage is nobody's copy", as
     await startHere(parts, args);
     assert.equal(done.at(-1), "start 4");
   }
+});
+
+test("older disks are started only by somebody who was told whose are newer, and how old that is (I2)", async () => {
+  const newer = { newest: 5, holder: "b" } as const;
+  const confirmed = { ...SURE, evenFromCopy: true };
+  const hour = new Date(Date.now() - 3 * 3_600_000 - 5_000).toISOString();
+  for (const [circumstances, message] of [
+    [
+      { ...newer, at: hour },
+      /b was given VM vm1 as generation 5, 3 hours ago \(20.*of generation 3.*"evenOlderDisks": true/,
+    ],
+    [newer, /at a time that the witness does not know/],
+    [{ ...newer, images: "replica" }, /b was given VM vm1/],
+    // It had only set out: of its disks nothing is known.
+    [{ ...newer, newest: 1, generation: 0 }, /of no known generation/],
+  ] as [Circumstances, RegExp][]) {
+    const refused = backup(circumstances);
+    await assert.rejects(startHere(refused.parts, confirmed), { code: "not-confirmed", message });
+    assert.deepEqual(refused.done, [], "nothing has changed");
+    const { done, parts } = backup(circumstances);
+    await startHere(parts, { ...confirmed, evenOlderDisks: true });
+    assert.equal(done[0], "shut out");
+  }
+  for (const circumstances of [
+    { newest: 5 },
+    { newest: 3, holder: "b" },
+    { ...newer, disks: [] },
+    { ...newer, disks: [{ storage: "shared" }] },
+  ] as Circumstances[])
+    assert.ok((await startHere(backup(circumstances).parts, SURE)).generation > 3);
+});
+
+test("a host that had only set out does not know its disks", async () => {
+  const { done, parts } = backup({ generation: 0 });
+  await assert.rejects(startHere(parts, SURE), { code: "not-confirmed", message: /not known to this host/ });
+  assert.deepEqual(done, []);
+});
+
+test("while the witness cannot be asked nothing changes", async () => {
+  const { done, parts } = backup({ verdict: "unreachable" });
+  await assert.rejects(startHere(parts, SURE), { code: "failed", message: /nobody is there/ });
+  assert.deepEqual(done, []);
+});
+
+test("a claim's age is told in its largest unit", () => {
+  const at = "2026-12-01T00:00:00.000Z";
+  const told = (seconds: number) => age({ generation: 1, host: "b", at }, Date.parse(at) + seconds * 1000);
+  assert.equal(told(-5), `0 seconds ago (${at})`);
+  assert.equal(told(119), `119 seconds ago (${at})`);
+  assert.equal(told(120), `2 minutes ago (${at})`);
+  assert.equal(told(7200), `2 hours ago (${at})`);
+  assert.equal(told(40 * 86_400), `40 days ago (${at})`);
 });
 
 test("without the arbiter's word the host is a backup again", async () => {
