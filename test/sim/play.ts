@@ -1,6 +1,6 @@
 /** Plays one seed: a world is made, the VM is protected, things go wrong, things are mended; and at every step it is judged. */
 import { inWorld, type Stage } from "./stage.ts";
-import { FAULTS, SINGLE, STEPS, strike } from "./world/faults.ts";
+import { AMBUSHES, AWAITED, ambush, FAULTS, SINGLE, STEPS, strike } from "./world/faults.ts";
 import { order, primaryOf } from "./world/operator.ts";
 import { Random } from "./world/random.ts";
 import type { Nature, World } from "./world/world.ts";
@@ -24,7 +24,7 @@ export interface PlayOptions {
 
 /** What is looked for, where a run is to come to a certain point sooner than chance would have it. */
 export interface Focus {
-  readonly style?: "one" | "few" | "storm";
+  readonly style?: "one" | "few" | "storm" | "first";
   /** Nothing else goes wrong. */
   readonly faults?: readonly string[];
   /** Nothing else is ordered. */
@@ -37,6 +37,8 @@ const BEGIN_MS = 20_000;
 /** A switchover that is refused has been by then. */
 const ASK_AGAIN_MS = 3_000;
 const ORDERS = ["switchover", "switchover", "stop", "hold", "protect", "protect"];
+/** Given so often in place of one of those. */
+const QUITS = 0.06;
 
 export function play({ focus = {}, hours, keepTranscript = 400, seed }: PlayOptions): Played {
   const random = new Random(seed);
@@ -72,7 +74,18 @@ function natureOf(random: Random): Nature {
     },
     guestStepMs: random.pick([5, 8, 12]),
     clientMs: random.pick([10, 20, 40]),
+    hasDisk: random.chance(0.85),
+    durability: random.pick(["strict", "strict", "replicated"]),
     diskShare: random.pick([0.1, 0.3, 0.6]),
+    flushEvery: random.pick([4, 16, 64, 0]),
+    logsGrow: random.chance(0.3),
+    syncMs: random.pick([4, 4, 4, 40, 400]),
+    startsMs: random.pick([
+      [random.between(0, 100), random.between(0, 100)],
+      [random.between(0, 100), random.between(0, 100)],
+      [0, random.between(300, 3000)],
+      [random.between(300, 3000), 0],
+    ]),
     diskMs: random.pick([0.3, 0.3, 2, 8, 40]),
     firstPassMs: random.pick([20, 60, 300]),
     intervalMs: 25,
@@ -100,18 +113,21 @@ class Run {
   play(): void {
     const { world } = this;
     const { random } = world;
-    if (!world.nature.protectAtStart) this.stage.protectOnOrder();
-    this.stage.until(
-      () => this.stage.isProtected(),
-      BEGIN_MS,
-      "the VM is not protected in a world where nothing has gone wrong",
-    );
     const style =
       this.hoursMs !== undefined
         ? "long"
-        : (this.focus.style ?? random.pick(["one", "one", "few", "few", "storm"]));
+        : (this.focus.style ??
+          random.pick(["one", "one", "one", "few", "few", "few", "storm", "storm", "first"]));
     world.count(`runs: ${style}`);
-    if (style === "one") this.oneFailure();
+    if (!world.nature.protectAtStart) this.stage.protectOnOrder();
+    if (style !== "first")
+      this.stage.until(
+        () => this.stage.isProtected(),
+        BEGIN_MS,
+        "the VM is not protected in a world where nothing has gone wrong",
+      );
+    if (style === "first") this.badTimes(random.between(200, 5000), 500, 2000);
+    else if (style === "one") this.oneFailure();
     else if (style === "few") this.badTimes(random.between(1500, 6000), 1200, 2500);
     else if (style === "storm") this.badTimes(random.between(1500, 4000), 250, 1500);
     else this.long(this.hoursMs!);
@@ -173,12 +189,15 @@ class Run {
   private badTimes(ms: number, faultMs: number, orderMs: number): void {
     const { world } = this;
     const { random } = world;
-    const names = this.focus.faults ?? Object.keys(FAULTS);
+    const names = this.focus.faults ?? this.someFaults();
+    const ambushes = Object.keys(AMBUSHES).filter((name) => !AWAITED.has(name));
     const fault = () => {
       if (world.calm) return;
       const name = random.pick(names);
       const host = world.host(random.pick(["A", "B"]));
-      if (random.chance(0.4))
+      if (this.focus.faults === undefined && random.chance(0.15))
+        ambush(world, random.pick(ambushes), host, (wanted) => this.anOrder(wanted));
+      else if (random.chance(0.4))
         world.at(random.pick(STEPS), random.below(6), () => world.calm || strike(world, name, host));
       else strike(world, name, host);
       world.time.after(random.gap(faultMs), fault);
@@ -191,6 +210,14 @@ class Run {
     world.time.after(random.gap(faultMs), fault);
     world.time.after(random.gap(orderMs), orders);
     this.stage.pass(ms);
+  }
+
+  /** All that can go wrong, or a few things of it, so that they meet often. */
+  private someFaults(): string[] {
+    const { random } = this.world;
+    const all = Object.keys(FAULTS).filter((name) => !AWAITED.has(name));
+    if (random.chance(0.5)) return all;
+    return Array.from({ length: 3 + random.below(6) }, () => random.pick(all));
   }
 
   /** Bad times and good ones in turn. */
@@ -207,6 +234,10 @@ class Run {
 
   private anOrder(wanted?: string): void {
     const { world } = this;
+    if (wanted === undefined && this.focus.orders === undefined && world.random.chance(QUITS)) {
+      this.quit();
+      return;
+    }
     const host = primaryOf(world);
     if (host === undefined) return;
     const name = wanted ?? world.random.pick(this.focus.orders ?? ORDERS);
@@ -214,6 +245,15 @@ class Run {
     if (name === "stop") world.onlyOneFailure = false;
     if (name === "stop") this.stage.stopped = this.stage.mayBeStranded = true;
     order(world, host, name);
+  }
+
+  /** Somebody ends a guardian in order. It is started again, and not told to protect the VM. */
+  private quit(): void {
+    const { stage, world } = this;
+    const host = world.host(world.random.pick(["A", "B"]));
+    world.onlyOneFailure = false;
+    stage.stopped = stage.mayBeStranded = true;
+    order(world, host, "quit");
   }
 
   /** Liveness: within a bound the VM is protected, and clients are served. */

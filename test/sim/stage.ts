@@ -19,6 +19,18 @@ const PAUSED_MS = 7_000;
 /** A VM of which nothing was heard for so long will not start any more by itself. */
 const STRANDED_MS = 8_000;
 
+/** A host at which nothing goes wrong. */
+const WELL = {
+  diskFails: false,
+  syncFails: false,
+  stateFull: false,
+  filesGone: false,
+  addressGone: false,
+  loadFails: false,
+  loadTakesMs: 0,
+  refusals: 0,
+};
+
 let installed = false;
 
 function install(): void {
@@ -87,10 +99,8 @@ export class Stage {
   /** Both hosts start, clients send. */
   constructor(world: World) {
     this.world = world;
-    for (const host of world.hosts.values()) {
-      host.disk.flush();
-      world.time.after(world.random.between(0, 100), () => host.startGuardian());
-    }
+    for (const [i, host] of [...world.hosts.values()].entries())
+      world.time.after(world.nature.startsMs[i]!, () => host.startGuardian());
     this.clients();
     this.watch();
   }
@@ -106,10 +116,11 @@ export class Stage {
     for (const { from, link, to } of world.network.ways) world.network.setUp(from, to, link, true);
     for (const member of world.witness.members) {
       member.on = true;
+      member.writes = true;
       member.deafTo.clear();
     }
     for (const host of world.hosts.values()) {
-      Object.assign(host, { diskFails: false, syncFails: false, loadFails: false, loadTakesMs: 0 });
+      Object.assign(host, WELL, { syncMs: world.nature.syncMs });
       host.powerOn();
       host.guardian?.resume(true);
       if (host.guardian?.alive !== true) host.startGuardian();

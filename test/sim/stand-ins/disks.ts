@@ -8,8 +8,14 @@ export async function startExports(qmp: SimQmp): Promise<void> {
 export const stopExports = startExports;
 export const exportDisk = startExports;
 export const removeExport = startExports;
-export const setFlushing = startExports;
-export const renewIntent = startExports;
+
+export async function setFlushing(qmp: SimQmp, { on }: { on: boolean }): Promise<void> {
+  await qmp.qemu.command(() => qmp.qemu.setFlushing(on));
+}
+
+export async function renewIntent(qemu: SimQemu): Promise<void> {
+  await qemu.command(() => qemu.changeLog());
+}
 
 export async function addBitmap(qmp: SimQmp, { name }: { name: string }): Promise<void> {
   await qmp.qemu.command(() => qmp.qemu.bitmaps.set(name, new Set()));

@@ -5,10 +5,14 @@ import { theWorld } from "../world/present.ts";
 import { BLOCK_BYTES, type IntentLog } from "../world/storage.ts";
 import { current, type SimProcess } from "../world/time.ts";
 
+/** As if the log named so much of the disk: it gives way to a new one. */
+const LARGE_BYTES = 1 << 30;
+
 interface Options {
   readonly ring: WriteRing;
   readonly epochCell: EpochCell;
   readonly onWritten: () => void;
+  readonly onGrown: (path: string, markedBytes: number) => void;
   readonly onFailed: (reason: string) => void;
 }
 
@@ -18,6 +22,7 @@ export class DiskEndpoint {
   private readonly process: SimProcess = current();
   private readonly disk = theWorld().hostOf(this.process).disk;
   private noted: IntentLog | undefined;
+  private next: IntentLog | undefined;
   private failed = false;
 
   private constructor(options: Options) {
@@ -35,14 +40,19 @@ export class DiskEndpoint {
 
   async log({ path, session }: { path: string; session: string }): Promise<number> {
     await this.process.later(1);
-    this.noted = { path, session, blocks: new Set() };
-    this.disk.logs = [...this.disk.logs, this.noted];
+    this.next = { path, session, blocks: new Set() };
+    this.disk.logs = [...this.disk.logs, this.next];
+    this.noted ??= this.next;
     return 4;
   }
 
-  retire(): void {
-    this.noted = undefined;
+  /** QEMU has changed to the log that was begun last. */
+  useNewLog(): void {
+    this.noted = this.next;
   }
+
+  /** Its end is no failure any more. */
+  retire(): void {}
 
   async stop(): Promise<void> {
     this.failed = true;
@@ -56,13 +66,22 @@ export class DiskEndpoint {
   /** First the note, then the image, then the copy, and then the answer. */
   write(block: number, value: number): void {
     const { epochCell, onWritten, ring } = this.options;
-    this.noted?.blocks.add(block);
+    this.note(block);
     this.disk.write(block, value);
     if (this.failed || ring.abandoned) return;
     const data = new Uint8Array(BLOCK_BYTES);
     new DataView(data.buffer).setUint32(0, value);
     ring.write(0, block * BLOCK_BYTES, data, epochCell.get());
     if (ring.publish()) this.process.post(0.05, onWritten);
+  }
+
+  private note(block: number): void {
+    const { noted } = this;
+    if (noted === undefined) return;
+    noted.blocks.add(block);
+    const { nature, random } = theWorld();
+    if (nature.logsGrow && random.chance(0.05))
+      this.process.post(0.1, () => this.options.onGrown(noted.path, LARGE_BYTES));
   }
 
   /** A fault: the mirror gives up. What the guest writes from now on is not copied. */

@@ -8,11 +8,11 @@ function here() {
   const host = world.hostOf(process);
   /** What reaches stable storage takes a while, and may fail. */
   const synced = async (act: () => void) => {
-    await process.later(world.random.between(0.2, 4));
+    await process.later(world.random.between(0.2, host.syncMs));
     if (host.syncFails) throw Object.assign(new Error("EIO: i/o error, fsync"), { code: "EIO" });
     act();
   };
-  return { files: host.files, disk: host.disk, synced };
+  return { host, files: host.files, disk: host.disk, synced };
 }
 
 export async function mkdir(): Promise<void> {}
@@ -24,15 +24,17 @@ export async function readFile(path: string, _encoding: string): Promise<string>
 }
 
 export async function open(path: string, flags: string, _mode?: number) {
-  const { disk, files, synced } = here();
+  const { disk, files, host, synced } = here();
   if (path.endsWith(".img")) {
-    const sync = () => synced(() => disk.flush());
+    const sync = () => synced(disk.beginFlush());
     return { sync, datasync: sync, close: async () => {} };
   }
   if (flags === "r") return { sync: () => synced(() => files.syncFolder()), close: async () => {} };
   const inode = files.create(path);
   return {
     writeFile: async (text: string) => {
+      if (host.stateFull)
+        throw Object.assign(new Error("ENOSPC: no space left on device, write"), { code: "ENOSPC" });
       inode.text = text;
     },
     sync: () => synced(() => files.sync(inode)),

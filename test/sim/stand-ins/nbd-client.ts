@@ -76,9 +76,10 @@ export class NbdClient {
   }
 
   flush(): Promise<void> {
+    const ended = this.host.disk.beginFlush();
     return this.request(() => {
-      if (this.host.diskFails) throw new NbdError("flush: EIO");
-      this.host.disk.flush();
+      if (this.host.diskFails || this.host.syncFails) throw new NbdError("flush: EIO");
+      ended();
     });
   }
 

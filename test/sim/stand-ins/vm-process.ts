@@ -10,6 +10,7 @@ export function heed(): void {}
 
 export async function prepareGround() {
   await current().later(5);
+  filesAreThere();
   return { accelerator: "tcg", preload: undefined, images: [{ virtualBytes: BLOCKS * BLOCK_BYTES }] };
 }
 
@@ -28,6 +29,15 @@ export async function startQemu(
   return qemu;
 }
 
+/** @throws as production code does where a kernel's file is gone */
+function filesAreThere(): void {
+  if (theWorld().hostOf(current()).filesGone)
+    throw Object.assign(new Error("ENOENT: no such file or directory, stat '/boot/vmlinuz'"), {
+      code: "ENOENT",
+    });
+}
+
 export async function machineOf(): Promise<Record<string, string>> {
+  filesAreThere();
   return { machine: "pc" };
 }

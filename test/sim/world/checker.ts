@@ -4,6 +4,7 @@
 import type { Claim } from "../../../src/core/arbiter.ts";
 import type { Frame, Guest, Snapshot } from "./guest.ts";
 import { Timeline } from "./guest.ts";
+import { Promises } from "./promises.ts";
 import type { Surroundings } from "./surroundings.ts";
 
 /** An order to release is good for half a detection time from the hearing of the ack on; and so long may the ack have lain unread. */
@@ -26,6 +27,8 @@ export interface Court extends Surroundings {
   readonly ending: boolean;
   /** The newest claim at the witness. */
   readonly claimed: Claim | undefined;
+  /** A host has answered "done" to stop, for this copy; and nobody has asked for protection since. */
+  readonly stopped: { readonly host: string; readonly timeline: Timeline; readonly seq: number } | undefined;
 }
 
 export class Checker {
@@ -37,6 +40,7 @@ export class Checker {
   lateFrames = 0;
   /** The newest checkpoint that was committed anywhere: of whom, where, when. */
   committed: { readonly timeline: Timeline; readonly host: string; readonly at: number } | undefined;
+  private readonly promises = new Promises();
   private readonly copies: Copy[] = [];
   /** Who wrote a value to the disk. */
   private readonly writes = new Map<number, { readonly timeline: Timeline; readonly seq: number }>();
@@ -70,6 +74,12 @@ export class Checker {
             `the VM starts from a disk with a block in it that copy ${by.timeline.id} wrote, which is not its past`,
           );
       }
+      const lost = this.promises.broken(newest.timeline, blocks, this.writes);
+      if (lost !== undefined)
+        this.fail(
+          "I2",
+          `the VM starts from a disk that lacks what copy ${newest.timeline.id} was told is safe: block ${lost} is ${this.whence(blocks[lost]!)}`,
+        );
       if (world.onlyOneFailure) this.fail("I4", "the VM had to start from its disk after a single failure");
     }
     this.copies.push({ timeline, host, era: this.era, beganMs: world.time.now, endedMs: 0, alive: true });
@@ -99,19 +109,35 @@ export class Checker {
     this.writes.set(value, { timeline: guest.timeline, seq: guest.seq });
   }
 
+  /** A flush of the guest's has returned. @param soft it is on nobody's stable storage, but in two memories */
+  flushed(guest: Guest, blocks: readonly number[], soft: boolean): void {
+    this.promises.flushed(guest, blocks, soft);
+  }
+
+  /** What a copy was promised is on stable storage. */
+  hardened(timeline: Timeline): void {
+    this.promises.kept(timeline);
+  }
+
   /** The images of a host are said to be at a checkpoint now. */
   commits(host: string, state: Snapshot, pages: readonly number[], blocks: readonly number[]): void {
     this.compare(host, "a checkpoint is committed", state, pages, blocks);
+    const { stopped } = this.world;
+    if (stopped?.timeline === state.timeline && state.seq > stopped.seq)
+      this.fail(
+        "stop",
+        `${stopped.host} said at step ${stopped.seq} that protection was stopped, and ${host} commits step ${state.seq}`,
+      );
     this.committed = { timeline: state.timeline, host, at: this.world.time.now };
   }
 
-  /** Its guardian has killed a VM. */
-  killed(host: string, timeline: Timeline): void {
+  /** Its guardian has killed a VM, or ends, and the VM with it. @param how in a sentence: "was killed" */
+  killed(host: string, timeline: Timeline, how = "was killed"): void {
     const copy = this.copies.find((one) => one.timeline === timeline);
-    if (copy?.alive !== true || this.world.ending) return;
+    if (copy?.alive !== true || this.world.ending || this.world.host(host).endAsked) return;
     const newest = this.world.claimed;
     if (newest === undefined || newest.host === host)
-      this.fail("I5", `the VM on ${host} was killed, and the witness has given it to nobody else`);
+      this.fail("I5", `the VM on ${host} ${how}, and the witness has given it to nobody else`);
   }
 
   ended(timeline: Timeline): void {

@@ -60,16 +60,18 @@ function configOf(host: string, nature: Nature): GuardianConfig {
       vcpus: 1,
       memoryMiB: 64,
       nics: [{ mac: "52:54:00:00:00:01", tap: "tap0", virtio: "standard" }],
-      disks: [
-        {
-          image: `/${host}/disk.img`,
-          format: "raw",
-          bus: "virtio-blk",
-          virtio: "standard",
-          storage: "replicated",
-          durability: "strict",
-        },
-      ],
+      disks: nature.hasDisk
+        ? [
+            {
+              image: `/${host}/disk.img`,
+              format: "raw",
+              bus: "virtio-blk",
+              virtio: "standard",
+              storage: "replicated",
+              durability: nature.durability,
+            },
+          ]
+        : [],
       boot: { kind: "firmware" },
       extraArgs: [],
     },

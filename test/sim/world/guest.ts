@@ -4,6 +4,8 @@
  * says all of its past, and a mixture of two states cannot look like one.
  */
 
+import { BLOCKS } from "./storage.ts";
+
 export const PAGES = 6;
 const HOT_BLOCKS = 4;
 
@@ -81,19 +83,19 @@ export class Guest {
     this.pages = [...(pages ?? new Array<number>(PAGES).fill(0))];
   }
 
-  /** @param input what a client has sent; 0: nothing */
-  step(input: number, at: number, writesDisk: boolean, blocks: number): Stepped {
+  /** @param input what a client has sent; 0: nothing. @param flushEvery steps, on average; 0: never */
+  step(input: number, at: number, writesDisk: boolean, flushEvery: number): Stepped {
     this.seq++;
     this.chain = mix(mix(this.chain, this.seq), input);
     const page = this.chain % PAGES;
     this.pages[page] = this.chain;
     this.dirty.add(page);
     // Most writes go to the same few blocks: others stay as they are for long, and only a resync that is right gets them over.
-    const among = (this.chain >>> 4) % 4 === 0 ? blocks : HOT_BLOCKS;
+    const among = (this.chain >>> 4) % 4 === 0 ? BLOCKS : HOT_BLOCKS;
     const block = writesDisk ? (this.chain >>> 8) % among : undefined;
     const speaks = input !== 0 || (this.chain >>> 16) % 2 === 0;
     const output = speaks ? { timeline: this.timeline, seq: this.seq, chain: this.chain, at } : undefined;
-    return { block, output, flush: (this.chain >>> 20) % 16 === 0 };
+    return { block, output, flush: flushEvery > 0 && (this.chain >>> 20) % flushEvery === 0 };
   }
 
   snapshot(blocks: readonly number[]): Snapshot {

@@ -16,6 +16,7 @@ export interface HostWorld extends Surroundings {
   readonly checker: Checker;
   readonly processes: Map<SimProcess, Host>;
   readonly ending: boolean;
+  readonly nature: { readonly syncMs: number };
   /** A guardian's life, until its exit status. Called as code of its process. */
   begin(host: Host): Promise<number>;
   /** Production code has failed in a way that it calls impossible. */
@@ -40,6 +41,18 @@ export class Host implements ClockOfHost, Place, QemuHost {
   loadTakesMs = 0;
   diskFails = false;
   syncFails = false;
+  /** Files cannot be written: there is no room. */
+  stateFull = false;
+  /** What reaches stable storage takes so long, at most. */
+  syncMs: number;
+  /** Files that the VM boots from are gone. */
+  filesGone = false;
+  /** Its addresses for replication are gone. */
+  addressGone = false;
+  /** Its QEMU refuses this share of orders. */
+  refusals = 0;
+  /** Somebody has told its guardian to end. */
+  endAsked = false;
   stoppedUntilMs = 0;
   /** Since when its guest has been neither running nor excused. */
   pausedSinceMs: number | undefined;
@@ -54,6 +67,7 @@ export class Host implements ClockOfHost, Place, QemuHost {
     const { random } = world;
     this.rate = 1 + random.between(-1, 1) * random.pick([0, 1e-5, 1e-3, 1e-2]);
     this.offsetMs = random.below(1e6);
+    this.syncMs = world.nature.syncMs;
   }
 
   monotonicMs(): number {
@@ -77,6 +91,7 @@ export class Host implements ClockOfHost, Place, QemuHost {
     });
     world.processes.set(process, this);
     this.guardian = process;
+    this.endAsked = false;
     world.note(this.name, "the guardian starts");
     process.onDeath(() => {
       if (this.guardian !== process) return;
@@ -91,8 +106,12 @@ export class Host implements ClockOfHost, Place, QemuHost {
     });
   }
 
+  /** It ends by itself; and whatever QEMU it has, with it. */
   private exit(process: SimProcess, how: string): void {
-    this.world.note(this.name, `the guardian ends: ${how}`);
+    const { qemu, world } = this;
+    world.note(this.name, `the guardian ends: ${how}`);
+    if (process.alive && qemu?.guest !== undefined && qemu.owner === process)
+      world.checker.killed(this.name, qemu.guest.timeline, `has ended with its guardian (${how})`);
     process.kill();
   }
 
@@ -126,7 +145,7 @@ export class Host implements ClockOfHost, Place, QemuHost {
       const block = random.below(this.disk.blocks.length);
       this.disk.logs.at(-1)!.blocks.add(block);
       if (random.chance(0.5)) {
-        qemu.guest.step(1, this.world.time.now, true, 1);
+        qemu.guest.step(1, this.world.time.now, true, 0);
         this.world.checker.wrote(qemu.guest, qemu.guest.chain);
         this.disk.write(block, qemu.guest.chain);
       }

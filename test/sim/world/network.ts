@@ -24,10 +24,13 @@ export class SimServer extends EventEmitter {
 
   listen({ host }: { host: string; port: number }, ready: () => void): this {
     const { doors } = this.network;
-    if (doors.has(host)) {
-      this.process.post(0, () =>
-        this.emit("error", new Error(`listen EADDRINUSE: address already in use ${host}`)),
-      );
+    const why = this.network.hasAddress(this.process)
+      ? doors.has(host)
+        ? "EADDRINUSE: address already in use"
+        : undefined
+      : "EADDRNOTAVAIL: address not available";
+    if (why !== undefined) {
+      this.process.post(0, () => this.emit("error", new Error(`listen ${why} ${host}`)));
       return this;
     }
     this.bound = host;
@@ -66,6 +69,11 @@ export class Network implements Wires {
     this.world = world;
     this.quality = quality;
     this.ways = quality.flatMap((_, link) => [new Way("A", "B", link), new Way("B", "A", link)]);
+  }
+
+  /** The host of this process has its addresses for replication. */
+  hasAddress(process: SimProcess): boolean {
+    return !this.world.hostOf(process).addressGone;
   }
 
   way(from: string, to: string, link: number): Way {

@@ -12,11 +12,23 @@ export function order(world: World, host: Host, name: string, args: Record<strin
     world.note("operator", `${name} (${host.name})`);
     world.count(`order: ${name}`);
     const left: (() => void)[] = [];
+    const timeline = host.qemu?.guest?.timeline;
+    const wish = ["protect", "stop", "switchover"].includes(name) ? ++world.wishes : undefined;
+    if (wish !== undefined) world.stopped = undefined;
+    if (name === "quit") host.endAsked = true;
+    const stopped = () => {
+      const guest = host.qemu?.guest;
+      if (name === "stop" && wish === world.wishes && guest !== undefined && guest.timeline === timeline)
+        world.stopped = { host: host.name, timeline: guest.timeline, seq: guest.seq };
+    };
     const caller = { onLeft: (undo: () => void) => left.push(undo) };
     Promise.resolve()
       .then(() => take(args, caller))
       .then(
-        () => world.note("operator", `${name} (${host.name}): done`),
+        () => {
+          world.note("operator", `${name} (${host.name}): done`);
+          stopped();
+        },
         (error: Error) => world.note("operator", `${name} (${host.name}): ${error.message}`),
       );
     if (name === "hold") {

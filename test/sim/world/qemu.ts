@@ -2,7 +2,7 @@
 import { EventEmitter } from "node:events";
 import type { Checker } from "./checker.ts";
 import { type Frame, Guest, type Snapshot } from "./guest.ts";
-import { BLOCKS, type SimDisk } from "./storage.ts";
+import type { SimDisk } from "./storage.ts";
 import type { Surroundings } from "./surroundings.ts";
 import { Lane, type SimProcess } from "./time.ts";
 
@@ -19,6 +19,8 @@ export interface Mirror {
   readonly ready: boolean;
   /** Notes the write, makes it, and copies it. */
   write(block: number, value: number): void;
+  /** What was begun as a log is the log from here on. */
+  useNewLog(): void;
   /** A fault. */
   fail(): void;
 }
@@ -32,13 +34,20 @@ export interface CaptureSide {
 export interface QemuHost {
   readonly name: string;
   readonly disk: SimDisk;
+  /** It refuses this share of orders. */
+  readonly refusals: number;
   /** The QEMU that was started last, while it lives. */
   qemu: SimQemu | undefined;
 }
 
 export interface QemuWorld extends Surroundings {
   readonly checker: Checker;
-  readonly nature: { readonly guestStepMs: number; readonly diskShare: number };
+  readonly nature: {
+    readonly guestStepMs: number;
+    readonly diskShare: number;
+    readonly hasDisk: boolean;
+    readonly flushEvery: number;
+  };
 }
 
 /** The monitor. Answers come a little later; none if QEMU hangs. */
@@ -53,7 +62,8 @@ export class SimQmp extends EventEmitter {
   }
 
   execute(command: string): Promise<Record<string, unknown>> {
-    return this.qemu.command(() => (command === "query-status" ? { running: this.qemu.running } : {}));
+    const answer = () => (command === "query-status" ? { running: this.qemu.running } : {});
+    return this.qemu.command(answer, !command.startsWith("query-"));
   }
 
   /** A QEMU that hangs here stands still altogether, as after SIGSTOP: the monitor of its own thread is silent, too. */
@@ -83,6 +93,7 @@ export class SimQemu {
   readonly bitmaps = new Map<string, Set<number>>();
   readonly snapshots = new Map<string, Set<number>>();
   running = false;
+  private flushing = true;
   /** When it was paused last. */
   pausedAtMs = 0;
   private loaded: { readonly snapshot: Snapshot; readonly pages: readonly number[] } | undefined;
@@ -108,13 +119,15 @@ export class SimQemu {
     owner.onDeath(() => this.die("its guardian has died"));
   }
 
-  /** What the monitor answers, or a rejection when QEMU is gone. */
-  command<T>(answer: () => T): Promise<T> {
+  /** What the monitor answers, or a rejection when QEMU is gone; or when it refuses, which no question is. */
+  command<T>(answer: () => T, mayRefuse = true): Promise<T> {
     const { owner, world } = this;
     return new Promise((resolve, reject) => {
       const done = () => {
         if (!this.alive) reject(new Error("the monitor is closed"));
         else if (this.hung) this.waiting.push(() => owner.post(0, done));
+        else if (mayRefuse && world.random.chance(this.host.refusals))
+          reject(new Error("QEMU refuses: GenericError"));
         else resolve(answer());
       };
       owner.post(world.random.between(0.1, 1.5), done);
@@ -216,12 +229,38 @@ export class SimQemu {
     const writes = world.random.chance(world.nature.diskShare);
     // A write that nobody can take keeps the guest waiting: the disk thread stands still with its process.
     if (writes && this.mirror !== undefined && (this.owner.stopped || !this.mirror.ready)) return;
-    const { block, flush, output } = guest.step(input, world.time.now, writes, BLOCKS);
+    const { block, flush, output } = guest.step(
+      input,
+      world.time.now,
+      writes && world.nature.hasDisk,
+      world.nature.flushEvery,
+    );
     if (block !== undefined) this.writeBlock(block, guest.chain);
-    if (flush) host.disk.flush();
+    if (flush) this.flushGuest(guest);
     if (output === undefined) return;
     if (this.chain !== undefined) this.chain.arrive(output);
     else world.checker.released(output, host.name);
+  }
+
+  /** With flushing off it is the other host's memory that makes it safe. */
+  private flushGuest(guest: Guest): void {
+    const { checker } = this.world;
+    if (this.flushing) this.host.disk.flush();
+    checker.flushed(guest, this.host.disk.blocks, !this.flushing);
+    if (this.flushing) checker.hardened(guest.timeline);
+  }
+
+  /** Whether flushes of the guest's reach stable storage. */
+  setFlushing(on: boolean): void {
+    this.flushing = on;
+    this.host.disk.flush();
+    if (this.guest !== undefined) this.world.checker.hardened(this.guest.timeline);
+  }
+
+  /** All log bits from here on go into another log. QEMU flushes at the change, unless flushing is off. */
+  changeLog(): void {
+    if (this.flushing) this.host.disk.flush();
+    this.endpoint?.useNewLog();
   }
 
   private writeBlock(block: number, value: number): void {

@@ -79,20 +79,40 @@ export const BLOCKS = 64;
 /** The image of the VM's disk. A block is a number: what a real one would be the hash of. */
 export class SimDisk {
   blocks: number[] = new Array(BLOCKS).fill(0);
-  private safe: number[] = new Array(BLOCKS).fill(0);
-  /** Of what the guest has flushed, block by block: that must not be lost any more while this is the VM's disk. */
   logs: IntentLog[] = [];
+  private safe: number[] = new Array(BLOCKS).fill(0);
+  /** Counts writes; for each block, which one is on the disk, and which on stable storage. */
+  private count = 0;
+  private written: number[] = new Array(BLOCKS).fill(0);
+  private kept: number[] = new Array(BLOCKS).fill(0);
 
   write(block: number, value: number): void {
     this.blocks[block] = value;
+    this.written[block] = ++this.count;
   }
 
+  /** At once. */
   flush(): void {
-    for (let i = 0; i < BLOCKS; i++) this.safe[i] = this.blocks[i]!;
+    this.beginFlush()();
+  }
+
+  /** What is returned ends the flush: it keeps what was written before it began, and no more. */
+  beginFlush(): () => void {
+    const { blocks, written } = this;
+    const values = [...blocks];
+    const marks = [...written];
+    return () => {
+      for (let i = 0; i < BLOCKS; i++) {
+        if (marks[i]! <= this.kept[i]!) continue;
+        this.safe[i] = values[i]!;
+        this.kept[i] = marks[i]!;
+      }
+    };
   }
 
   powerFails(random: Random): void {
     for (let i = 0; i < BLOCKS; i++) if (random.chance(0.5)) this.safe[i] = this.blocks[i]!;
     this.blocks = [...this.safe];
+    this.kept = [...this.written];
   }
 }

@@ -15,6 +15,10 @@ export interface Place {
   readonly on: boolean;
   /** What its guardian heard last of the other. */
   readonly heard: Heard | undefined;
+  /** Somebody has told its guardian to end, and the VM with it. */
+  readonly endAsked: boolean;
+  /** Its addresses for replication are gone. */
+  readonly addressGone: boolean;
 }
 
 export interface Surroundings {

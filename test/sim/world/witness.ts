@@ -8,6 +8,8 @@ import { current, type SimProcess } from "./time.ts";
 
 interface Member {
   on: boolean;
+  /** It has room for claims. */
+  writes: boolean;
   /** Host names that cannot reach it. */
   readonly deafTo: Set<string>;
 }
@@ -34,7 +36,11 @@ export class SimWitness {
   constructor(world: Surroundings, count: number, post: Post) {
     this.world = world;
     this.post = post;
-    this.members = Array.from({ length: count }, () => ({ on: true, deafTo: new Set<string>() }));
+    this.members = Array.from({ length: count }, () => ({
+      on: true,
+      writes: true,
+      deafTo: new Set<string>(),
+    }));
   }
 
   get newest(): Claim | undefined {
@@ -82,6 +88,7 @@ export class SimWitness {
   ): void {
     // Without a majority a member says nothing, neither of what is written nor of what is to be.
     if (!this.members[member]!.on || !this.works) return;
+    if (claim !== undefined && !this.members[member]!.writes) return;
     const { newest } = this;
     if (claim !== undefined && (newest === undefined || claim.generation > newest.generation)) {
       this.claims.push(claim);

@@ -22,7 +22,17 @@ export interface Nature {
   readonly datagrams: Datagrams;
   readonly guestStepMs: number;
   readonly clientMs: number;
+  readonly hasDisk: boolean;
+  readonly durability: "strict" | "replicated";
   readonly diskShare: number;
+  /** Steps of the guest's between two flushes, on average; 0: it never flushes. */
+  readonly flushEvery: number;
+  /** Write-intent logs give way to new ones now and then. */
+  readonly logsGrow: boolean;
+  /** What reaches stable storage takes so long, at most. */
+  readonly syncMs: number;
+  /** When the guardians of A and B are started for the first time. */
+  readonly startsMs: readonly [number, number];
   readonly diskMs: number;
   readonly firstPassMs: number;
   readonly intervalMs: number;
@@ -61,6 +71,10 @@ export class World implements Court, HostWorld, QemuWorld {
   ending = false;
   /** Somebody looks at the VM, which is paused for it. */
   heldUntilMs = 0;
+  /** A host has answered "done" to stop, and nobody has asked for protection since. */
+  stopped: Court["stopped"];
+  /** Orders that wish for protection, or for none: the last one counts. */
+  wishes = 0;
   /** Bad times are over. */
   calm = false;
   /** Of a scenario: strikes whose time has not come. */
@@ -79,8 +93,8 @@ export class World implements Court, HostWorld, QemuWorld {
   constructor(random: Random, nature: Nature, life: Life, keepTranscript: number) {
     this.random = random;
     this.life = life;
-    this.nature = nature;
     this.keepTranscript = keepTranscript;
+    this.nature = nature;
     this.network = new Network(
       this,
       nature.links.map((link) => ({ ...link })),
