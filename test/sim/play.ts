@@ -159,7 +159,8 @@ class Run {
     };
     if (random.chance(0.5)) world.at(random.pick(STEPS), random.below(4), now);
     else world.time.after(random.between(0, 600), now);
-    if (random.chance(0.4)) world.time.after(random.between(0, 300), () => this.anOrder());
+    if (random.chance(name === "an effect fails" ? 0.9 : 0.4))
+      world.time.after(random.between(0, 300), () => this.anOrder());
     this.stage.pass(random.pick([700, 700, 3000]));
     now();
     this.stage.pass(random.between(2500, 5000));
@@ -216,6 +217,7 @@ class Run {
   private someFaults(): string[] {
     const { random } = this.world;
     const all = Object.keys(FAULTS).filter((name) => !AWAITED.has(name));
+    all.push("an effect fails", "an effect fails");
     if (random.chance(0.5)) return all;
     return Array.from({ length: 3 + random.below(6) }, () => random.pick(all));
   }

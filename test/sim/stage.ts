@@ -3,6 +3,7 @@ import { subscribe } from "node:diagnostics_channel";
 import { Committer } from "../../src/guardian/committer.ts";
 import type { WholeCheckpoint } from "../../src/memory/checkpoint-buffer.ts";
 import { epochPointChannel } from "../../src/os/epoch-points.ts";
+import { letEffectsFail } from "./effects.ts";
 import type { BackupImages } from "./stand-ins/backup-images.ts";
 import { beginGuardian } from "./world/guardian.ts";
 import type { Host } from "./world/host.ts";
@@ -29,6 +30,7 @@ const WELL = {
   loadFails: false,
   loadTakesMs: 0,
   refusals: 0,
+  failingEffect: undefined,
 };
 
 let installed = false;
@@ -38,6 +40,7 @@ function install(): void {
   installed = true;
   installClocks();
   watchCommits();
+  letEffectsFail();
   process.on("unhandledRejection", (error) => theWorld().bug(currentOrNone()?.name ?? "world", error));
   subscribe(epochPointChannel, (point) => {
     const world = theWorld();

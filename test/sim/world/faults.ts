@@ -40,6 +40,24 @@ const BOTH_WAYS = [
   ["B", "A"],
 ] as const;
 
+/** What a change of roles consists of, at either host. */
+const EFFECTS_OF: Readonly<Record<string, readonly string[]>> = {
+  protect: ["connect", "start-capture", "begin-epochs", "close-link", "commit", "unable", "report"],
+  stop: ["send-goodbye", "goodbye-ok", "forget", "release-all", "end-capture", "close-link"],
+  switchover: ["capture", "send-handover", "ask-arbiter", "run-standby", "takeover", "kill-vm", "close-link"],
+  link: ["close-link", "ask-arbiter", "kill-vm", "release-all", "end-capture", "drop-incomplete", "takeover"],
+  power: [
+    "ask-arbiter",
+    "drop-incomplete",
+    "commit",
+    "run-standby",
+    "takeover",
+    "release-all",
+    "end-capture",
+  ],
+};
+const EFFECTS = [...new Set(Object.values(EFFECTS_OF).flat())];
+
 export const FAULTS: Readonly<Record<string, Fault>> = {
   "host loses power"(world, host) {
     host.powerOff();
@@ -205,6 +223,11 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
       host.refusals = 0;
     });
   },
+  "an effect fails"(world, host) {
+    const { random } = world;
+    const type = random.chance(0.7) ? random.pick(EFFECTS) : undefined;
+    host.failingEffect = { type, after: random.pick([0, 0, 0, 1, random.below(20)]) };
+  },
   "witness cannot write"(world) {
     for (const member of world.witness.members) member.writes = false;
     heals(world, world.random.between(300, 4000), () => {
@@ -245,7 +268,9 @@ const NOT_SINGLE = new Set([
 /** Failures of one host, link or process, after which the VM must run on (I4). What hangs and comes back is the most dangerous. */
 export const SINGLE = Object.keys(FAULTS)
   .filter((name) => !NOT_SINGLE.has(name) && !AWAITED.has(name))
-  .flatMap((name) => (name.endsWith("stands still") ? [name, name, name] : [name]));
+  .flatMap((name) =>
+    name.endsWith("stands still") || name === "an effect fails" ? [name, name, name] : [name],
+  );
 
 /** What hits somebody at the moment at which it has just begun to be something else, or is about to. */
 type Ambush = (world: World, at: Host, order: (name: string) => void) => void;
@@ -296,6 +321,15 @@ export const AMBUSHES: Readonly<Record<string, Ambush>> = {
   "the protection that was just begun is stopped"(world, _host, order) {
     order("protect");
     world.time.after(world.random.pick([0, 1, 15, 60, 300]) * world.random.unit(), () => order("stop"));
+  },
+  "an effect fails in a change of roles"(world, host, order) {
+    const { random } = world;
+    const change = random.pick(Object.keys(EFFECTS_OF));
+    const type = random.pick(EFFECTS_OF[change]!);
+    for (const one of [host, other(world, host)]) one.failingEffect = { type, after: 0 };
+    if (change === "link") cut(world, BOTH_WAYS, anyLink(world), aWhile(world));
+    else if (change === "power") powerCycle(world, host, 3000);
+    else order(change);
   },
   "a host that comes back is the other's again at once"(world, host, order) {
     later(world, "primary:protected", undefined, () => {

@@ -51,6 +51,8 @@ export class Host implements ClockOfHost, Place, QemuHost {
   addressGone = false;
   /** Its QEMU refuses this share of orders. */
   refusals = 0;
+  /** An effect of its guardian's will fail, of this type or of any, after so many that do not. */
+  failingEffect: { readonly type: string | undefined; after: number } | undefined;
   /** Somebody has told its guardian to end. */
   endAsked = false;
   stoppedUntilMs = 0;
