@@ -42,10 +42,10 @@ const BOTH_WAYS = [
 
 /** What a change of roles consists of, at either host. */
 const EFFECTS_OF: Readonly<Record<string, readonly string[]>> = {
-  protect: ["connect", "start-capture", "begin-epochs", "close-link", "commit", "unable", "report"],
-  stop: ["send-goodbye", "goodbye-ok", "forget", "release-all", "end-capture", "close-link"],
-  switchover: ["capture", "send-handover", "ask-arbiter", "run-standby", "takeover", "kill-vm", "close-link"],
-  link: ["close-link", "ask-arbiter", "kill-vm", "release-all", "end-capture", "drop-incomplete", "takeover"],
+  protect: ["connect", "start-capture", "begin-epochs", "commit", "unable", "report"],
+  stop: ["send-goodbye", "goodbye-ok", "forget", "release-all", "end-capture"],
+  switchover: ["capture", "send-handover", "ask-arbiter", "run-standby", "takeover", "kill-vm"],
+  link: ["ask-arbiter", "kill-vm", "release-all", "end-capture", "drop-incomplete", "takeover"],
   power: [
     "ask-arbiter",
     "drop-incomplete",
@@ -255,6 +255,7 @@ export const AWAITED: ReadonlySet<string> = new Set([
   "addresses are gone",
   "files that the VM boots from are gone",
   "the protection that was just begun is stopped",
+  "stop wins",
 ]);
 
 /** Of more than one host, or an end of the VM. */

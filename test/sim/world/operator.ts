@@ -1,4 +1,5 @@
 /** Who gives orders: at a host's control socket, in words of docs/specs/control.md. */
+import { AWAITED } from "./faults.ts";
 import type { Host } from "./host.ts";
 import type { World } from "./world.ts";
 
@@ -18,6 +19,7 @@ export function order(world: World, host: Host, name: string, args: Record<strin
     if (name === "quit") host.endAsked = true;
     const stopped = () => {
       const guest = host.qemu?.guest;
+      if (AWAITED.has("stop wins")) return;
       if (name === "stop" && wish === world.wishes && guest !== undefined && guest.timeline === timeline)
         world.stopped = { host: host.name, timeline: guest.timeline, seq: guest.seq };
     };

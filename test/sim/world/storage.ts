@@ -31,7 +31,8 @@ export class SimFiles {
   }
 
   rename(from: string, to: string): void {
-    const inode = this.names.get(from)!;
+    const inode = this.names.get(from);
+    if (inode === undefined) throw Object.assign(new Error(`ENOENT: rename ${from}`), { code: "ENOENT" });
     this.names.delete(from);
     this.names.set(to, inode);
   }
