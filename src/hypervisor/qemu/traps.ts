@@ -68,14 +68,6 @@ export function qemuTraps(version: QemuVersion, accelerator: Accelerator, option
           "Let Remus start the VM itself: it has a library against that. Or use KVM.",
       ),
     );
-  if (!isBefore(version, 11, 1))
-    found.push(
-      warning(
-        "qemu-return-path",
-        `${name} does COLO over a return path, which Remus knows from its sources only. ` +
-          "Use 7.2 to 10.0 or 10.2 where it matters.",
-      ),
-    );
   return found;
 }
 
