@@ -53,8 +53,8 @@ export function keepStepped(
 ): Keeping {
   const before = keeping.phase;
   const { phase } = state;
-  // Checkpoint 0 is acknowledged: from here on the VM is protected, and wanted so.
-  const whole = phase === "protected" && state.acked >= 0;
+  // Checkpoint 0 is acknowledged: from here on the VM is protected, and wanted so; unless the end of it was decided meanwhile.
+  const whole = phase === "protected" && state.acked >= 0 && state.leaveBecause === undefined;
   const next: Keeping = {
     ...keeping,
     phase,

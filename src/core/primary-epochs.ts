@@ -33,6 +33,8 @@ export function fromProtected(
       return maybeCapture(state, now, settings);
     case "captured":
       return captured(state, event, now);
+    case "capture-put-off":
+      return capturing(state) ? putOff(state) : illegal(state, event, `capture is ${state.capture}`);
     case "sent":
       return maybeCapture({ ...state, pacer: paceSent(state.pacer, event.epoch) }, now, settings);
     case "acked":
@@ -47,7 +49,7 @@ export function fromProtected(
     case "proceed-asked":
       return proceedAsked(state, now);
     case "stop-asked":
-      return leave(state, "protection was stopped, as asked");
+      return leave(state, event.because ?? "protection was stopped, as asked");
     case "output-failed":
     case "disk-failed":
       return leave(state, failure(event));
@@ -109,6 +111,13 @@ function captured(
   const proceed: PrimaryEffect[] = state.capture === "capturing-to-proceed" ? [{ type: "proceed" }] : [];
   const then = next.leaveBecause === undefined ? stay(next) : leave(next, next.leaveBecause);
   return { state: then.state, effects: [...proceed, ...then.effects] };
+}
+
+/** As if it had not been ordered: whoever waits for the VM to be held waits on, and whoever waits for the end of the checkpoint need not. */
+function putOff(state: ProtectedState): PrimaryStep {
+  const holdAt = state.capture === "capturing-to-hold" && !state.switchover ? state.running : undefined;
+  const next: ProtectedState = { ...state, capture: "idle", holdAt: state.holdAt ?? holdAt };
+  return next.leaveBecause === undefined ? stay(next) : leave(next, next.leaveBecause);
 }
 
 /** The VM need not be held any more, wherever that stands. */

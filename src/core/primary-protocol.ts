@@ -91,13 +91,16 @@ export interface ArbitratingState {
 
 export type PrimaryEvent =
   | { readonly type: "protect-asked" }
-  | { readonly type: "stop-asked" }
+  /** Protection is to end. `because`: why, if not since somebody has said so. */
+  | { readonly type: "stop-asked"; readonly because?: string }
   /** The backup has agreed to protect the VM. */
   | { readonly type: "link-up" }
   | { readonly type: "link-lost"; readonly reason: string }
   /** Checkpoint 0 is in staging and the VM is paused. */
   | { readonly type: "first-pass-done" }
   | { readonly type: "requested" }
+  /** The VM does not run at this instant, so the checkpoint that was ordered is not begun. QEMU's request stands: another `requested` follows. */
+  | { readonly type: "capture-put-off" }
   | { readonly type: "captured"; readonly epoch: EpochId; readonly bytes: number }
   /** All of the checkpoint has left staging. */
   | { readonly type: "sent"; readonly epoch: EpochId }
@@ -120,7 +123,10 @@ export type PrimaryEvent =
    */
   | { readonly type: "disk-failed"; readonly reason: string }
   | { readonly type: "capture-ended" }
-  /** The hypervisor's process is there, and has given no sign of life for a time that no load explains. May be told again and again. */
+  /**
+   * The hypervisor's process is there, and has given no sign of life for a time that no load explains, or says itself that it can run the VM no more. May be
+   * told again and again.
+   */
   | { readonly type: "hypervisor-hung"; readonly reason: string }
   /** `atEpoch`: not before that checkpoint. */
   | { readonly type: "hold-asked"; readonly atEpoch: EpochId }

@@ -101,7 +101,12 @@ function fromConnecting(state: PrimaryState & { phase: "connecting" }, event: Pr
     case "stop-asked":
       return {
         state: { ...state, phase: "unprotected" },
-        effects: [{ type: "close-link" }, info("protection was given up before it began")],
+        effects: [
+          { type: "close-link" },
+          info(
+            `protection was given up before it began${event.because === undefined ? "" : `: ${event.because}`}`,
+          ),
+        ],
       };
     case "tick":
       return stay(state);
@@ -147,7 +152,9 @@ function fromSyncing(
     case "disk-failed":
       return giveUp(warn(`${failure(event)}. The VM runs on, unprotected`));
     case "stop-asked":
-      return giveUp(info("first pass broken off, as asked"));
+      return giveUp(
+        info(`first pass broken off${event.because === undefined ? ", as asked" : `: ${event.because}`}`),
+      );
     case "sent":
     case "tick":
     case "heard-late":
@@ -192,6 +199,7 @@ function fromLeaving(state: LeavingState, event: PrimaryEvent): PrimaryStep {
         ],
       };
     case "requested":
+    case "capture-put-off":
     case "sent":
     case "tick":
     case "stop-asked":
@@ -232,6 +240,8 @@ function fromArbitrating(state: ArbitratingState, event: PrimaryEvent): PrimaryS
         state: { ...state, proceedWhenCaptured: false },
         effects: state.proceedWhenCaptured ? [{ type: "proceed" }] : [],
       };
+    case "capture-put-off":
+      return stay({ ...state, proceedWhenCaptured: false });
     case "capture-failed":
       // Nobody is there any more to hear a `proceed`.
       return stay({ ...state, proceedWhenCaptured: false, proceedWhenGranted: false });

@@ -66,6 +66,7 @@ export class DiskEndpoint {
       await ready.promise;
     } catch (error) {
       endpoint.closeDescriptors();
+      await worker.terminate();
       throw error;
     }
     return endpoint;

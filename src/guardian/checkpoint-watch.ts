@@ -32,10 +32,10 @@ export class CheckpointWatch {
     this.lateMs = Math.max(LATE_MS, LATE_INTERVALS * options.settings.intervalMs);
   }
 
-  /** To be called several times a second. @param now as of performance.now() */
-  look(state: PrimaryState, now: Milliseconds): void {
+  /** To be called several times a second. @param now as of performance.now() @param stands the VM does not run, and an alarm of its own says so */
+  look(state: PrimaryState, now: Milliseconds, stands = false): void {
     // A VM that is held at a checkpoint was asked to be.
-    const waits = state.phase === "protected" && state.capture !== "held";
+    const waits = state.phase === "protected" && state.capture !== "held" && !stands;
     if (!waits || state.acked !== this.acked) {
       const waitedMs = now - this.sinceMs;
       this.acked = waits ? state.acked : -1;

@@ -86,6 +86,7 @@ export class KeepProtected {
   }
 
   private failed(message: string): void {
+    if (!this.keeping.wanted) return;
     if (this.told?.includes(message) === true) return;
     this.told = message;
     this.options.log.warn(`protecting the VM again: ${message}. It is tried on`);

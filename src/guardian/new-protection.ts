@@ -6,6 +6,7 @@ import type { OwnedDisks } from "./owned-disks.ts";
 import type { PrimaryLink } from "./primary-link.ts";
 import { Protection, type ProtectionOptions } from "./protection.ts";
 import type { Post } from "./role.ts";
+import type { RunningVm } from "./running-vm.ts";
 
 const MIB = 1 << 20;
 
@@ -16,6 +17,7 @@ export interface ProtectedParts {
   readonly link: PrimaryLink;
   readonly disks: OwnedDisks;
   readonly records: DirtyRecords;
+  readonly vm: RunningVm;
 }
 
 export type ProtectionEvents = Pick<
@@ -27,13 +29,16 @@ export type ProtectionEvents = Pick<
 };
 
 export function newProtection(
-  { disks, link, post, qemu, records }: ProtectedParts,
+  { disks, link, post, qemu, records, vm: running }: ProtectedParts,
   { onDiskFailed, report, ...events }: ProtectionEvents,
 ): Protection {
   const { limits, runDirectory, stateDirectory, timing, vm } = post.config;
   const { connection, ids, images, session } = link;
   return new Protection({
     ...events,
+    onPausing: () => running.pausing(),
+    whenRunning: (wish) => running.whenRunning(wish),
+    staysStopped: () => running.standstill?.state === "paused",
     qemu,
     netdevs: vm.nics.map((_, index) => `net${index}`),
     taps: vm.nics.map(({ tap }) => tap),

@@ -34,7 +34,12 @@ import { SyncReport, type SyncSummary } from "./sync-report.ts";
 import { WriteIntents } from "./write-intents.ts";
 
 /** The copy of a dirty bitmap that is read while the bitmap goes on. */
-const SNAPSHOT = "remus-sync";
+export const SNAPSHOT = "remus-sync";
+
+/** Where QEMU serves the disks from while they are brought into step. */
+export function exportSocket(runDirectory: string): string {
+  return join(runDirectory, "source-disks.sock");
+}
 
 export interface PrimaryDisksOptions {
   readonly qemu: QemuProcess;
@@ -68,9 +73,10 @@ export class PrimaryDisks {
   private syncReport: SyncReport | undefined;
   private failed = false;
   private stopping = false;
+  /** Nobody waits for it any more: nothing further begins. */
+  private abandoned = false;
   private isRelaxed = false;
   private flushing: Promise<void> = Promise.resolve();
-  private readonly mirrored: number[] = [];
 
   constructor(options: PrimaryDisksOptions) {
     this.options = options;
@@ -112,7 +118,8 @@ export class PrimaryDisks {
     }
     await this.intents.begun();
     this.shipping.pump();
-    const socket = join(runDirectory, "source-disks.sock");
+    this.go();
+    const socket = exportSocket(runDirectory);
     await startExports(qemu.qmp, socket);
     try {
       for (const one of disks) await this.bringOver(one, socket);
@@ -123,6 +130,7 @@ export class PrimaryDisks {
 
   /** The backup is gone, or need not hear more. The guest must not wait for it. */
   abandon(): void {
+    this.abandoned = true;
     this.shipping.abandon();
     this.sync?.stop();
   }
@@ -149,14 +157,14 @@ export class PrimaryDisks {
     return this.flushing;
   }
 
-  /** Takes everything out of QEMU again. The guest runs on. */
+  /** Takes everything out of QEMU again, whatever of it is there. The guest runs on. May be asked again. */
   async stop(): Promise<void> {
     this.stopping = true;
     this.abandon();
-    const { qemu } = this.options;
+    const { disks, qemu } = this.options;
     await this.harden();
     this.intents?.end();
-    for (const disk of this.mirrored) await stopReplicatingDisk(qemu, disk);
+    for (const { disk } of disks) await stopReplicatingDisk(qemu, disk);
     await this.endpoint?.stop();
     await this.intents?.remove();
   }
@@ -180,8 +188,8 @@ export class PrimaryDisks {
   }
 
   private async mirror(one: ReplicatedDisk, endpoint: DiskEndpoint, intents: WriteIntents): Promise<void> {
+    this.go();
     const intentFd = await intents.begin(one);
-    this.mirrored.push(one.disk);
     const fd = endpoint.descriptors.get(one.disk)!;
     const onFailed = (reason: string) => this.fail(reason);
     try {
@@ -193,6 +201,7 @@ export class PrimaryDisks {
 
   private async bringOver(one: ReplicatedDisk, socket: string): Promise<void> {
     const { images, qemu, records, report, syncBytesPerSecond } = this.options;
+    this.go();
     const decision = records.decide(images.find(({ id }) => id === one.disk));
     const { bitmap } = decision;
     const { qmp } = qemu;
@@ -215,7 +224,7 @@ export class PrimaryDisks {
         const sync = new DiskSync(one.disk, source, this.limited(limit));
         this.sync = sync;
         this.syncReport = new SyncReport(one, decision, sync, () => this.shipping.bytesOnWire, report);
-        if (this.failed || this.stopping) throw new Error("the sync was stopped");
+        this.go();
         await sync.run(plan);
         this.syncs.push(this.syncReport.end());
       } finally {
@@ -228,6 +237,11 @@ export class PrimaryDisks {
       await removeExport(qmp, one.disk).catch(() => {});
       if (bitmap !== undefined) await removeBitmap(qmp, { index: one.disk, name: SNAPSHOT }).catch(() => {});
     }
+  }
+
+  private go(): void {
+    if (this.failed || this.stopping || this.abandoned)
+      throw new Error("bringing the disks into step was given up");
   }
 
   private limited(limit: RateLimit): SyncPeer {

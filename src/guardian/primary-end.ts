@@ -12,7 +12,7 @@ const AFTER_HANDOVER_MS = 500;
 
 /** The guest has shut itself down, and the backup is being told: waits until it has let us go. */
 export async function lastGoodbye(phase: () => PrimaryState["phase"]): Promise<void> {
-  const over = () => ["unprotected", "superseded", "arbitrating"].includes(phase());
+  const over = () => ["unprotected", "ending", "superseded", "arbitrating"].includes(phase());
   for (const end = performance.now() + LAST_GOODBYE_MS; !over() && performance.now() < end; ) await pause(10);
 }
 

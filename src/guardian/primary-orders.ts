@@ -20,6 +20,8 @@ export class PrimaryOrders {
   private readonly waiting = new Set<() => void>();
   private lastWarning: string | undefined;
   private holder: Caller | undefined;
+  /** Grows with every `stop`: what was asked for before it is not begun after it. */
+  private stops = 0;
 
   constructor(guardian: Ordered) {
     this.guardian = guardian;
@@ -41,22 +43,25 @@ export class PrimaryOrders {
    * guardian's own try and comes to nothing, perhaps since the backup was not there yet, there is another one.
    */
   async protect(): Promise<void> {
+    const { stops } = this;
     while (await this.joins()) {
       const { triesByItself } = this.guardian;
       try {
         await this.untilProtected();
         return;
       } catch (error) {
-        if (!triesByItself) throw error;
+        if (!triesByItself || stops !== this.stops) throw error;
       }
     }
-    await this.begin();
+    await this.begin(stops);
   }
 
-  /** One try to protect the VM, if nothing else is under way. */
-  async begin(): Promise<void> {
+  /** One try to protect the VM, if nothing else is under way. @param stops how many there had been when it was asked for */
+  async begin(stops = this.stops): Promise<void> {
     this.expectPhase("unprotected");
     await this.guardian.preflight();
+    if (stops !== this.stops)
+      throw new OrderRefused("failed", "protection was stopped, as asked, before it had begun");
     // Somebody else was quicker: then what that comes to is our answer.
     if (this.guardian.state.phase === "unprotected") {
       this.lastWarning = undefined;
@@ -68,6 +73,7 @@ export class PrimaryOrders {
   async stop(): Promise<void> {
     if (this.guardian.state.phase === "superseded")
       throw new OrderRefused("wrong-state", "the VM belongs to the backup now");
+    this.stops++;
     this.guardian.wantNoMore();
     this.guardian.feed({ type: "stop-asked" });
     await this.becomes(

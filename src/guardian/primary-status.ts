@@ -2,10 +2,12 @@
 import type { PrimaryState } from "../core/primary-protocol.ts";
 import { ramBlockName } from "../hypervisor/qemu/command-line.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
-import type { PathSummary } from "./path-watch.ts";
+import type { KeepProtected } from "./keep-protected.ts";
+import type { PrimaryLink } from "./primary-link.ts";
 import type { PrimaryStatistics } from "./primary-statistics.ts";
 import type { Protection } from "./protection.ts";
 import type { Post, TakenOver } from "./role.ts";
+import type { RunningVm } from "./running-vm.ts";
 import type { Ground } from "./vm-process.ts";
 
 export interface StatusParts {
@@ -15,13 +17,14 @@ export interface StatusParts {
   readonly takenOver: TakenOver | undefined;
   readonly state: PrimaryState;
   readonly protection: Protection | undefined;
-  readonly protectionWanted: boolean;
-  readonly paths: readonly PathSummary[];
+  readonly keep: KeepProtected;
+  readonly link: PrimaryLink;
+  readonly vm: RunningVm;
   readonly statistics: PrimaryStatistics;
 }
 
 export function primaryStatus(parts: StatusParts): Record<string, unknown> {
-  const { ground, paths, post, protection, protectionWanted, qemu, state, statistics, takenOver } = parts;
+  const { ground, keep, link, post, protection, qemu, state, statistics, takenOver, vm } = parts;
   return {
     role: "primary",
     vm: post.config.vm.name,
@@ -31,11 +34,12 @@ export function primaryStatus(parts: StatusParts): Record<string, unknown> {
     ramBlock: ramBlockName,
     ...(takenOver === undefined ? {} : { ramImage: takenOver.ramFile }),
     ...state,
-    protectionWanted,
+    ...(vm.standstill === undefined ? {} : { standstill: vm.standstill }),
+    protectionWanted: keep.wanted,
     heldBytes: protection?.heldBytes ?? 0,
     longestStallMs: post.stalls.longestMs,
     witness: post.witness.status,
-    paths,
+    paths: link.paths,
     droppedFrames: protection?.droppedFrames ?? 0,
     stagingBytes: protection?.staging.takenBytes ?? 0,
     ...(takenOver?.failover === undefined ? {} : { failover: takenOver.failover }),

@@ -18,6 +18,7 @@ import { openClosedDoor } from "./closed-door.ts";
 import type { PrimaryConfig } from "./config.ts";
 import { DirtyRecords } from "./dirty-records.ts";
 import { EventLoop } from "./event-loop.ts";
+import type { GuestEnd } from "./guest-end.ts";
 import { HangWatch } from "./hang-watch.ts";
 import { InputForwarding } from "./input-forwarding.ts";
 import { KeepProtected } from "./keep-protected.ts";
@@ -31,8 +32,10 @@ import { PrimaryStatistics } from "./primary-statistics.ts";
 import { primaryStatus } from "./primary-status.ts";
 import type { Protection } from "./protection.ts";
 import type { Post, RoleEnd, TakenOver } from "./role.ts";
-import { RunningVm } from "./running-vm.ts";
+import type { RunningVm } from "./running-vm.ts";
+import { sweepUp } from "./sweep-up.ts";
 import { type Ground, heed, machineOf } from "./vm-process.ts";
+import { watchVm } from "./watched-vm.ts";
 
 /** How a VM comes to be this host's. */
 export interface Beginning {
@@ -60,6 +63,8 @@ export class PrimaryGuardian {
   private readonly settings: PacerSettings;
   private readonly statistics = new PrimaryStatistics();
   private readonly vm: RunningVm;
+  private readonly guestEnd: GuestEnd;
+  private readonly takeCheckpoint: (hold: boolean) => Promise<void>;
   private readonly input: InputForwarding;
   private readonly hangs: HangWatch;
   private readonly checkpoints: CheckpointWatch;
@@ -127,13 +132,17 @@ export class PrimaryGuardian {
       this.link.look();
       this.feed({ type: "tick" });
       this.keep.tick();
-      this.checkpoints.look(this.state, performance.now());
+      this.checkpoints.look(this.state, performance.now(), this.vm.standstill !== undefined);
     }, 25);
     this.input = new InputForwarding(
       config.vm.nics.map(({ tap }) => tap),
       post.log,
     );
-    this.vm = new RunningVm(qemu, this.statistics);
+    const { statistics } = this;
+    const [state, protection] = [() => this.state, () => this.protection];
+    const feed = (event: PrimaryEvent) => this.feed(event);
+    const watched = watchVm({ qemu, post, statistics, state, protection, feed });
+    ({ vm: this.vm, guestEnd: this.guestEnd, takeCheckpoint: this.takeCheckpoint } = watched);
     this.hangs = new HangWatch({
       qemu,
       hungMs: config.timing.hungMs,
@@ -174,10 +183,8 @@ export class PrimaryGuardian {
   }
 
   private status(): Record<string, unknown> {
-    const { ground, keep, link, post, protection, qemu, state, statistics, takenOver } = this;
-    const { paths } = link;
-    const wish = { protectionWanted: keep.wanted };
-    return primaryStatus({ ground, paths, post, protection, ...wish, qemu, state, statistics, takenOver });
+    const { ground, keep, link, post, protection, qemu, state, statistics, takenOver, vm } = this;
+    return primaryStatus({ ground, keep, link, post, protection, qemu, state, statistics, takenOver, vm });
   }
 
   private takeOrders(): PrimaryOrders {
@@ -189,6 +196,7 @@ export class PrimaryGuardian {
       feed: (event) => this.feed(event),
       preflight: async () => {
         await this.disks.settled();
+        await sweepUp(this.qemu, this.post);
         const cards = this.post.config.vm.nics.length;
         heed(await livePreflight(this.qemu.qmp, this.qemu.pid, cards), this.post.log);
       },
@@ -212,10 +220,10 @@ export class PrimaryGuardian {
   // Events
 
   private async vmGone(how: string): Promise<void> {
-    if (this.vm.guestShutDown && this.state.phase === "protected") {
-      // The guest has shut itself down: the backup must not bring it back.
-      this.post.log.info("the guest has shut down; telling the backup");
-      this.feed({ type: "capture-failed", reason: "the guest has shut down" });
+    const guestShutDown = this.vm.ended !== undefined;
+    if (guestShutDown) {
+      // A QEMU that was not to stay for it: there is nothing any more that a checkpoint could come from.
+      if (this.state.phase === "protected") this.feed({ type: "capture-failed", reason: this.vm.ended! });
       await lastGoodbye(() => this.state.phase);
     } else if (this.state.phase !== "superseded") {
       this.post.log.error(`the VM is gone: ${how}`);
@@ -228,10 +236,8 @@ export class PrimaryGuardian {
     await afterYou(this.state, this.post.config.timing);
     await this.protection?.dispose();
     await this.takenOver?.cleanUp();
-    const { disks, link, post, state, vm } = this;
-    this.finish(
-      await whatNext({ disks, guestShutDown: vm.guestShutDown, post, session: link.session, state }),
-    );
+    const { disks, link, post, state } = this;
+    this.finish(await whatNext({ disks, guestShutDown, post, session: link.session, state }));
   }
 
   private get state(): PrimaryState {
@@ -248,6 +254,7 @@ export class PrimaryGuardian {
     if (!handsOver(this.state)) this.input.stop();
     this.keep.stepped(this.state);
     this.orders.stepped();
+    this.guestEnd.stepped();
   }
 
   private loseLink(reason: string): void {
@@ -300,9 +307,7 @@ export class PrimaryGuardian {
         return this.beginEpochs(this.protection!);
       case "capture":
         if (handsOver(this.state)) this.input.watch();
-        reached("before-capture");
-        this.protection!.captureCheckpoint(effect.hold);
-        return;
+        return this.takeCheckpoint(effect.hold);
       case "proceed":
         this.protection!.proceed();
         return;
@@ -318,7 +323,7 @@ export class PrimaryGuardian {
         );
         return;
       case "release-all":
-        this.protection?.releaseAll();
+        if (this.vm.ended === undefined) this.protection?.releaseAll();
         return;
       case "end-capture":
         return this.endCapture();
@@ -366,9 +371,9 @@ export class PrimaryGuardian {
   }
 
   private startCapture(): void {
-    const { disks, link, post, qemu, records } = this;
+    const { disks, link, post, qemu, records, vm } = this;
     const protection = newProtection(
-      { disks, link, post, qemu, records },
+      { disks, link, post, qemu, records, vm },
       {
         onSent: (epoch) => this.feed({ type: "sent", epoch }),
         onCaptured: (epoch, pages) => this.captured(epoch, pages),
@@ -401,13 +406,14 @@ export class PrimaryGuardian {
     }
   }
 
+  /** Until it is out of QEMU the VM is not called unprotected, and no other protection begins: what was left in would stand in its way. */
   private async endCapture(): Promise<void> {
-    try {
-      await this.protection?.tearDown();
-    } catch (error) {
-      this.post.log.error(`taking protection out of QEMU: ${(error as Error).message}`);
-    }
+    const { protection, vm } = this;
+    vm.whenRunning(undefined);
+    if (protection !== undefined && this.guestEnd.takes(protection)) return;
+    await protection?.tearDown();
     this.protection = undefined;
+    await vm.look();
     await this.disks
       .note(this.state.generation, this.keep.wanted)
       .catch((error: Error) => this.post.log.error(`noting the end of a protection: ${error.message}`));

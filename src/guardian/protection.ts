@@ -7,11 +7,12 @@ import type { EpochId } from "../core/words.ts";
 import { QemuCapture } from "../hypervisor/qemu/capture.ts";
 import type { CaptureReport } from "../hypervisor/qemu/capture-orders.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
+import { sweep } from "../hypervisor/qemu/sweep.ts";
 import type { Session } from "../link/session.ts";
 import { EpochCell } from "../memory/epoch-cell.ts";
 import { Staging } from "../memory/staging.ts";
 import { FilterChain } from "../net/filter-chain.ts";
-import { PrimaryDisks, type PrimaryDisksOptions } from "./primary-disks.ts";
+import { exportSocket, PrimaryDisks, type PrimaryDisksOptions, SNAPSHOT } from "./primary-disks.ts";
 import { Shipping } from "./shipping.ts";
 
 /** QEMU may stop the VM this long to end the first pass, at first. */
@@ -38,6 +39,12 @@ export interface ProtectionOptions {
   readonly warn: (text: string) => void;
   /** Holding the output failed. */
   readonly onFailed: (reason: string) => void;
+  /** The VM is about to be paused for a moment, by us. */
+  readonly onPausing: () => void;
+  /** Calls back once the VM runs: a first pass of one that stands still would let it run. */
+  readonly whenRunning: (wish: () => void) => void;
+  /** Somebody else has stopped the VM, and it is to stay so. */
+  readonly staysStopped: () => boolean;
 }
 
 export class Protection {
@@ -50,6 +57,9 @@ export class Protection {
   private capture: QemuCapture | undefined;
   private started: Promise<void> = Promise.resolve();
   private hardened: Promise<void> = Promise.resolve();
+  /** Nothing begins any more. */
+  private readonly givenUp = Promise.withResolvers<void>();
+  private stopped = false;
   /** What the capture thread still says is of no interest. */
   private over = false;
 
@@ -66,7 +76,12 @@ export class Protection {
     return this.epochCell.get();
   }
 
-  /** Puts the filters in (frames pass), brings the disks into step, and begins the first pass. The VM runs on. */
+  /** The first pass has begun, and will end with the VM running. */
+  get captures(): boolean {
+    return this.capture !== undefined;
+  }
+
+  /** Puts the filters in (frames pass), brings the disks into step, and begins the first pass. The VM runs on. Once given up, it does not begin. */
   start(): Promise<void> {
     this.started = this.setUp();
     return this.started;
@@ -75,6 +90,8 @@ export class Protection {
   /** Holds output from here on, then lets the VM run as epoch 1. */
   async beginEpochs(): Promise<void> {
     await this.chain?.hold(0);
+    // It may have been given up meanwhile.
+    if (this.stopped) return;
     this.capture!.begin();
     this.disks.relax();
   }
@@ -107,6 +124,14 @@ export class Protection {
     this.hardened = this.disks.harden().then(() => this.chain?.releaseAll());
   }
 
+  /** The guest has ended, and its VM is paused for good: what it has sent leaves straight to the taps. The backup can take over no more. */
+  async letOut(): Promise<void> {
+    await this.disks.harden();
+    const ever = Number.POSITIVE_INFINITY;
+    this.letGo(ever, ever);
+    await this.chain?.gone;
+  }
+
   /** Tells the backup that protection ends, behind everything that was captured. */
   goodbye(): void {
     this.shipping.goodbye();
@@ -123,26 +148,29 @@ export class Protection {
     this.disks.abandon();
   }
 
-  /** Takes everything out of QEMU again; the VM runs on as before. */
+  /**
+   * Takes everything out of QEMU again, at whatever point it had come to; the VM runs on as before. Each part takes out what it finds, also after another one has
+   * failed to; what is left then is swept up. Rejects if QEMU still has something, and may be asked again.
+   */
   async tearDown(): Promise<void> {
-    this.abandon();
+    this.giveUp();
     await this.started.catch(() => {});
     await this.hardened;
-    try {
-      await this.capture?.stop();
-    } finally {
-      try {
-        await this.disks.stop();
-      } finally {
-        await this.chain?.remove();
-      }
-      this.over = true;
-    }
+    const { qemu, runDirectory, staysStopped, warn } = this.options;
+    const steps = [
+      () => this.capture?.stop(staysStopped()),
+      () => this.disks.stop(),
+      () => this.chain?.remove(),
+    ];
+    for (const step of steps)
+      await step()?.catch((error: Error) => warn(`taking protection out of QEMU: ${error.message}`));
+    await sweep(qemu, { exportSocket: exportSocket(runDirectory), snapshot: SNAPSHOT });
+    this.over = true;
   }
 
   /** The VM is gone: ends the threads. */
   async dispose(): Promise<void> {
-    this.abandon();
+    this.giveUp();
     await this.started.catch(() => {});
     await this.capture?.dispose();
     await this.disks.dispose();
@@ -186,8 +214,19 @@ export class Protection {
     }
   }
 
+  private giveUp(): void {
+    this.stopped = true;
+    this.givenUp.resolve();
+    this.abandon();
+  }
+
   private async setUp(): Promise<void> {
-    const { qemu, netdevs, runDirectory, heldBytes, onFailed } = this.options;
+    const { qemu, netdevs, runDirectory, heldBytes, onFailed, onPausing, whenRunning } = this.options;
+    const stopped = () => this.stopped;
+    const go = () => {
+      if (this.stopped) throw new Error("protection was given up while it began");
+    };
+    go();
     if (netdevs.length > 0)
       this.chain = await FilterChain.insert({
         qmp: qemu.qmp,
@@ -196,13 +235,19 @@ export class Protection {
         epochCell: this.epochCell,
         limitBytes: heldBytes,
         onFailed,
+        onPausing,
+        stopped,
       });
+    go();
     await this.disks.start();
+    await Promise.race([this.givenUp.promise, new Promise<void>(whenRunning)]);
+    go();
     this.capture = await QemuCapture.start(qemu.qmp, {
       staging: this.staging,
       epochCell: this.epochCell,
       firstPauseMs: FIRST_PAUSE_MS,
       onReport: (report) => this.fromCapture(report),
+      stopped,
     });
   }
 }

@@ -11,6 +11,7 @@ import type { Qmp } from "../hypervisor/qemu/qmp.ts";
 import type { EpochCell } from "../memory/epoch-cell.ts";
 import { borrowTap } from "../os/borrowed-tap.ts";
 import { closeDescriptor } from "../os/socket.ts";
+import { CHARDEV, type Chardev, filtersOf, namesOf } from "./filters-there.ts";
 import {
   HOLD_WORD,
   HOLD_WORD_COUNT,
@@ -31,6 +32,10 @@ export interface FilterChainOptions {
   readonly limitBytes: number;
   /** The holding thread or a socket failed while output was held. */
   readonly onFailed: (reason: string) => void;
+  /** They are not wanted any more: then no further one is put in. */
+  readonly stopped?: () => boolean;
+  /** The VM is about to be paused for a moment, by us. */
+  readonly onPausing?: () => void;
 }
 
 export class FilterChain {
@@ -38,9 +43,9 @@ export class FilterChain {
   private readonly worker: Worker;
   private readonly words: BigInt64Array;
   private readonly waiting = new Set<(report: HoldReport) => void>();
-  private readonly undo: (() => Promise<unknown>)[] = [];
   private removing = false;
   private broken = false;
+  private letting: Promise<void> = Promise.resolve();
 
   private constructor(options: FilterChainOptions) {
     this.options = options;
@@ -52,14 +57,13 @@ export class FilterChain {
       words,
       limitBytes: options.limitBytes,
     };
-    for (const { capturePath, injectPath } of data.nics)
-      for (const path of [capturePath, injectPath]) rmSync(path, { force: true });
+    for (const netdev of options.netdevs) this.removeSockets(netdev);
     this.worker = new Worker(new URL("./hold-worker.ts", import.meta.url), { workerData: data });
     this.worker.on("message", (report: HoldReport) => this.receive(report));
     this.worker.on("error", (error) => this.receive({ kind: "failed", error: error.message }));
   }
 
-  /** Puts the filters into the running VM. Frames pass through us from here on, and are not held yet. */
+  /** Puts the filters into the running VM. Frames pass through us from here on, and are not held yet. When it fails, or is stopped, all is as it was. */
   static async insert(options: FilterChainOptions): Promise<FilterChain> {
     const chain = new FilterChain(options);
     try {
@@ -67,7 +71,7 @@ export class FilterChain {
       for (const netdev of options.netdevs) await chain.insertFor(netdev);
       return chain;
     } catch (error) {
-      await chain.takeBack();
+      await chain.remove();
       throw error;
     }
   }
@@ -106,8 +110,13 @@ export class FilterChain {
     }
     const gone = this.expect((report) => report.kind === "gone");
     this.order({ kind: "let-go", upTo, untilMs, taps: [...borrowed] });
-    gone.catch(() => {}).finally(giveBack);
+    this.letting = gone.catch(() => {}).finally(giveBack);
     return undefined;
+  }
+
+  /** When what was let go last has left, or could not. */
+  get gone(): Promise<void> {
+    return this.letting;
   }
 
   /** Lets out everything, and whatever comes. */
@@ -117,42 +126,74 @@ export class FilterChain {
   }
 
   /**
-   * Takes the filters out; nothing is lost or reordered. The VM is stopped for the few milliseconds in which frames may still be on
-   * their way through us: one sent past them would overtake.
+   * Takes the filters out, as many of them as there are; nothing is lost or reordered. The VM is stopped for the few milliseconds in which frames may still
+   * be on their way through us: one sent past them would overtake. May be asked again.
    */
   async remove(): Promise<void> {
     this.releaseAll();
     this.removing = true;
-    const { qmp, netdevs } = this.options;
-    const { running } = await qmp.execute<{ running: boolean }>("query-status");
-    if (running) await qmp.execute("stop");
+    const { netdevs, onPausing, qmp } = this.options;
     try {
-      const drained = this.broken
-        ? Promise.resolve([])
-        : Promise.all(
-            netdevs.map((_, nic) => this.expect((report) => report.kind === "drained" && report.nic === nic)),
-          );
-      // Should a step before it fail, that failure is the one to be told.
-      drained.catch(() => {});
-      for (const netdev of netdevs) {
-        await qmp.execute("object-del", { id: `remus-sink-${netdev}` });
-        await qmp.execute("object-del", { id: `remus-capture-${netdev}` });
-        await qmp.execute("chardev-remove", { id: `remus-capture-${netdev}` });
+      const there = await filtersOf(qmp);
+      const none = netdevs.every((netdev) => namesOf(netdev).every((id) => !there.has(id)));
+      if (none) return;
+      const { running } = await qmp.execute<{ running: boolean }>("query-status");
+      if (running) onPausing?.();
+      if (running) await qmp.execute("stop");
+      try {
+        await this.takeOut(there);
+      } finally {
+        if (running) await qmp.execute("cont");
       }
-      // Without its thread nothing is left to drain.
-      if (!this.broken) await drained;
-      for (const netdev of netdevs) await this.removeInject(netdev);
-      this.undo.length = 0;
     } finally {
-      if (running) await qmp.execute("cont");
+      this.broken = true;
       await this.worker.terminate();
+      for (const netdev of netdevs) this.removeSockets(netdev);
+    }
+  }
+
+  /** @param there ids of filters and character devices */
+  private async takeOut(there: ReadonlySet<string>): Promise<void> {
+    const { netdevs, qmp } = this.options;
+    // A card that has not got so far passes nothing through us.
+    const connected = netdevs.filter(
+      (netdev) => !this.broken && there.has(`${CHARDEV}remus-capture-${netdev}`),
+    );
+    const drained = Promise.all(
+      connected.map((netdev) => {
+        const nic = netdevs.indexOf(netdev);
+        return this.expect((report) => report.kind === "drained" && report.nic === nic);
+      }),
+    );
+    // Should a step before it fail, that failure is the one to be told.
+    drained.catch(() => {});
+    const remove = async (id: string) => {
+      if (there.has(id)) await qmp.execute("object-del", { id });
+    };
+    const disconnect = async (id: string) => {
+      if (there.has(CHARDEV + id)) await qmp.execute("chardev-remove", { id });
+    };
+    for (const netdev of netdevs) {
+      await remove(`remus-sink-${netdev}`);
+      await remove(`remus-capture-${netdev}`);
+      await disconnect(`remus-capture-${netdev}`);
+    }
+    // Without its thread nothing is left to drain.
+    if (!this.broken) await drained;
+    for (const netdev of netdevs) {
+      if (connected.includes(netdev)) await this.untilRead(netdev);
+      await remove(`remus-inject-${netdev}`);
+      await disconnect(`remus-inject-${netdev}`);
+      await disconnect(`remus-sink-${netdev}`);
     }
   }
 
   /** QEMU is gone: ends the thread. What is held is lost. */
   async dispose(): Promise<void> {
     this.removing = true;
+    this.broken = true;
     await this.worker.terminate();
+    for (const netdev of this.options.netdevs) this.removeSockets(netdev);
   }
 
   get heldBytes(): number {
@@ -168,6 +209,11 @@ export class FilterChain {
       capturePath: join(this.options.runDirectory, `capture-${netdev}.sock`),
       injectPath: join(this.options.runDirectory, `inject-${netdev}.sock`),
     };
+  }
+
+  private removeSockets(netdev: string): void {
+    const { capturePath, injectPath } = this.paths(netdev);
+    for (const path of [capturePath, injectPath]) rmSync(path, { force: true });
   }
 
   /** The order matters: QEMU walks guest output from the last filter in its list to the first. */
@@ -190,37 +236,32 @@ export class FilterChain {
       path === undefined
         ? { type: "null", data: {} }
         : { type: "socket", data: { addr: { type: "unix", data: { path } }, server: false } };
-    await this.options.qmp.execute("chardev-add", { id, backend });
-    this.undo.unshift(() => this.options.qmp.execute("chardev-remove", { id }));
+    await this.add("chardev-add", { id, backend });
   }
 
   private async filter(kind: string, netdev: string, more: Record<string, string>): Promise<void> {
     const id = `remus-${kind}-${netdev}`;
     const filter = { "qom-type": "filter-redirector", id, netdev, queue: "rx", ...more };
-    await this.options.qmp.execute("object-add", filter);
-    this.undo.unshift(() => this.options.qmp.execute("object-del", { id }));
+    await this.add("object-add", filter);
+  }
+
+  private async add(command: string, what: Record<string, unknown>): Promise<void> {
+    if (this.options.stopped?.() === true) throw new Error("protection was given up while it began");
+    await this.options.qmp.execute(command, what);
   }
 
   /** QEMU has read all released frames once it has noticed that our side of the inject socket ended. */
-  private async removeInject(netdev: string): Promise<void> {
+  private async untilRead(netdev: string): Promise<void> {
     const { qmp } = this.options;
     const id = `remus-inject-${netdev}`;
     const deadline = Date.now() + STEP_TIMEOUT_MS;
     while (!this.broken) {
-      const chardevs = await qmp.execute<{ label: string; filename: string }[]>("query-chardev");
-      if (chardevs.find(({ label }) => label === id)?.filename.startsWith("disconnected") === true) break;
+      const chardevs = await qmp.execute<Chardev[]>("query-chardev");
+      const chardev = chardevs.find(({ label }) => label === id);
+      if (chardev === undefined || chardev.filename.startsWith("disconnected")) break;
       if (Date.now() > deadline) throw new Error(`QEMU did not read the last frames of ${netdev} in time`);
       await new Promise((again) => setTimeout(again, 1));
     }
-    await qmp.execute("object-del", { id });
-    await qmp.execute("chardev-remove", { id });
-    await qmp.execute("chardev-remove", { id: `remus-sink-${netdev}` });
-  }
-
-  private async takeBack(): Promise<void> {
-    this.removing = true;
-    for (const step of this.undo) await step().catch(() => {});
-    await this.worker.terminate();
   }
 
   private order(order: HoldOrder): void {

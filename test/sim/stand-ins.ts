@@ -25,6 +25,7 @@ const MODULES: Readonly<Record<string, string>> = {
   "hypervisor/qemu/live-preflight.ts": "preflight.ts",
   "hypervisor/qemu/preflight.ts": "preflight.ts",
   "hypervisor/qemu/standby.ts": "standby.ts",
+  "hypervisor/qemu/sweep.ts": "sweep.ts",
   "hypervisor/qemu/tcg-aids.ts": "tcg-aids.ts",
   "memory/backup-images.ts": "backup-images.ts",
   "memory/staging.ts": "staging.ts",

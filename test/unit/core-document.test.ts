@@ -131,6 +131,7 @@ const PRIMARY_EVENTS: Record<string, PrimaryEvent[]> = {
   "link-lost": [{ type: "link-lost", reason }],
   "first-pass-done": [{ type: "first-pass-done" }],
   requested: [{ type: "requested" }],
+  "capture-put-off": [{ type: "capture-put-off" }],
   captured: [5, 6].map((epoch) => ({ type: "captured", epoch, bytes: 4096 })),
   sent: [{ type: "sent", epoch: 4 }],
   acked: [3, 4, 5].map((epoch) => ({ type: "acked", epoch })),

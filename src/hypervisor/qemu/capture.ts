@@ -10,12 +10,15 @@ import type { Staging } from "../../memory/staging.ts";
 import { closeDescriptor, setSendBuffer, shutdownSocket, socketPair } from "../../os/socket.ts";
 import { type CaptureReport, type CaptureWorkerData, ORDER, WORD, WORD_COUNT } from "./capture-orders.ts";
 import { setColo } from "./colo-capability.ts";
-import { type Qmp, QmpError } from "./qmp.ts";
+import { leaveColo } from "./colo-end.ts";
+import type { Qmp } from "./qmp.ts";
 
 /** So much of a checkpoint QEMU can hand over without waiting for our thread to be scheduled; an ordinary one is smaller. */
 const SOCKET_BUFFER_BYTES = 4 << 20;
-/** How long QEMU's own steps at the end of COLO may take before we call it hung. */
-const END_TIMEOUT_MS = 10_000;
+
+/** Under this name QEMU is given its end of the stream. */
+const DESCRIPTOR = "remus-capture";
+const GIVEN_UP = "protection was given up before capture began";
 
 export interface CaptureOptions {
   readonly staging: Staging;
@@ -23,6 +26,8 @@ export interface CaptureOptions {
   /** The pause that QEMU may take to end the first pass; see migrate-set-parameters, downtime-limit. */
   readonly firstPauseMs: number;
   readonly onReport: (report: CaptureReport) => void;
+  /** It is not wanted any more: then it does not begin. */
+  readonly stopped?: () => boolean;
 }
 
 export class QemuCapture {
@@ -49,28 +54,47 @@ export class QemuCapture {
     this.worker.on("error", (error) =>
       this.receive({ kind: "ended", error: `capture thread: ${error.message}` }),
     );
+    this.worker.on("exit", () => this.ended.resolve());
   }
 
-  /** Begins the first pass. Fails with QEMU's own words when it refuses; the VM is then as it was. */
+  /** Begins the first pass. Fails with QEMU's own words when it refuses, or when it is stopped; QEMU is then as it was. */
   static async start(qmp: Qmp, options: CaptureOptions): Promise<QemuCapture> {
+    if (options.stopped?.() === true) throw new Error(GIVEN_UP);
     await setColo(qmp, true);
+    try {
+      return await QemuCapture.migrate(qmp, options);
+    } catch (error) {
+      await leaveColo(qmp);
+      throw error;
+    }
+  }
+
+  private static async migrate(qmp: Qmp, options: CaptureOptions): Promise<QemuCapture> {
+    const go = () => {
+      if (options.stopped?.() === true) throw new Error(GIVEN_UP);
+    };
+    go();
     await qmp.execute("migrate-set-parameters", {
       "max-bandwidth": 2 ** 40,
       "downtime-limit": options.firstPauseMs,
       "x-checkpoint-delay": 1,
     });
+    go();
     const [ours, qemus] = socketPair();
+    let capture: QemuCapture | undefined;
     try {
       setSendBuffer(qemus, SOCKET_BUFFER_BYTES);
-      await qmp.passDescriptor("remus-capture", qemus);
-      const capture = new QemuCapture(qmp, ours, options);
-      try {
-        await qmp.execute("migrate", { uri: "fd:remus-capture" });
-      } catch (error) {
-        await capture.stopWorker();
-        throw error;
-      }
+      await qmp.passDescriptor(DESCRIPTOR, qemus);
+      capture = new QemuCapture(qmp, ours, options);
+      go();
+      await qmp.execute("migrate", { uri: `fd:${DESCRIPTOR}` });
       return capture;
+    } catch (error) {
+      if (capture === undefined) closeDescriptor(ours);
+      await capture?.stopWorker();
+      // It may not have come so far as to use it.
+      await qmp.execute("closefd", { fdname: DESCRIPTOR }).catch(() => {});
+      throw error;
     } finally {
       closeDescriptor(qemus);
     }
@@ -95,10 +119,13 @@ export class QemuCapture {
     await this.qmp.execute("migrate-set-parameters", { "x-checkpoint-delay": 1 });
   }
 
-  /** Ends capture wherever it stands and brings QEMU back to where a new one can start. The VM runs afterwards. */
-  async stop(): Promise<void> {
+  /**
+   * Ends capture wherever it stands and brings QEMU back to where a new one can start. The VM runs afterwards, unless somebody else has stopped it. May be
+   * asked again. @param keepPaused as in `leaveColo`
+   */
+  async stop(keepPaused = false): Promise<void> {
     await this.stopWorker();
-    await this.leaveColo();
+    await leaveColo(this.qmp, keepPaused);
   }
 
   /** QEMU is gone: ends the thread. */
@@ -130,34 +157,5 @@ export class QemuCapture {
     await this.ended.promise;
     await this.worker.terminate();
     closeDescriptor(this.fd);
-  }
-
-  /** QEMU notices the closed stream, says so, and waits for the word that the other side is gone (facts: COLO_EXIT). */
-  private async leaveColo(): Promise<void> {
-    const deadline = Date.now() + END_TIMEOUT_MS;
-    let told = false;
-    for (;;) {
-      const { status } = await this.qmp.execute<{ status?: string }>("query-migrate");
-      const yank = await this.qmp.execute<{ type: string }[]>("query-yank");
-      const over = status === undefined || ["completed", "failed", "cancelled", "none"].includes(status);
-      if (over && !yank.some(({ type }) => type === "migration")) break;
-      if (status === "colo" && !told) told = await this.tellLostHeartbeat();
-      if (Date.now() > deadline)
-        throw new Error(`QEMU did not end its migration in ${END_TIMEOUT_MS} ms (${status})`);
-      await new Promise((again) => setTimeout(again, 2));
-    }
-    await setColo(this.qmp, false);
-    const { running } = await this.qmp.execute<{ running: boolean }>("query-status");
-    if (!running) await this.qmp.execute("cont");
-  }
-
-  private async tellLostHeartbeat(): Promise<boolean> {
-    try {
-      await this.qmp.execute("x-colo-lost-heartbeat");
-      return true;
-    } catch (error) {
-      if (error instanceof QmpError) return false; // not in COLO mode yet: ask again
-      throw error;
-    }
   }
 }

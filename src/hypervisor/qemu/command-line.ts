@@ -3,7 +3,8 @@
  *
  * Both roles get the same devices in the same order. What differs is where things lead on the host (sockets, files)
  * and, for the standby, that it waits for a stream. There is no -uuid (it would add a part to the stream), no -S (a
- * stream that is loaded runs by itself), no -no-reboot (a reboot of the guest is the guest's own affair).
+ * stream that is loaded runs by itself), no -no-reboot (a reboot of the guest is the guest's own affair). QEMU stays when the guest
+ * shuts down, so that the guardian ends it when the backup knows (docs/guests.md).
  */
 import { statSync } from "node:fs";
 import type { DiskSpec, VmSpec } from "../vm-spec.ts";
@@ -58,6 +59,7 @@ export function qemuCommand(spec: VmSpec, places: QemuPlaces): string[] {
     ...disks(spec, places.clone),
     ...boot(spec),
     ...(places.role === "standby" ? ["-S", "-incoming", "defer"] : []),
+    ...(places.clone === undefined ? ["-action", "shutdown=pause"] : []),
     ...(places.clone === undefined ? spec.extraArgs : cloneArguments(spec.extraArgs)),
   ];
 }

@@ -89,6 +89,8 @@ export class FilterChain {
     });
   }
 
+  readonly gone = Promise.resolve();
+
   releaseAll(): void {
     this.release(Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY);
   }

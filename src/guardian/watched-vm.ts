@@ -1,0 +1,45 @@
+/** The VM with those who act on what its QEMU tells of it. */
+import type { PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
+import type { QemuProcess } from "../hypervisor/qemu/process.ts";
+import type { PrimaryConfig } from "./config.ts";
+import { GuestEnd } from "./guest-end.ts";
+import type { PrimaryStatistics } from "./primary-statistics.ts";
+import type { Protection } from "./protection.ts";
+import type { Post } from "./role.ts";
+import { RunningVm } from "./running-vm.ts";
+import { StandstillWatch } from "./standstill-watch.ts";
+import { takeCheckpoint } from "./take-checkpoint.ts";
+
+export interface WatchedVmOptions {
+  readonly qemu: QemuProcess;
+  readonly post: Post<PrimaryConfig>;
+  readonly statistics: PrimaryStatistics;
+  readonly state: () => PrimaryState;
+  readonly protection: () => Protection | undefined;
+  readonly feed: (event: PrimaryEvent) => void;
+}
+
+export interface WatchedVm {
+  readonly vm: RunningVm;
+  readonly guestEnd: GuestEnd;
+  /** Of the protection that is under way; feeds `capture-put-off` if the VM does not run. */
+  readonly takeCheckpoint: (hold: boolean) => Promise<void>;
+}
+
+export function watchVm(options: WatchedVmOptions): WatchedVm {
+  const { feed, post, protection, qemu, state, statistics } = options;
+  const { log } = post;
+  const guestEnd = new GuestEnd({ qemu, log, state, feed });
+  const standstills = new StandstillWatch({
+    post,
+    state,
+    captures: () => protection()?.captures === true,
+    feed,
+  });
+  const vm = new RunningVm(qemu, {
+    statistics,
+    onStandstill: (standstill) => standstills.told(standstill),
+    onEnded: (how) => guestEnd.begin(how),
+  });
+  return { vm, guestEnd, takeCheckpoint: (hold) => takeCheckpoint(vm, hold, protection, feed) };
+}
