@@ -2,6 +2,7 @@ import type { Case } from "./case.ts";
 
 const EXTRA = "test/unit/qemu-extra-args.test.ts";
 const LIVE = "test/e2e/preflight.test.ts";
+const PROCESS = "test/unit/qemu-process.test.ts";
 const IMAGE = "test/unit/qemu-disk-image.test.ts";
 
 export const cases: readonly Case[] = [
@@ -51,6 +52,23 @@ export const cases: readonly Case[] = [
     tests: [
       { file: EXTRA, name: "-runas nobody: refused, rights-argument (I1)" },
       { file: EXTRA, name: "-run-with user=nobody: refused, rights-argument (I1)" },
+    ],
+  },
+  {
+    number: 39,
+    input:
+      "a CPU model, device, disk or machine that QEMU does not know; a QEMU that is killed; a state that is refused",
+    right: "QEMU's last words are in the message, and its log has them",
+    tests: [
+      {
+        file: PROCESS,
+        name: "a CPU model that it does not know: the start fails with QEMU's own words, and names its log",
+      },
+      {
+        file: PROCESS,
+        name: "commands that were under way when QEMU ended fail with how it ended, not with the socket's error",
+      },
+      { file: PROCESS, name: "a standby that refuses the state says why" },
     ],
   },
   {

@@ -1,12 +1,16 @@
 /** A QEMU process as the guardian's child: started, watched, and not outliving its guardian. */
 import { type ChildProcess, spawn } from "node:child_process";
-import { closeSync, openSync, rmSync } from "node:fs";
+import { closeSync, fstatSync, openSync, rmSync } from "node:fs";
 import { getPriority } from "node:os";
 import { join } from "node:path";
+import { lastWords } from "./last-words.ts";
 import { Qmp } from "./qmp.ts";
 
 /** The nice value of a guardian that may have it; QEMU is started at the one before. */
 export const guardianNice = -10;
+
+/** Between the end of a QEMU's monitor and that of its process. */
+const EXIT_MS = 2_000;
 
 export interface QemuLaunch {
   /** The QEMU command with its arguments, without the monitors. */
@@ -41,32 +45,42 @@ export class QemuProcess {
     return [join(runDirectory, "qmp.sock"), join(runDirectory, "qmp-watchdog.sock")];
   }
 
-  /** Starts QEMU and connects to both monitors. Fails with the end of QEMU's own messages when it does not come up. */
+  /**
+   * Starts QEMU and connects to both monitors. Fails with the end of QEMU's own messages when it does not come up, and leaves none behind.
+   * QEMU writes them into its log itself: so nothing it says is lost, whichever of the two ends first.
+   */
   static async start(launch: QemuLaunch): Promise<QemuProcess> {
     const monitors = QemuProcess.monitorPaths(launch.runDirectory);
     for (const path of monitors) rmSync(path, { force: true });
-    const log = openSync(join(launch.runDirectory, "qemu.log"), "a");
+    const log = join(launch.runDirectory, "qemu.log");
+    const file = openSync(log, "a");
+    const words = lastWords(log, fstatSync(file).size);
     const bind = launch.bindLifetimes ? ["setpriv", "--pdeathsig", "KILL", "--"] : [];
     const nice = getPriority() === guardianNice ? ["nice", "-n", String(-guardianNice)] : [];
     const [program, ...args] = [...nice, ...bind, ...launch.command];
     const child = spawn(program!, args, {
-      stdio: ["ignore", log, "pipe"],
+      stdio: ["ignore", file, file],
       env: launch.preload === undefined ? process.env : { ...process.env, LD_PRELOAD: launch.preload },
     });
-    closeSync(log);
-    const messages = lastWords(child);
+    closeSync(file);
     const exited = new Promise<string>((resolve) => {
       child.once("error", (error) => resolve(`QEMU could not be started: ${error.message}`));
       child.once("exit", (code, signal) =>
-        resolve(`QEMU ended (${signal ?? `exit status ${code}`})${messages()}`),
+        resolve(`QEMU ended (${signal ?? `exit status ${code}`})${words()}`),
       );
     });
     const connected = Promise.all([Qmp.connect(monitors[0]), Qmp.connect(monitors[1], { oob: true })]);
-    const first = await Promise.race([connected, exited]);
+    const first = await Promise.race([connected, exited]).catch(async (error: Error) => {
+      // The monitor closes a moment before the process has ended, and the process knows why.
+      const how = await soon(exited);
+      child.kill("SIGKILL");
+      return how ?? `QEMU does not answer: ${error.message}${words()}`;
+    });
     if (typeof first === "string") {
       connected.catch(() => {});
       throw new Error(first);
     }
+    for (const monitor of first) monitor.explain(() => soon(exited));
     return new QemuProcess(child, exited, ...first);
   }
 
@@ -76,11 +90,13 @@ export class QemuProcess {
   }
 }
 
-/** Keeps the last lines QEMU printed, for the error that will need them. */
-function lastWords(child: ChildProcess): () => string {
-  let text = "";
-  child.stderr?.setEncoding("utf8").on("data", (more: string) => {
-    text = (text + more).slice(-2000);
-  });
-  return () => (text === "" ? "" : `: ${text.trim().split("\n").slice(-3).join(" / ")}`);
+/** What `exited` says, if it says it soon: a process takes a moment to go after its sockets are closed. */
+async function soon(exited: Promise<string>): Promise<string | undefined> {
+  const { promise, resolve } = Promise.withResolvers<undefined>();
+  const timer = setTimeout(resolve, EXIT_MS, undefined);
+  try {
+    return await Promise.race([exited, promise]);
+  } finally {
+    clearTimeout(timer);
+  }
 }

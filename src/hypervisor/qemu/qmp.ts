@@ -54,6 +54,7 @@ export class Qmp {
   private nextId = 1;
   private rest = "";
   private closedBecause: string | undefined;
+  private explanation: () => Promise<string | undefined> = async () => undefined;
   private versionText = "";
   private packageText = "";
 
@@ -135,7 +136,18 @@ export class Qmp {
     };
   }
 
+  /** Who knows better than the socket why QEMU went away: asked when it did, before commands that were under way fail. */
+  explain(explanation: () => Promise<string | undefined>): void {
+    this.explanation = explanation;
+  }
+
+  /** How QEMU ended, with its last words, if it ends now; `undefined` if it does not, or nobody knows. */
+  whyGone(): Promise<string | undefined> {
+    return this.explanation();
+  }
+
   close(): void {
+    this.explanation = async () => undefined;
     this.end("we closed it");
     this.socket.destroy();
   }
@@ -186,9 +198,13 @@ export class Qmp {
   private end(reason: string): void {
     if (this.closedBecause !== undefined) return;
     this.closedBecause = reason;
-    for (const { reject } of this.pending.values()) reject(new QmpClosed(reason));
+    const pending = [...this.pending.values()];
     this.pending.clear();
     this.emit("closed", undefined);
+    void this.whyGone().then((how) => {
+      if (how !== undefined) this.closedBecause = how;
+      for (const { reject } of pending) reject(new QmpClosed(how ?? reason));
+    });
   }
 }
 

@@ -28,7 +28,11 @@ export async function loadStandby(qmp: Qmp, from: ComposedFrom): Promise<void> {
     qmp.on("MIGRATION", (data) => {
       const { status } = data as { status: string };
       if (status === "completed") settle();
-      if (status === "failed") settle(new Error("the standby QEMU refused the state; see its log"));
+      // It says why, and ends.
+      if (status === "failed")
+        void qmp.whyGone().then((how) => {
+          settle(new Error(`the standby QEMU refused the state: ${how ?? "it does not say why"}`));
+        });
     }),
   );
   const [ours, qemus] = socketPair();
@@ -65,7 +69,13 @@ function heard(
   const { promise, reject, resolve } = Promise.withResolvers<void>();
   promise.catch(() => {});
   listen((error) => (error === undefined ? resolve() : reject(error)));
-  qmp.on("closed", () => reject(new Error(`the standby QEMU died while it was to ${what}`)));
+  qmp.on("closed", () => {
+    void qmp.whyGone().then((how) => {
+      reject(
+        new Error(`the standby QEMU died while it was to ${what}${how === undefined ? "" : `: ${how}`}`),
+      );
+    });
+  });
   const timer = setTimeout(
     () => reject(new Error(`the standby QEMU did not ${what} within ${LOAD_TIMEOUT_MS} ms`)),
     LOAD_TIMEOUT_MS,
