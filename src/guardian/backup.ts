@@ -52,6 +52,7 @@ interface Parts {
   readonly ground: Ground;
   readonly qemu: QemuProcess;
   readonly images: BackupImages;
+  readonly taps: StandbyTaps;
 }
 
 export class BackupGuardian {
@@ -80,7 +81,11 @@ export class BackupGuardian {
   /** The VM runs here and this host is its primary: the standby is not ours to watch any more. */
   private handedOn = false;
 
-  private constructor(post: Post<BackupConfig>, generation: Generation, { ground, qemu, images }: Parts) {
+  private constructor(
+    post: Post<BackupConfig>,
+    generation: Generation,
+    { ground, qemu, images, taps }: Parts,
+  ) {
     const { promise, resolve } = Promise.withResolvers<RoleEnd>();
     const { config, log } = post;
     this.done = promise;
@@ -105,9 +110,7 @@ export class BackupGuardian {
     this.ground = ground;
     this.qemu = qemu;
     this.images = images;
-    this.taps = new StandbyTaps(config.vm.nics, join(config.runDirectory, "bridges.json"), (text) =>
-      log.warn(text),
-    );
+    this.taps = taps;
     this.hangs = new HangWatch({
       qemu,
       hungMs: config.timing.hungMs,
@@ -135,11 +138,13 @@ export class BackupGuardian {
     await mendImages(post);
     const ramBytes = ramKiB(vm.memoryMiB, ground.accelerator) * 1024;
     const images = await BackupImages.create(path, ramBlockName, ramBytes);
+    const taps = new StandbyTaps(vm.nics, (text) => log.warn(text));
     let qemu: QemuProcess | undefined;
     try {
       qemu = await startQemu(config, ground, { role: "standby", ramFile: path });
+      taps.belongTo(qemu.pid);
       await prepareStandby(qemu.qmp);
-      const guardian = new BackupGuardian(post, generation, { ground, qemu, images });
+      const guardian = new BackupGuardian(post, generation, { ground, qemu, images, taps });
       await guardian.open();
       return guardian;
     } catch (error) {
@@ -152,7 +157,7 @@ export class BackupGuardian {
   private async open(): Promise<void> {
     const { config, control, log, record } = this.post;
     const { replication, vm, limits, runDirectory } = config;
-    await this.taps.park();
+    this.taps.park();
     const disks = replicatedDisks(vm).map((disk) => {
       const { clusterBytes } = this.ground.images[disk]!;
       return { disk, clusterBytes };
@@ -195,8 +200,8 @@ export class BackupGuardian {
       onInput: (frame) => this.takeover.input.keep(frame),
       onLost: (reason) => this.primaryLost(reason),
       onSuspicion: (suspected) => {
-        if (suspected && this.state.phase === "armed") void this.taps.open();
-        if (!suspected && ["waiting", "filling", "armed"].includes(this.state.phase)) void this.taps.park();
+        if (suspected && this.state.phase === "armed") this.taps.open();
+        if (!suspected && ["waiting", "filling", "armed"].includes(this.state.phase)) this.taps.park();
       },
     });
     await control.take({
@@ -263,7 +268,7 @@ export class BackupGuardian {
     this.held?.forget();
     this.disks?.close();
     this.images.discard();
-    await this.taps.restore();
+    this.taps.restore();
     const { state } = this;
     if (this.next !== undefined) this.finish(this.next);
     else if (state.phase === "stood-down" || this.hung)
@@ -348,7 +353,7 @@ export class BackupGuardian {
         this.link.close();
         return;
       case "ask-arbiter":
-        void this.taps.open();
+        this.taps.open();
         if (this.state.phase === "arbitrating" && this.state.planned)
           setTimeout(() => this.feed({ type: "handover-expired" }), HANDOVER_PATIENCE_MS);
         return this.askArbiter(effect.generation);

@@ -24,13 +24,11 @@ export class InputForwarding {
   /** The VM is about to be paused for the other host. */
   watch(): void {
     if (this.input !== undefined || this.taps.length === 0) return;
-    try {
-      this.input = new GuestInput(this.taps);
-    } catch (error) {
+    this.input = new GuestInput(this.taps, (text) =>
       this.log.warn(
-        `what clients send during the switchover is not forwarded: ${(error as Error).message}. They send it again after a moment`,
-      );
-    }
+        `what clients send during the switchover is not forwarded: ${text}. They send it again after a moment`,
+      ),
+    );
   }
 
   /** The other host has been asked to run it. `send` is called with each frame, until `stop`. */

@@ -12,6 +12,7 @@ import { beTheOnlyGuardian, NotTheOnlyGuardian } from "./only-guardian.ts";
 import type { Post } from "./role.ts";
 import { serve } from "./serve.ts";
 import { Stalls } from "./stalls.ts";
+import { TapWatch } from "./tap-watch.ts";
 import { WitnessWatch } from "./witness-watch.ts";
 
 // V8 throws away the code of what has not run for a while, and compiles it again when it is called: of a failover, while a guest waits.
@@ -53,10 +54,16 @@ async function main(path: string | undefined): Promise<number> {
       stalls: new Stalls(),
       record: await StateFile.open(join(stateDirectory, `${vm.name}.json`), vm.uuid),
     };
+    const taps = new TapWatch(
+      vm.nics.map(({ tap }) => tap),
+      post,
+    );
     post.witness.begin();
+    taps.begin();
     try {
       return await serve(post);
     } finally {
+      taps.close();
       post.witness.close();
       post.control.close();
       await locks.giveBack();

@@ -54,7 +54,8 @@ export class StandbyTakeover {
 
   private async load(): Promise<void> {
     const { disks, held, qemu, taps } = this.parts;
-    await Promise.all([taps.open(), disks.release()]);
+    taps.open();
+    await disks.release();
     if (this.times !== undefined) this.times.imagesFreeAtMs = monotonicMs();
     await loadStandby(qemu.qmp, held.composition());
     taps.loaded();
@@ -87,7 +88,7 @@ export class StandbyTakeover {
       failover: this.times,
       cleanUp: async () => {
         held.images.discard();
-        await taps.restore();
+        taps.restore();
       },
     };
   }

@@ -14,27 +14,30 @@ export interface InputFrame {
 /** More than that is lost, as in a network that is full (I6). */
 const MOST_KEPT_BYTES = 8 << 20;
 
-/** The taps of a VM. */
+/** The taps of a VM. None of them is needed: one that is gone or down has no frames, and takes none. */
 export class GuestInput {
-  private readonly sockets: readonly PacketSocket[];
+  private readonly sockets: readonly (PacketSocket | undefined)[];
 
-  /** From now on it sees what goes to the guest. Needs CAP_NET_RAW. @throws Error with what is in the way */
-  constructor(taps: readonly string[]) {
-    const sockets: PacketSocket[] = [];
-    try {
-      for (const tap of taps) sockets.push(new PacketSocket(tap));
-    } catch (error) {
-      for (const socket of sockets) socket.close();
-      throw error;
-    }
-    this.sockets = sockets;
+  /**
+   * From now on it sees what goes to the guest. Needs CAP_NET_RAW.
+   * @param warn is told of each tap that it cannot see
+   */
+  constructor(taps: readonly string[], warn: (text: string) => void) {
+    this.sockets = taps.map((tap) => {
+      try {
+        return new PacketSocket(tap);
+      } catch (error) {
+        warn(`${tap}: ${(error as Error).message}`);
+        return undefined;
+      }
+    });
   }
 
   /** The frames that were sent to the guest since it was asked last, card by card in their order. QEMU gets them all the same. */
   take(): InputFrame[] {
     return this.sockets.flatMap((socket, nic) => {
       const frames: InputFrame[] = [];
-      for (let frame = socket.nextOutgoing(); frame !== undefined; frame = socket.nextOutgoing())
+      for (let frame = socket?.nextOutgoing(); frame !== undefined; frame = socket?.nextOutgoing())
         frames.push({ nic, frame });
       return frames;
     });
@@ -46,7 +49,7 @@ export class GuestInput {
   }
 
   close(): void {
-    for (const socket of this.sockets) socket.close();
+    for (const socket of this.sockets) socket?.close();
   }
 }
 

@@ -1,144 +1,169 @@
 /**
- * The taps of a VM that does not run here yet. While it is a standby they are taken out of their bridge: nobody reads them, and a queue
- * full of last week's broadcasts would have no room for what a client sends at failover.
+ * The taps of a VM that does not run here yet. They stay what and where they are: ports of their bridge with all settings, up, and forwarding, so that nothing has to come back as
+ * it was, and no spanning tree has to think about a port that comes back. But nobody reads them, so their queues fill with old broadcasts.
  *
- * When the primary goes silent they are put back a little before anything is decided, so that what clients send again in the meantime
- * waits here for the guest instead of being lost: TCP would try the next time only after twice as long. The taps stay up throughout:
- * a device that comes up may take the kernel a second to carry frames.
+ * When the primary goes silent they are emptied a little before anything is decided, so that what clients send again in the meantime waits here for the guest instead of being lost: TCP
+ * would try the next time only after twice as long. And the bridge is told that the guest is behind them: it has learnt the guest's address on its uplink and would drop the frames.
  *
- * QEMU reads one frame of a tap ahead, long before its VM runs, and drops it when the state is loaded. So each card's first frame, if it came before that, is given
- * once more when the VM runs.
+ * QEMU reads one frame of a tap ahead, long before its VM runs, and drops it when the state is loaded. So where it had read none before, each card's first frame is given once more when
+ * the VM runs.
+ *
+ * What goes wrong here costs clients time. It is told and tried again, and never keeps the VM from running.
  */
-import { execFile } from "node:child_process";
-import { readFileSync, rmSync, writeFileSync } from "node:fs";
-import { promisify } from "node:util";
-import { joinBridge, learnBehind } from "../os/bridge-port.ts";
+import { closeSync, readSync } from "node:fs";
+import { borrowTap } from "../os/borrowed-tap.ts";
+import { forgetBehind, learnBehind } from "../os/bridge-port.ts";
+import { networkLink, setUp } from "../os/network-link.ts";
+import { MAX_FRAME_BYTES } from "../os/packet-socket.ts";
 import { GuestInput, type InputFrame } from "./guest-input.ts";
-
-const run = promisify(execFile);
 
 export interface StandbyNic {
   readonly mac: string;
   readonly tap: string;
 }
 
+/** A tap's queue has 500 to 1000 frames, if nobody has set it otherwise. A flood must not keep us here for ever. */
+const MOST_DRAINED = 1 << 14;
+const AGAIN_MS = 200;
+
 export class StandbyTaps {
   private readonly nics: readonly StandbyNic[];
-  private readonly noteFile: string;
   private readonly warn: (text: string) => void;
-  private readonly bridges = new Map<string, string>();
-  private parked = false;
+  /** Frames that each tap's process had read before the standby was started. */
+  private readonly readBefore: readonly (bigint | undefined)[];
+  private qemuPid: number | undefined;
+  /** Frames for the guest are to come here. */
+  private opened = false;
   private input: GuestInput | undefined;
-  /** What QEMU had read ahead. */
+  /** Cards of which QEMU had read a frame ahead when the taps were emptied. */
+  private hadAhead: readonly boolean[] = [];
+  /** What QEMU had read ahead, and has dropped. */
   private dropped: readonly InputFrame[] = [];
-  private working: Promise<void> = Promise.resolve();
+  private readonly told = new Set<string>();
+  private retryTimer: NodeJS.Timeout | undefined;
 
-  /** @param noteFile remembers the bridges, so that a guardian that was killed does not leave the taps without */
-  constructor(nics: readonly StandbyNic[], noteFile: string, warn: (text: string) => void) {
+  /** To be made before QEMU opens the taps. */
+  constructor(nics: readonly StandbyNic[], warn: (text: string) => void) {
     this.nics = nics;
-    this.noteFile = noteFile;
     this.warn = warn;
+    this.readBefore = nics.map(({ tap }) => this.sentFrames(tap));
   }
 
-  /** Takes the taps out of their bridges. A tap that is in none is left alone. */
-  park(): Promise<void> {
-    return this.after(async () => {
-      if (this.parked) return;
-      this.parked = true;
-      this.input?.close();
-      this.input = undefined;
-      await this.findBridges();
-      for (const tap of this.bridges.keys())
-        await run("ip", ["link", "set", "dev", tap, "nomaster"]).catch(this.told);
-    });
+  /** @param qemuPid whose taps they are */
+  belongTo(qemuPid: number): void {
+    this.qemuPid = qemuPid;
   }
 
-  /**
-   * Puts the taps back, and tells the bridge that the guest is behind them: it has learnt the guest's address on its uplink, from
-   * where frames for it come, and would drop them. What cannot be done is logged, and costs time only.
-   */
-  open(): Promise<void> {
-    return this.after(async () => {
-      if (!this.parked) return;
-      this.parked = false;
-      this.watch();
-      this.putBack((tap, mac) => learnBehind(tap, mac));
+  /** The guest is not here: its frames are not to be kept, and the bridge is to look for it elsewhere. */
+  park(): void {
+    this.opened = false;
+    clearTimeout(this.retryTimer);
+    this.input?.close();
+    this.input = undefined;
+    for (const { mac, tap } of this.nics)
+      this.attempt(`${tap}: the bridge may look for the guest here`, () => forgetBehind(tap, mac));
+  }
+
+  /** What comes for the guest from now on waits for it. A tap that is down is set up. */
+  open(): void {
+    if (this.opened) return;
+    this.opened = true;
+    this.hadAhead = this.nics.map(({ tap }, nic) => {
+      const before = this.readBefore[nic];
+      return before === undefined || this.sentFrames(tap) !== before;
     });
+    for (const { tap } of this.nics) {
+      this.attempt(`${tap}: the guest gets what has piled up there first`, () => this.empty(tap));
+    }
+    this.watch();
+    this.lead(this.nics);
   }
 
   /** QEMU has the VM's state. */
   loaded(): void {
     const seen = this.input?.take() ?? [];
-    this.dropped = this.nics.flatMap((_, nic) => seen.find((frame) => frame.nic === nic) ?? []);
+    this.dropped = this.nics.flatMap((_, nic) =>
+      this.hadAhead[nic] === true ? [] : (seen.find((frame) => frame.nic === nic) ?? []),
+    );
   }
 
   /** The VM runs: it gets what QEMU has dropped, and `more`, which came for it elsewhere. */
   deliver(more: readonly InputFrame[]): void {
     this.watch();
-    const { input } = this;
-    if (input === undefined) return;
-    for (const frame of [...this.dropped, ...more]) input.put(frame);
-    input.close();
+    for (const frame of [...this.dropped, ...more]) this.input?.put(frame);
+    this.dropped = [];
+    this.input?.close();
     this.input = undefined;
+  }
+
+  /** No QEMU has the taps open any more. */
+  restore(): void {
+    this.park();
   }
 
   private watch(): void {
     if (this.input !== undefined || this.nics.length === 0) return;
+    this.input = new GuestInput(
+      this.nics.map(({ tap }) => tap),
+      (text) => this.say(`frames that come before the VM runs may be lost: ${text}`),
+    );
+  }
+
+  /** Has frames for the guest led to its taps; those that cannot have them yet are tried again. */
+  private lead(nics: readonly StandbyNic[]): void {
+    const left = nics.filter(
+      ({ mac, tap }) => !this.attempt(`${tap}: frames for the guest may not find it`, () => lead(tap, mac)),
+    );
+    if (left.length === 0) return;
+    this.retryTimer = setTimeout(() => this.lead(left), AGAIN_MS);
+    this.retryTimer.unref();
+  }
+
+  /** Reads what lies in a tap's queue, by QEMU's own descriptor. */
+  private empty(tap: string): void {
+    if (this.qemuPid === undefined) return;
+    const fd = borrowTap(this.qemuPid, tap);
+    const frame = new Uint8Array(MAX_FRAME_BYTES);
     try {
-      this.input = new GuestInput(this.nics.map(({ tap }) => tap));
+      for (let count = 0; count < MOST_DRAINED; count++) readSync(fd, frame);
     } catch (error) {
-      this.warn(`frames that come before the VM runs may be lost: ${(error as Error).message}`);
+      // QEMU's descriptors do not wait: nothing is left, or the tap is down.
+      if (!["EAGAIN", "EBADFD"].includes((error as NodeJS.ErrnoException).code!)) throw error;
+    } finally {
+      closeSync(fd);
     }
   }
 
-  /** The taps are as we found them; the note is not needed any more. */
-  restore(): Promise<void> {
-    return this.after(async () => {
-      // Of a tap that no QEMU has open the bridge will not be told what is behind it.
-      if (this.parked) this.putBack();
-      this.parked = false;
-      this.input?.close();
-      this.input = undefined;
-      rmSync(this.noteFile, { force: true });
+  private sentFrames(tap: string): bigint | undefined {
+    let frames: bigint | undefined;
+    this.attempt(tap, () => {
+      frames = networkLink(tap)?.sentFrames;
     });
+    return frames;
   }
 
-  private putBack(then: (tap: string, mac: string) => void = () => {}): void {
-    for (const { mac, tap } of this.nics) {
-      const bridge = this.bridges.get(tap);
-      if (bridge === undefined) continue;
-      try {
-        joinBridge(tap, bridge);
-        then(tap, mac);
-      } catch (error) {
-        this.told(error as Error);
-      }
-    }
-  }
-
-  private after(step: () => Promise<void>): Promise<void> {
-    this.working = this.working.then(step).catch(this.told);
-    return this.working;
-  }
-
-  private readonly told = ({ message }: Error): void => this.warn(`taps of the standby: ${message}`);
-
-  private async findBridges(): Promise<void> {
-    const { stdout } = await run("ip", ["-j", "link", "show"]);
-    const links = JSON.parse(stdout) as { ifname: string; master?: string }[];
-    const noted = this.note();
-    for (const { tap } of this.nics) {
-      const bridge = links.find(({ ifname }) => ifname === tap)?.master ?? noted[tap];
-      if (bridge !== undefined) this.bridges.set(tap, bridge);
-    }
-    writeFileSync(this.noteFile, JSON.stringify(Object.fromEntries(this.bridges)));
-  }
-
-  private note(): Record<string, string> {
+  private attempt(what: string, step: () => void): boolean {
     try {
-      return JSON.parse(readFileSync(this.noteFile, "utf8")) as Record<string, string>;
-    } catch {
-      return {};
+      step();
+      return true;
+    } catch (error) {
+      this.say(`${what}: ${(error as Error).message}`);
+      return false;
     }
   }
+
+  /** The same is told once. */
+  private say(text: string): void {
+    if (this.told.has(text)) return;
+    this.told.add(text);
+    this.warn(`taps of the standby: ${text}`);
+  }
+}
+
+function lead(tap: string, mac: string): void {
+  const link = networkLink(tap);
+  if (link === undefined) throw new Error(`there is no network device "${tap}"`);
+  if (!link.up) setUp(link.index, tap);
+  // Of another kind of switch, or of no port, there is nothing to be told: what QEMU announces must do.
+  if (link.portState !== undefined) learnBehind(tap, mac);
 }

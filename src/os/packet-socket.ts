@@ -2,7 +2,7 @@
  * Raw frames of a network device, seen as they go by and put in as if somebody had sent them: AF_PACKET (packet(7)). Frames carry the kernel's
  * virtio-net header (10 bytes), so that large segments and checksums that are not computed yet stay what they are.
  */
-import { checked, checkedOrAgain, deviceIndex, libc } from "./libc.ts";
+import { checked, checkedOrAgain, deviceIndex, libc, type SystemCallError } from "./libc.ts";
 import { readable } from "./socket.ts";
 
 const AF_PACKET = 17;
@@ -61,12 +61,19 @@ export class PacketSocket {
   }
 
   private next(outgoing: boolean): Uint8Array | undefined {
-    for (;;) {
+    for (let complained = false; ; ) {
       const length = Uint32Array.of(ADDRESS_BYTES);
-      const count = checkedOrAgain(
-        "recvfrom",
-        libc.recvfrom(this.fd, this.buffer, this.buffer.length, MSG_DONTWAIT, this.from, length),
-      );
+      const result = libc.recvfrom(this.fd, this.buffer, this.buffer.length, MSG_DONTWAIT, this.from, length);
+      let count: number;
+      try {
+        count = checkedOrAgain("recvfrom", result);
+      } catch (error) {
+        // The device was set down, or is gone. Said once; frames come again when it is up.
+        if (complained || !["ENETDOWN", "ENXIO", "ENODEV"].includes((error as SystemCallError).code))
+          throw error;
+        complained = true;
+        continue;
+      }
       if (count < 0) return undefined;
       if ((this.from[10] === PACKET_OUTGOING) === outgoing) return this.buffer.slice(0, count);
     }

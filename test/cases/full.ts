@@ -3,7 +3,25 @@ import type { Case } from "./case.ts";
 const CONTROL = "test/unit/control-socket.test.ts";
 const SAMPLES = "test/unit/guardian-samples.test.ts";
 
+const TAPS = "test/unit/net-standby-taps.test.ts";
+
 export const cases: readonly Case[] = [
+  {
+    number: 2,
+    input: "the backup's tap is set down after protection began, or in the failover; renamed; taken away",
+    right: "the VM runs; the tap is an alarm, and set up if Remus may",
+    tests: [
+      {
+        file: "test/e2e/taps.test.ts",
+        name: "a tap that is set down on the backup is an alarm; the VM that is taken over has it up again, and its clients go on (I4)",
+      },
+      { file: TAPS, name: "I4: a tap that is down is set up when the primary is silent" },
+      {
+        file: TAPS,
+        name: "I4: a tap that is set down, taken away or renamed in a failover is told of, and keeps nothing from going on",
+      },
+    ],
+  },
   {
     number: 27,
     input:
@@ -22,6 +40,28 @@ export const cases: readonly Case[] = [
       {
         file: CONTROL,
         name: "I6: callers that wait for nothing make room for others; where all wait for something, one is turned away",
+      },
+    ],
+  },
+  {
+    number: 35,
+    input: "a tap that was made for the user or a group of theirs, guardian as that user",
+    right: "works; what needs CAP_NET_ADMIN is named",
+    tests: [
+      {
+        file: "test/unit/qemu-tap-rights.test.ts",
+        name: "preflight lets a user have exactly the taps that the kernel lets them open",
+      },
+    ],
+  },
+  {
+    number: 37,
+    input: "the standby's bridge runs a spanning tree; its port has settings of its own",
+    right: "the port stays where it is, forwarding, with all settings; frames come at once",
+    tests: [
+      {
+        file: TAPS,
+        name: "a standby's tap keeps its place in the bridge with all settings, also where a spanning tree runs",
       },
     ],
   },

@@ -44,8 +44,8 @@ const SCRIPT = `
   };
 
   // What is given to the guest comes out of the tap, and is seen as all that goes there.
-  const input = new GuestInput(["tap0"]);
-  const other = new GuestInput(["tap0"]);
+  const input = new GuestInput(["tap0"], console.log);
+  const other = new GuestInput(["tap0"], console.log);
   input.put({ nic: 0, frame: withHeader("for the guest") });
   console.log(await until(readTap));
   console.log(await until(() => other.take().filter((one) => isOurs(one.frame)).map((one) => text(one.frame))[0]));
@@ -59,7 +59,10 @@ const SCRIPT = `
     const seen = uplink.nextOutgoing();
     return seen !== undefined && isOurs(seen) ? text(seen) : undefined;
   }));
-  try { new GuestInput(["tap0", "tap9"]); } catch (error) { console.log(error.message); }
+  const without = new GuestInput(["tap0", "tap9"], console.log);
+  without.put({ nic: 1, frame: withHeader("lost") });
+  console.log(without.take().length);
+  without.close();
   try { borrowTap(process.pid, "tap9"); } catch (error) { console.log(error.message.replace(/\\d+/, "PID")); }
 `;
 
@@ -78,7 +81,8 @@ test("frames are given to a guest, seen on their way to it, and sent in its plac
     "for the guest",
     "for the guest",
     "from the guest",
-    'there is no network device "tap9"',
+    'tap9: there is no network device "tap9"',
+    "0",
     "process PID does not have the tap tap9 open",
   ]);
 });

@@ -17,15 +17,22 @@ const spec: VmSpec = {
   boot: { kind: "kernel", kernel: "/k", initrd: "/i", append: "" },
   extraArgs: [],
 };
-const tap = { kind: "tap", multiQueue: false, up: true, busy: false, owner: undefined } as const;
+const tap = {
+  kind: "tap",
+  multiQueue: false,
+  up: true,
+  busy: false,
+  owner: undefined,
+  group: undefined,
+} as const;
 const host: HostFacts = {
   qemu: { binary: "qemu", version: { major: 7, minor: 2, micro: 22 }, problem: "" },
-  ip: true,
   gcc: true,
   links: new Map([["t0", tap]]),
   tun: "open",
   netAdmin: true,
   userId: 1000,
+  groupIds: [1000, 27],
   runDirectory: "open",
   files: new Map([
     ["/k", "open"],
@@ -74,14 +81,28 @@ for (const [what, changes, found] of [
     [],
   ],
   ["KVM, without gcc", { host: { gcc: false } }, []],
-  ["no iproute2", { host: { ip: false } }, ["error no-ip"]],
   ["a tap that is down", { host: { links: new Map([["t0", { ...tap, up: false }]]) } }, ["warning tap-down"]],
-  ["no right to the tap", { host: { netAdmin: false } }, ["error no-net-admin"]],
+  [
+    "a tap of another user",
+    { host: { netAdmin: false, links: new Map([["t0", { ...tap, owner: 33 }]]) } },
+    ["error no-net-admin"],
+  ],
+  [
+    "a tap of another group",
+    { host: { netAdmin: false, links: new Map([["t0", { ...tap, owner: 1000, group: 33 }]]) } },
+    ["error no-net-admin"],
+  ],
   [
     "a tap that belongs to the user",
-    { host: { netAdmin: false, links: new Map([["t0", { ...tap, owner: "1000" }]]) } },
-    [],
+    { host: { netAdmin: false, links: new Map([["t0", { ...tap, owner: 1000 }]]) } },
+    ["warning few-net-rights"],
   ],
+  [
+    "a tap that belongs to one of the user's groups",
+    { host: { netAdmin: false, links: new Map([["t0", { ...tap, group: 27 }]]) } },
+    ["warning few-net-rights"],
+  ],
+  ["a tap that belongs to nobody", { host: { netAdmin: false } }, ["warning few-net-rights"]],
   ["no tun device", { host: { tun: "missing" } }, ["error no-tun"]],
   ["no tun device, and no card", { host: { tun: "missing" }, spec: { nics: [] } }, []],
   ["a processor of another host", { spec: { cpu: "host,+x2apic" } }, ["warning cpu-host"]],

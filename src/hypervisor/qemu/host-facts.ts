@@ -4,6 +4,7 @@ import { constants } from "node:fs";
 import { access, readFile, stat, statfs } from "node:fs/promises";
 import { delimiter, dirname, join } from "node:path";
 import { promisify } from "node:util";
+import { networkLink } from "../../os/network-link.ts";
 import { parseQemuVersion, type QemuVersion } from "./traps.ts";
 
 const run = promisify(execFile);
@@ -17,8 +18,9 @@ export interface LinkFact {
   readonly up: boolean;
   /** Some process has it open. Known only of a device that is up. */
   readonly busy: boolean;
-  /** User name or id that may open it without rights of its own. */
-  readonly owner: string | undefined;
+  /** User and group that may open it without rights of their own; where there is neither, everybody may. */
+  readonly owner: number | undefined;
+  readonly group: number | undefined;
 }
 
 export type Reach = "open" | "closed" | "missing";
@@ -29,13 +31,12 @@ export interface HostFacts {
     readonly version: QemuVersion | undefined;
     readonly problem: string;
   };
-  /** `ip` of iproute2, by which the taps are looked at. */
-  readonly ip: boolean;
   readonly gcc: boolean;
   readonly links: ReadonlyMap<string, LinkFact | undefined>;
   readonly tun: Reach;
   readonly netAdmin: boolean;
   readonly userId: number;
+  readonly groupIds: readonly number[];
   readonly runDirectory: Reach;
   readonly files: ReadonlyMap<string, Reach>;
   readonly memAvailableMiB: number;
@@ -47,16 +48,15 @@ export async function lookAtHost(question: {
   files: readonly string[];
   runDirectory: string;
 }): Promise<HostFacts> {
-  const ip = await isProgram("ip");
   const { R_OK, W_OK, X_OK } = constants;
   return {
     qemu: await lookAtQemu(question.binary),
-    ip,
     gcc: await isProgram("gcc"),
-    links: new Map(await each(question.taps, async (tap) => (ip ? await link(tap) : undefined))),
+    links: new Map(question.taps.map((tap) => [tap, link(tap)])),
     tun: await reach("/dev/net/tun", R_OK | W_OK),
     netAdmin: await hasNetAdmin(),
     userId: process.geteuid!(),
+    groupIds: [process.getegid!(), ...process.getgroups!()],
     runDirectory: await reach(await nearest(question.runDirectory), W_OK | X_OK),
     files: new Map(await each(question.files, (file) => reach(file, R_OK))),
     memAvailableMiB: await memAvailableMiB(),
@@ -111,30 +111,17 @@ export async function lookAtQemu(binary = "qemu-system-x86_64"): Promise<HostFac
   }
 }
 
-/**
- * `ip` asks the kernel by netlink and so sees the namespace that it runs in. /sys/class/net may show another: the one
- * in which sysfs was mounted.
- */
-async function link(name: string): Promise<LinkFact | undefined> {
-  const answer = await run("ip", ["-j", "-d", "link", "show", "dev", name]).catch(() => undefined);
-  if (answer === undefined) return undefined;
-  const [found] = JSON.parse(answer.stdout) as {
-    flags?: string[];
-    linkinfo?: {
-      info_kind?: string;
-      info_data?: { type?: string; multi_queue?: boolean; user?: string | number };
-    };
-  }[];
-  const info = found?.linkinfo;
-  const flags = found?.flags ?? [];
-  const tap = info?.info_kind === "tun" && info.info_data?.type === "tap";
-  const owner = info?.info_data?.user;
+function link(name: string): LinkFact | undefined {
+  const found = networkLink(name);
+  if (found === undefined) return undefined;
+  const { carrier, tap, up } = found;
   return {
-    kind: tap ? "tap" : "other",
-    multiQueue: tap && info.info_data?.multi_queue === true,
-    up: flags.includes("UP"),
-    busy: tap && flags.includes("LOWER_UP"),
-    owner: owner === undefined ? undefined : String(owner),
+    kind: tap === undefined ? "other" : "tap",
+    multiQueue: tap?.multiQueue === true,
+    up,
+    busy: tap !== undefined && carrier,
+    owner: tap?.owner,
+    group: tap?.group,
   };
 }
 

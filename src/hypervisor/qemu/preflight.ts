@@ -99,7 +99,6 @@ function acceleratorFindings(question: StaticQuestion, host: HostFacts): Finding
 
 function nicFindings(nic: VmSpec["nics"][number], index: number, host: HostFacts): Finding[] {
   const field = `vm.nics[${index}].tap "${nic.tap}"`;
-  if (!host.ip) return [error("no-ip", `${field} cannot be looked up without ip. apt-get install iproute2.`)];
   const link = host.links.get(nic.tap);
   if (link === undefined)
     return [
@@ -139,14 +138,7 @@ function rightsFindings(spec: VmSpec, question: StaticQuestion, host: HostFacts)
       host.tun === "missing" ? "Load the module: modprobe tun." : "Run as root, or give this user the right.";
     found.push(error("no-tun", `/dev/net/tun is ${host.tun} here, and the VM's taps need it. ${todo}`));
   }
-  const foreign = spec.nics.filter(({ tap }) => host.links.get(tap) !== undefined && !mayOpen(host, tap));
-  for (const { tap } of foreign)
-    found.push(
-      error(
-        "no-net-admin",
-        `This user may not open tap "${tap}": it is not its owner and lacks CAP_NET_ADMIN. Run as root.`,
-      ),
-    );
+  found.push(...tapRights(spec, host));
   if (host.runDirectory !== "open")
     found.push(
       error(
@@ -162,8 +154,34 @@ function rightsFindings(spec: VmSpec, question: StaticQuestion, host: HostFacts)
   return found;
 }
 
-function mayOpen(host: HostFacts, tap: string): boolean {
-  return host.netAdmin || host.links.get(tap)?.owner === String(host.userId);
+/** As the kernel judges who opens a tap that is there: its owner and its group, where it has them. */
+function mayOpen(host: HostFacts, { group, owner }: LinkFact): boolean {
+  if (host.netAdmin) return true;
+  return (
+    (owner === undefined || owner === host.userId) && (group === undefined || host.groupIds.includes(group))
+  );
+}
+
+function tapRights(spec: VmSpec, host: HostFacts): Finding[] {
+  const found = spec.nics.flatMap(({ tap }) => {
+    const link = host.links.get(tap);
+    if (link === undefined || mayOpen(host, link)) return [];
+    const owner = `made for ${[
+      ...(link.owner === undefined ? [] : [`user ${link.owner}`]),
+      ...(link.group === undefined ? [] : [`group ${link.group}`]),
+    ].join(" and ")}`;
+    return [
+      error(
+        "no-net-admin",
+        `This user (${host.userId}) may not open tap "${tap}", which was ${owner}, and lacks CAP_NET_ADMIN. Run as root, or make the tap for this user: ip tuntap add ${tap} mode tap user ${host.userId}.`,
+      ),
+    ];
+  });
+  if (found.length > 0 || host.netAdmin || spec.nics.length === 0) return found;
+  const text =
+    "This user may open the VM's taps, but lacks CAP_NET_ADMIN and CAP_NET_RAW. So at a failover to this host the bridge is not told at once that the VM is here, and what clients send in those moments is not kept: " +
+    "they wait until they send it again, mostly under a second. And a tap that is down stays down. Give the guardian the two capabilities (systemd: AmbientCapabilities=), or run as root.";
+  return [warning("few-net-rights", text)];
 }
 
 function cpuFindings(cpu: string): Finding[] {
