@@ -92,7 +92,7 @@ async function takeSettings(root: string): Promise<void> {
 }
 
 /** The archive that this machine's apt takes Debian from. */
-async function debianMirror(): Promise<string> {
+export async function debianMirror(): Promise<string> {
   const { stdout } = await run("apt-get", ["indextargets", "--format", "$(SITE) $(ORIGIN) $(LABEL)"]);
   const line = stdout.split("\n").find((one) => /^\S+ Debian Debian$/.test(one));
   if (line === undefined) throw new Error("apt knows no Debian archive: run apt-get update as root");

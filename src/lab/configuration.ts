@@ -26,6 +26,8 @@ type LabGuest =
 export interface LabOptions {
   /** Default linux. `echo` has no operating system, so it runs where KVM runs firmware and no Linux; it has one card, one vCPU and no disk. */
   readonly guest?: LabGuest["kind"];
+  /** In place of the lab's own Linux: a kernel with what it boots, which says on its console when it serves (`guestReadyLine`). */
+  readonly boot?: Extract<VmSpec["boot"], { readonly kind: "kernel" }>;
   /** Default auto: what Linux runs with. */
   readonly accelerator?: "auto" | "kvm" | "tcg";
   /** Default 256; 64 for `echo`. */
@@ -109,7 +111,7 @@ export function labVm(options: LabOptions, guest: LabGuest, disks: LabDisks): Vm
     ...hardware,
     cpu: guestCpu,
     memoryMiB: options.memoryMiB ?? 256,
-    boot: { kind: "kernel", ...guest.image, append },
+    boot: options.boot ?? { kind: "kernel", ...guest.image, append },
     extraArgs: [],
   };
 }

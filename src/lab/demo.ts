@@ -12,6 +12,8 @@ import { Screen } from "./screen.ts";
 
 export interface DemoOptions {
   readonly intervalMs: number;
+  /** Default 200. */
+  readonly detectionMs?: number;
   readonly seconds: number;
   readonly load: "idle" | "busy";
   /** Chooses the instant of the kill. */
@@ -104,6 +106,7 @@ export async function runDemo(options: DemoOptions, onLab: (lab: Lab) => void): 
   const lab = await Lab.create({
     load: options.load,
     intervalMs: options.intervalMs,
+    ...(options.detectionMs === undefined ? {} : { detectionMs: options.detectionMs }),
     disks: [{ mebibytes: DATA_DISK_MIB, use: "data" }],
     onEvent: (host, event) => {
       if (event.text !== undefined) screen.note(`${host.toUpperCase()}: ${event.text}`);

@@ -31,6 +31,8 @@ export interface LabDisk {
   readonly use: "data" | "load" | "idle";
   /** Of a disk without a file system: what host A's image begins with. `random`: pieces of random data all over it. */
   readonly contents?: "blank" | "random";
+  /** Of a raw disk: what both hosts' images begin with, so that no first sync is needed. As large as the disk. */
+  readonly copyOf?: string;
 }
 
 export class LabDisks {
@@ -121,10 +123,14 @@ export class LabDisks {
 
 async function makeImage(
   path: string,
-  { mebibytes, format = "raw", use, contents = "blank" }: LabDisk,
+  { mebibytes, format = "raw", use, contents = "blank", copyOf }: LabDisk,
   filled: boolean,
 ): Promise<void> {
   const raw = `${path}.new`;
+  if (copyOf !== undefined) {
+    await run("cp", ["--sparse=always", "--reflink=auto", copyOf, path]);
+    return;
+  }
   const file = await open(raw, "w");
   const bytes = Math.floor((mebibytes * 2 ** 20) / SECTOR_BYTES) * SECTOR_BYTES;
   await file.truncate(bytes);

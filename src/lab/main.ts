@@ -23,6 +23,12 @@ program
   .command("demo", { isDefault: true })
   .option("--interval <ms>", "from one checkpoint to the next", wholeNumber(1, 10_000), 25)
   .option(
+    "--detection <ms>",
+    "of silence, after which a host is lost; more on a busy machine",
+    wholeNumber(75, 60_000),
+    200,
+  )
+  .option(
     "--seconds <n>",
     "how long the VM is protected, at most, before host A is killed",
     wholeNumber(1, 3600),
@@ -34,7 +40,7 @@ program
   .option("--json <file>", "write the figures to this file")
   .option("--no-ram-checks", "do not hold the VM now and then to compare its RAM (for timing)")
   .action(async (given) => {
-    const options: DemoOptions = { ...given, intervalMs: given.interval };
+    const options: DemoOptions = { ...given, intervalMs: given.interval, detectionMs: given.detection };
     process.exitCode = await demo(options);
   });
 
