@@ -10,7 +10,9 @@ import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { run } from "node:test";
 import { spec } from "node:test/reporters";
+import { completeSearchPath } from "../src/lab/search-path.ts";
 
+completeSearchPath(process.env);
 /** Each test file is a process of its own, and loads much the same as the others. */
 process.env.NODE_COMPILE_CACHE ??= join(import.meta.dirname, "../.cache/compile");
 

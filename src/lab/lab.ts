@@ -28,6 +28,7 @@ import { diskLoadCommand, guestProblemPrefix, guestReadyLine, redisPort } from "
 import { makeFolder, processRuns, removeLeftovers } from "./leftovers.ts";
 import { createNetwork, destroyStale, type HostName, type LabLink, type LabNetwork } from "./namespaces.ts";
 import { ProxyProcess } from "./proxy-process.ts";
+import { completeSearchPath } from "./search-path.ts";
 import { WitnessProcess } from "./witness-process.ts";
 
 export { guestAddresses, type LabOptions } from "./configuration.ts";
@@ -82,6 +83,7 @@ export class Lab {
 
   /** Makes network, disks and guest image; nothing runs yet. */
   static async create(options: LabOptions = {}): Promise<Lab> {
+    completeSearchPath(process.env);
     await destroyStale();
     const memory = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
     for (const parent of new Set([memory, tmpdir()])) await removeLeftovers(parent);

@@ -4,6 +4,7 @@ import { type CircleOptions, circleSucceeded, circleSummary, runCircle } from ".
 import { type DemoOptions, type DemoReport, runDemo, succeeded } from "./demo.ts";
 import type { Lab } from "./lab.ts";
 import { acquirePrivilege } from "./rootless.ts";
+import { completeSearchPath } from "./search-path.ts";
 
 const kills = ["power", "qemu", "guardian", "link"];
 
@@ -130,6 +131,7 @@ function summaryOf(report: DemoReport): string {
   return `${lines.join("\n")}\n`;
 }
 
+completeSearchPath(process.env);
 const privilege = await acquirePrivilege();
 if (privilege.kind === "ranInside") process.exit(privilege.status);
 if (privilege.kind === "refused") {

@@ -71,6 +71,18 @@ export const cases: readonly Case[] = [
     ],
   },
   {
+    number: "45c",
+    input:
+      "a root by su, or an ordinary user, whose PATH has no sbin: debugfs, mkfs.ext4, losetup are not found",
+    right: "the lab and the tests find them",
+    tests: [
+      {
+        file: "test/unit/lab-search-path.test.ts",
+        name: "what an ordinary PATH lacks is added behind it, once; what is first stays first",
+      },
+    ],
+  },
+  {
     number: "45b",
     input: "an epoch's last piece of disk data comes just below the limit of what one epoch may write",
     right: "the limit holds to the byte (I6)",
