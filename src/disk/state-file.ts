@@ -57,8 +57,16 @@ export class StateFile {
     return this.last;
   }
 
-  /** Resolves when it is on stable storage. */
+  /**
+   * Resolves when it is on stable storage. What was noted of a later generation stands: somebody who is late, of a role or a session that is over, does not take
+   * it back. @throws StateFileError then
+   */
   write(state: Omit<DiskState, "version" | "vm">): Promise<void> {
+    const { generation: noted = 0 } = this.last ?? {};
+    if (state.generation < noted) {
+      const late = `"${state.images}" of generation ${state.generation} is not noted: generation ${noted} is`;
+      return Promise.reject(new StateFileError(`${this.path}: ${late}`));
+    }
     const next: DiskState = { version: 1, vm: this.vm, ...state };
     this.last = next;
     const after = () => put(this.path, `${JSON.stringify(next, null, 2)}\n`);

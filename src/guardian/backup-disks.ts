@@ -47,16 +47,22 @@ export class BackupDisks {
   private readonly clients: ReadonlyMap<number, NbdClient>;
   private applier: DiskApplier;
   private session: { readonly id: string; readonly generation: Generation } | undefined;
-  private noted: Promise<void> = Promise.resolve();
+  /** What the images are in this session; undefined while nothing of it has come. */
+  private noted: Promise<void> | undefined;
+  /** Of the session before: it may still be writing. */
+  private before: DiskApplier;
   private durable: { readonly epoch: EpochId; readonly atMs: number } = { epoch: -1, atMs: 0 };
   private flushing = false;
   private failed = false;
   private released = false;
+  /** The VM is this host's: that they are a replica must not be noted any more, whatever was under way. */
+  private claimed = false;
 
   private constructor(options: BackupDisksOptions, clients: ReadonlyMap<number, NbdClient>) {
     this.options = options;
     this.clients = clients;
     this.applier = this.newApplier();
+    this.before = this.applier;
     for (const [disk, client] of clients)
       void client.closed.then(({ message }) => this.fail(new Error(`disk${disk}: ${message}`)));
   }
@@ -96,7 +102,7 @@ export class BackupDisks {
     );
   }
 
-  /** A protection begins: from here on the images are no more what they were. Noted before the first byte is written. */
+  /** A protection begins. Nothing is noted yet: whoever comes may be nobody, and the images are what they were until his first pass is. */
   begin(session: string, generation: Generation): void {
     this.session = { id: session, generation };
     this.appliedBytes = 0;
@@ -105,8 +111,17 @@ export class BackupDisks {
     // What failed may have been mended since, and everything is brought over anew. If not, it fails again.
     if (this.failed) this.applier = this.newApplier();
     this.failed = false;
-    this.noted = before.idle().then(() => this.noteSyncing(session, generation));
+    this.noted = undefined;
+    this.before = before;
+  }
+
+  /** Its first pass has come: from here on the images are no more what they were. Noted before the first byte is written. */
+  firstPass(): Promise<void> {
+    const { before, session } = this;
+    if (this.noted !== undefined || session === undefined) return this.noted ?? Promise.resolve();
+    this.noted = before.idle().then(() => this.noteSyncing(session.id, session.generation));
     this.noted.catch((error: Error) => this.fail(error));
+    return this.noted;
   }
 
   /** Puts entries of epoch 0 in as they come. `then` is called when they are in the images. */
@@ -123,7 +138,7 @@ export class BackupDisks {
     const { session } = this;
     const ours = () => session === this.session && !this.failed;
     try {
-      await this.noted;
+      await this.firstPass();
       if (!ours()) return false;
       await this.applier.apply(entries);
       return ours();
@@ -172,6 +187,7 @@ export class BackupDisks {
    * put them on stable storage (OwnedDisks.settle): what a power failure leaves of them until then is a mixture, from which nobody must start (I2).
    */
   claim(generation: Generation): void {
+    this.claimed = true;
     // Not waited for: "replica" is not started from, either.
     this.options.record
       .write({
@@ -221,8 +237,8 @@ export class BackupDisks {
     const { session } = this;
     if (session === undefined) return;
     await this.applier.flush();
-    // Of a session that is over it must not be noted any more: the next one may have begun to write.
-    if (session !== this.session) return;
+    // Of a session that is over it must not be noted any more: the next one may have begun to write, or the VM.
+    if (session !== this.session || this.claimed || this.released) return;
     await this.options.record.write({
       generation: session.generation,
       images: "replica",

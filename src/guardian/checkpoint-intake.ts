@@ -70,6 +70,7 @@ export class CheckpointIntake {
       throw new ProtocolError("wrong-order", "message", "layout", "one at the start of a session");
     try {
       this.options.images.begin(layout);
+      void this.options.disks.firstPass();
     } catch (error) {
       if (error instanceof LayoutError)
         throw new ProtocolError("bad-payload", "layout", "not fitting", error.message);

@@ -96,6 +96,22 @@ export class OwnedDisks {
   async giveAway(session: string): Promise<void> {
     const owner = this.record.state;
     if (owner === undefined) return;
+    await this.sync();
+    await this.record.write({ generation: owner.generation, images: "owner", session, handedOver: true });
+  }
+
+  /**
+   * QEMU is gone, and has left what it wrote to the kernel: that is put on stable storage.
+   * @param clean the guest has ended of itself, so QEMU has closed its images in order: they are the VM's, whole, even if `settle` had no time
+   */
+  async putAway(generation: Generation, clean: boolean): Promise<void> {
+    await this.settled();
+    await this.sync();
+    const { images, generation: noted } = this.record.state ?? {};
+    if (clean && images === "syncing" && noted === generation) await this.note(generation, true);
+  }
+
+  private async sync(): Promise<void> {
     for (const { image } of this.all) {
       const file = await open(image, "r+");
       try {
@@ -104,7 +120,6 @@ export class OwnedDisks {
         await file.close();
       }
     }
-    await this.record.write({ generation: owner.generation, images: "owner", session, handedOver: true });
   }
 
   private async flush(qmp: Qmp): Promise<void> {

@@ -2,6 +2,7 @@
 import { setTimeout as pause } from "node:timers/promises";
 import type { PrimaryState } from "../core/primary-protocol.ts";
 import { inRole, type PrimaryConfig } from "./config.ts";
+import type { Log } from "./log.ts";
 import type { OwnedDisks } from "./owned-disks.ts";
 import type { Post, RoleEnd } from "./role.ts";
 
@@ -9,6 +10,27 @@ import type { Post, RoleEnd } from "./role.ts";
 const LAST_GOODBYE_MS = 2_000;
 /** And at most a quarter of what the new primary lets pass before it first asks for protection. */
 const AFTER_HANDOVER_MS = 500;
+
+/**
+ * QEMU is gone. What the guest was told to be on its disks is put there, before anybody lets go of the other host's copy, and before anybody is told that the VM has
+ * ended: with `durability: replicated` it may be in this host's memory only.
+ */
+export async function putAway(
+  disks: Pick<OwnedDisks, "putAway">,
+  { generation, phase }: PrimaryState,
+  guestShutDown: boolean,
+  log: Pick<Log, "error">,
+): Promise<void> {
+  // The other host's images are the newer ones. What was handed over is put away with its note.
+  if (phase === "superseded") return;
+  await disks
+    .putAway(generation, guestShutDown)
+    .catch((error: Error) =>
+      log.error(
+        `the VM has ended, and what it wrote last may be lost if this host loses power: ${error.message}`,
+      ),
+    );
+}
 
 /** The guest has shut itself down, and the backup is being told: waits until it has let us go. */
 export async function lastGoodbye(phase: () => PrimaryState["phase"]): Promise<void> {

@@ -24,7 +24,7 @@ import { InputForwarding } from "./input-forwarding.ts";
 import { KeepProtected } from "./keep-protected.ts";
 import { newProtection } from "./new-protection.ts";
 import { OwnedDisks } from "./owned-disks.ts";
-import { afterYou, lastGoodbye, whatNext } from "./primary-end.ts";
+import { afterYou, lastGoodbye, putAway, whatNext } from "./primary-end.ts";
 import { PrimaryFailures } from "./primary-failures.ts";
 import { type DiskMessage, PrimaryLink } from "./primary-link.ts";
 import { PrimaryOrders } from "./primary-orders.ts";
@@ -221,6 +221,7 @@ export class PrimaryGuardian {
 
   private async vmGone(how: string): Promise<void> {
     const guestShutDown = this.vm.ended !== undefined;
+    await putAway(this.disks, this.state, guestShutDown, this.post.log);
     if (guestShutDown) {
       // A QEMU that was not to stay for it: there is nothing any more that a checkpoint could come from.
       if (this.state.phase === "protected") this.feed({ type: "capture-failed", reason: this.vm.ended! });
@@ -295,7 +296,7 @@ export class PrimaryGuardian {
 
   // Effects
 
-  /** @param heardMs when what has led to it was heard, by CLOCK_MONOTONIC */
+  /** @param heardMs when what has led to it was heard, by CLOCK_BOOTTIME */
   private carryOut(effect: PrimaryEffect, heardMs: number): void | Promise<void> {
     switch (effect.type) {
       case "connect":
@@ -414,6 +415,8 @@ export class PrimaryGuardian {
     await protection?.tearDown();
     this.protection = undefined;
     await vm.look();
+    // Another host owns the VM: nothing is noted in its generation.
+    if (this.state.phase !== "ending") return;
     await this.disks
       .note(this.state.generation, this.keep.wanted)
       .catch((error: Error) => this.post.log.error(`noting the end of a protection: ${error.message}`));
