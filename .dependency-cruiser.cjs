@@ -7,7 +7,7 @@ const allowed = {
   memory: ["codec", "core", "os"],
   disk: ["codec", "core", "memory", "os"],
   net: ["codec", "core", "memory", "os", "hypervisor"],
-  link: ["codec", "core"],
+  link: ["codec", "core", "os"],
   witness: ["core", "os"],
   guardian: ["hypervisor", "memory", "disk", "net", "link", "witness", "codec", "core", "os"],
   lab: ["guardian", "hypervisor", "memory", "os", "codec", "core"],

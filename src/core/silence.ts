@@ -9,7 +9,7 @@ export type Silence = "quiet" | "lost";
  * tick in time would, never concludes by itself, and asks for regular ticks through the last quarter of the
  * window, in which the socket delivers what has arrived.
  *
- * All times are monotonic milliseconds, as of performance.now(). A loss is seen between `detectionMs` and
+ * All times are monotonic milliseconds, of a clock that goes on while the host is suspended (os/monotonic). A loss is seen between `detectionMs` and
  * `detectionMs` + one tick after the last byte, later by as long as we were stalled ourselves.
  */
 export class SilenceDetector {

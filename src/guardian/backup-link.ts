@@ -13,6 +13,7 @@ import type { Session } from "../link/session.ts";
 import { CheckpointTooLarge } from "../memory/checkpoint-buffer.ts";
 import type { InputFrame } from "../net/guest-input.ts";
 import type { BackupDisks } from "./backup-disks.ts";
+import { refuseGeneration } from "./caller-generation.ts";
 import type { CheckpointIntake } from "./checkpoint-intake.ts";
 import type { BackupConfig } from "./config.ts";
 import { type PathSummary, PathWatch } from "./path-watch.ts";
@@ -49,6 +50,7 @@ export class BackupLink {
   private connection: Session | undefined;
   private readonly watch: PathWatch;
   private greeting = false;
+  private shutOut = false;
   /** The primary was told that this host stands down from a switchover. */
   private refusedForGood = false;
 
@@ -69,6 +71,7 @@ export class BackupLink {
     this.listener = await listen({
       addresses: replication.listen,
       vmId: vmIdBytes(vm.uuid),
+      ...(replication.peer === undefined ? {} : { peers: replication.peer }),
       host: post.config.host,
       generation: () => state().generation,
       onPrimary: (caller) => void this.greet(caller),
@@ -84,6 +87,7 @@ export class BackupLink {
 
   /** Takes no primary any more; the one that is here stays. */
   shut(): void {
+    this.shutOut = true;
     this.listener?.close();
   }
 
@@ -146,8 +150,16 @@ export class BackupLink {
     }
     this.greeting = true;
     try {
+      const { post, state } = this.options;
+      const wrong = await refuseGeneration(caller.generation, state().generation, post);
+      if (wrong !== undefined) {
+        caller.refuse(wrong);
+        return;
+      }
       const images = await disks.images();
-      this.welcome(caller, images);
+      // Nothing of that is waited for by an operator who has the VM started here.
+      if (this.shutOut) caller.refuse({ code: "wrong-state", message: "the VM is being started here" });
+      else this.welcome(caller, images);
     } catch (error) {
       caller.refuse({ code: "disk", message: `the disk images here: ${(error as Error).message}` });
     } finally {
@@ -177,15 +189,10 @@ export class BackupLink {
     feed({ type: "session-opened", generation: caller.generation });
   }
 
-  private whyNot({ address, hello, generation }: Caller): { code: string; message: string } | undefined {
+  private whyNot({ address, hello }: Caller): { code: string; message: string } | undefined {
     const state = this.options.state();
     if (state.phase !== "waiting" || this.greeting)
       return { code: "wrong-state", message: `the backup is ${state.phase}` };
-    if (generation < state.generation)
-      return {
-        code: "stale-generation",
-        message: `generation ${generation} is over, this is ${state.generation}`,
-      };
     // The witness tells them apart by their names: under one name, what is granted to one is granted to the other (I3).
     const { host } = this.options.post.config;
     if (hello.host === host)

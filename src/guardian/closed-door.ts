@@ -23,6 +23,7 @@ export async function openClosedDoor(
   return await listen({
     addresses,
     vmId: vmIdBytes(config.vm.uuid),
+    peers: config.replication.peer,
     host: config.host,
     generation: () => state().generation,
     onPrimary: turnAway,

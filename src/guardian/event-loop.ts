@@ -25,7 +25,7 @@ export type Failed<Event, Effect> =
 
 export interface Machine<State, Event, Effect> {
   step(state: State, event: Event): Step<State, Effect>;
-  /** @param heardMs when what has led to it was fed, by CLOCK_MONOTONIC */
+  /** @param heardMs when what has led to it was fed, by CLOCK_BOOTTIME */
   carryOut(effect: Effect, heardMs: number): void | Promise<void>;
   stepped(): void;
   failed(what: Failed<Event, Effect>, error: Error): void;

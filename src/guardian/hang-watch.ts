@@ -4,6 +4,7 @@
  */
 import { SilenceDetector } from "../core/silence.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
+import { monotonicMs } from "../os/monotonic.ts";
 import type { ControlSocket } from "./control.ts";
 import type { Log } from "./log.ts";
 
@@ -30,7 +31,7 @@ export class HangWatch {
 
   constructor(options: HangWatchOptions) {
     this.options = options;
-    this.detector = new SilenceDetector(options.hungMs, performance.now());
+    this.detector = new SilenceDetector(options.hungMs, monotonicMs());
     this.timer = setInterval(() => this.look(), this.detector.tickMs);
     this.timer.unref();
   }
@@ -44,7 +45,7 @@ export class HangWatch {
   private look(): void {
     const { hungMs, onHung, who } = this.options;
     void this.ask();
-    if (this.detector.tick(performance.now()) === "lost") this.hangs = true;
+    if (this.detector.tick(monotonicMs()) === "lost") this.hangs = true;
     this.alarm(this.hangs, this.hangs ? `${who} does not answer: it hangs` : `${who} answers again`);
     if (this.hangs) onHung(`${who} has given no sign of life for ${hungMs} ms`);
   }
@@ -57,7 +58,7 @@ export class HangWatch {
     await watchdog.executeOob("query-yank").catch(() => {});
     this.asking = false;
     this.hangs = false;
-    this.detector.heard(performance.now());
+    this.detector.heard(monotonicMs());
   }
 
   private alarm(raised: boolean, text: string): void {

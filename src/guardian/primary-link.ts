@@ -10,12 +10,14 @@ import {
 import { encodeInput } from "../codec/replication-encode.ts";
 import { type FrameIds, vmIdBytes } from "../codec/replication-header.ts";
 import type { PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
+import type { EpochId, Generation } from "../core/words.ts";
 import type { Fingerprint } from "../hypervisor/qemu/fingerprint.ts";
 import { connect } from "../link/connect.ts";
 import type { Connection } from "../link/connection.ts";
 import { LinkError } from "../link/link-error.ts";
 import type { Session } from "../link/session.ts";
 import type { InputFrame } from "../net/guest-input.ts";
+import { monotonicMs } from "../os/monotonic.ts";
 import { Attention } from "./attention.ts";
 import type { PrimaryConfig } from "./config.ts";
 import type { ReplicatedDisk } from "./owned-disks.ts";
@@ -50,18 +52,20 @@ export class PrimaryLink {
   /** Counts tries: one that was given up must not be used when it succeeds after all. */
   private attempt = 0;
   private readonly attention: Attention;
+  /** Read and not yet acted upon. */
+  private acks: EpochId[] = [];
   private readonly watch: PathWatch;
 
   constructor(options: PrimaryLinkOptions) {
     this.options = options;
     const { config } = options.post;
-    this.attention = new Attention(config.timing.detectionMs, performance.now());
+    this.attention = new Attention(config.timing.detectionMs, monotonicMs());
     this.watch = new PathWatch(options.post, config.replication.peer);
   }
 
   /** To be called several times in the detection time. */
   look(): void {
-    this.attention.look(performance.now(), this.connection?.connections ?? []);
+    this.attention.look(monotonicMs(), this.connection?.connections ?? []);
   }
 
   /** For `status`. */
@@ -109,6 +113,7 @@ export class PrimaryLink {
   close(): void {
     const { connection } = this;
     this.attempt++;
+    this.acks = [];
     this.connection = undefined;
     connection?.destroy("the primary has ended the session");
   }
@@ -121,6 +126,7 @@ export class PrimaryLink {
     const ours = await machine();
     const { session: connection, welcome } = await connect({
       addresses: config.replication.peer,
+      ...(config.replication.listen === undefined ? {} : { from: config.replication.listen }),
       ids: this.ids,
       hello: {
         protocol: PROTOCOL_VERSION,
@@ -148,18 +154,42 @@ export class PrimaryLink {
     return connection;
   }
 
+  /** Acks count when everything that was read with them is known: no clock tells how long it has lain there. */
+  private takeAck(epoch: EpochId): void {
+    this.acks.push(epoch);
+    if (this.acks.length === 1) queueMicrotask(() => this.feedAcks());
+  }
+
+  private feedAcks(): void {
+    for (const epoch of this.acks.splice(0)) this.options.feed({ type: "acked", epoch });
+  }
+
+  /** The backup has given that generation up to this host, and may not have come to claim it: who is called with it asks the witness. */
+  private makeGood(generation: Generation): void {
+    const { log, witness } = this.options.post;
+    if (generation <= this.options.state().generation) return;
+    witness
+      .ask(generation - 1)
+      .catch((error: Error) => log.warn(`the claim of generation ${generation}: ${error.message}`));
+  }
+
   private lost(reason: string): void {
+    this.acks = [];
     this.options.onLost();
     this.options.feed({ type: "link-lost", reason });
   }
 
   private take(message: ReplicationMessage, by: Connection | undefined): void {
     const { feed, onDiskMessage } = this.options;
-    if (this.attention.heardLate(performance.now(), by)) feed({ type: "heard-late" });
+    if (this.attention.heardLate(monotonicMs(), by)) feed({ type: "heard-late" });
+    if (message.type === "ack") {
+      this.takeAck(message.epoch);
+      return;
+    }
+    // What says that the backup has given this host up stands before the acks that were read with it.
+    if (message.type === "takeover" || message.type === "unable") this.acks = [];
+    this.feedAcks();
     switch (message.type) {
-      case "ack":
-        feed({ type: "acked", epoch: message.epoch });
-        return;
       case "disk-applied":
       case "disk-durable":
       case "hashes":
@@ -172,6 +202,7 @@ export class PrimaryLink {
         feed({ type: "takeover", generation: message.generation });
         return;
       case "handover-refused":
+        if (message.stoodDown) this.makeGood(message.generation);
         feed({
           type: "handover-refused",
           reason: message.message,

@@ -19,7 +19,7 @@ export interface Post<C extends GuardianConfig = GuardianConfig> {
   readonly record: StateFile;
 }
 
-/** When things happened at failover: milliseconds of CLOCK_MONOTONIC, which all processes of a machine share. */
+/** When things happened at failover: milliseconds of CLOCK_BOOTTIME, which all processes of a machine share. */
 export interface FailoverTimes {
   /** The primary was lost, or has handed the VM over. */
   detectedAtMs: number;

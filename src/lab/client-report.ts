@@ -1,5 +1,6 @@
 /** What a client of the lab has to say: how many answers, what was wrong with them, and how long it waited. */
 import { createHistogram } from "node:perf_hooks";
+import { monotonicNs } from "../os/monotonic.ts";
 
 export interface ClientProgress {
   readonly kind: "progress";
@@ -145,7 +146,7 @@ export class ClientReport {
 }
 
 export function nowNs(): bigint {
-  return process.hrtime.bigint();
+  return monotonicNs();
 }
 
 function milliseconds(ns: bigint): number {

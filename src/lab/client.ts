@@ -5,7 +5,7 @@
  *   node src/lab/client.ts --host 10.77.0.10 --port 6379 (--seconds N | --until-stdin-closes) [--key counter]
  *
  * Standard output, one JSON object a line: ClientProgress about every 200 ms, and ClientSummary once, last; that also
- * on SIGTERM and SIGINT, and when an answer makes no sense (then with status 1 and a line on standard error). Times `…Ns` are of CLOCK_MONOTONIC, which is one for the whole machine, as decimal strings.
+ * on SIGTERM and SIGINT, and when an answer makes no sense (then with status 1 and a line on standard error). Times `…Ns` are of CLOCK_BOOTTIME, which is one for the whole machine, as decimal strings.
  */
 import { createConnection, type Socket } from "node:net";
 import { parseArgs } from "node:util";

@@ -12,6 +12,8 @@ import { checkedSigns, type SignsOfLife } from "./signs-of-life.ts";
 export interface ConnectOptions extends SignsOfLife {
   /** Of the backup, one for each path. The session begins over the first that answers. */
   readonly addresses: readonly Address[];
+  /** Of this host, one for each path: the backup knows its primary by them. */
+  readonly from?: readonly Address[];
   readonly ids: FrameIds;
   readonly hello: Omit<Hello, "path" | "paths">;
   /** They hear of everything after WELCOME. Before it, errors reject the promise. */
@@ -30,9 +32,9 @@ export async function connect(options: ConnectOptions): Promise<BackupLink> {
   const { addresses, handlers, ids, timeoutMs = 5000 } = options;
   const signs = checkedSigns(options);
   const sinceMs = performance.now();
-  const { socket, path } = await reach(addresses, timeoutMs);
+  const { socket, path } = await reach(addresses, timeoutMs, options.from);
   const hello = { ...options.hello, paths: addresses.length, path };
-  const joiner = new Joiner(addresses, ids);
+  const joiner = new Joiner(addresses, ids, options.from ?? []);
   const rejoin = (lost: number): void => joiner.join(lost);
   const to = { socket, address: addresses[path]! };
   return await greet(to, {
@@ -60,11 +62,13 @@ const REFUSED_AGAIN_MS = 10_000;
 class Joiner {
   readonly #addresses: readonly Address[];
   readonly #ids: FrameIds;
+  readonly #from: readonly Address[];
   readonly #waiting = new Map<number, NodeJS.Timeout | undefined>();
   #session: Session | undefined;
 
-  constructor(addresses: readonly Address[], ids: FrameIds) {
+  constructor(addresses: readonly Address[], ids: FrameIds, from: readonly Address[]) {
     this.#addresses = addresses;
+    this.#from = from;
     this.#ids = ids;
   }
 
@@ -87,7 +91,7 @@ class Joiner {
     const { id } = session;
     const address = this.#addresses[path]!;
     try {
-      const { socket } = await reach([address], TRY_MS);
+      const { socket } = await reach([address], TRY_MS, this.#from.slice(path, path + 1));
       await greet(
         { socket, address },
         {

@@ -4,6 +4,7 @@ import type { Duplex } from "node:stream";
 import { ProtocolError, type ReplicationMessage, type Role } from "../codec/replication.ts";
 import type { Frame } from "../codec/replication-encode.ts";
 import { ReplicationParser, type StreamBounds } from "../codec/replication-parser.ts";
+import { monotonicMs } from "../os/monotonic.ts";
 
 /** Why a connection is over. `message` is a sentence for the log. */
 export type ClosedReason =
@@ -35,6 +36,8 @@ export interface ConnectionOptions {
   readonly vmId?: Uint8Array;
   /** Who is at the other end, for sentences: "primary 10.0.0.1:40312". */
   readonly peer: string;
+  /** Its address alone, where it matters. */
+  readonly from?: string;
   readonly handlers: ConnectionHandlers;
   /** At most this much may wait to be sent; more ends the connection. */
   readonly maxBufferedBytes?: number;
@@ -44,14 +47,15 @@ export const MAX_BUFFERED_BYTES = 256 * 1024 * 1024;
 
 export class Connection {
   readonly peer: string;
+  readonly from: string | undefined;
   readonly #socket: Duplex;
   readonly #parser: ReplicationParser;
   readonly #maxBufferedBytes: number;
   #handlers: ConnectionHandlers;
   #closed: ClosedReason | undefined;
   #bufferedBytes = 0;
-  #lastSentMs = performance.now();
-  #lastHeardMs = performance.now();
+  #lastSentMs = monotonicMs();
+  #lastHeardMs = monotonicMs();
   #heardBytes = 0;
   #paused = false;
   readonly #atEnd: (() => void)[] = [];
@@ -61,6 +65,7 @@ export class Connection {
   /** @param socket connected; TCP, TLS or any other byte stream. The connection owns it from now on. */
   constructor(socket: Duplex, options: ConnectionOptions) {
     this.peer = options.peer;
+    this.from = options.from;
     this.#socket = socket;
     this.#handlers = options.handlers;
     this.#maxBufferedBytes = options.maxBufferedBytes ?? MAX_BUFFERED_BYTES;
@@ -89,12 +94,12 @@ export class Connection {
     return this.#bufferedBytes;
   }
 
-  /** When send() was last called; performance.now() time. */
+  /** When send() was last called; by os/monotonic. */
   get lastSentMs(): number {
     return this.#lastSentMs;
   }
 
-  /** When a byte last came from the peer; performance.now() time. */
+  /** When a byte last came from the peer; by os/monotonic. */
   get lastHeardMs(): number {
     return this.#lastHeardMs;
   }
@@ -146,7 +151,7 @@ export class Connection {
       return;
     }
     this.#bufferedBytes += byteLength;
-    this.#lastSentMs = performance.now();
+    this.#lastSentMs = monotonicMs();
     const last = parts.length - 1;
     if (last > 0) this.#socket.cork();
     for (const [i, part] of parts.entries()) {
@@ -172,7 +177,7 @@ export class Connection {
   resume(): void {
     if (!this.#paused) return;
     this.#paused = false;
-    this.#lastHeardMs = performance.now();
+    this.#lastHeardMs = monotonicMs();
     this.#socket.resume();
   }
 
@@ -193,7 +198,7 @@ export class Connection {
 
   #read(chunk: Uint8Array): void {
     if (this.#closed !== undefined) return;
-    this.#lastHeardMs = performance.now();
+    this.#lastHeardMs = monotonicMs();
     this.#heardBytes += chunk.byteLength;
     try {
       this.#parser.push(chunk);

@@ -1,4 +1,5 @@
-// The backup's door: takes one primary at a time, turns others away with a reason, and drops strangers.
+// The backup's door: takes one primary at a time, turns others away, and drops strangers. Only a caller of this VM that comes from the other host's address is
+// told why: a stranger learns no name, number or field (callers.ts).
 
 import type { Socket } from "node:net";
 import {
@@ -17,16 +18,19 @@ import {
   type Frame,
 } from "../codec/replication-encode.ts";
 import { type FrameIds, uuidText, vmIdBytes } from "../codec/replication-header.ts";
+import { isPeer, SeldomTold } from "./callers.ts";
 import { type ClosedReason, Connection } from "./connection.ts";
-import { at } from "./link-error.ts";
+import { type Address, at } from "./link-error.ts";
 import { Session, type SessionHandlers } from "./session.ts";
 import { checkedSigns, type SignsOfLife } from "./signs-of-life.ts";
 
-/** Connections that have not said HELLO yet; more are closed unheard (I6). */
-const MAX_STRANGERS = 16;
+/** Connections that have not said HELLO yet (I6). With one more the oldest goes: who belongs here speaks at once, and is not kept out by those who say nothing. */
+const MAX_STRANGERS = 64;
 
 export interface DoorOptions extends SignsOfLife {
   readonly vmId: Uint8Array;
+  /** The other host's addresses: nobody is let in who comes from elsewhere. Left out: not known. */
+  readonly peers?: readonly Address[];
   /** This host's name, for WELCOME. */
   readonly host: string;
   /** The generation that this side knows of, for WELCOME and REFUSE. */
@@ -69,6 +73,7 @@ export class Door {
   readonly #options: DoorOptions;
   readonly #signs: Required<SignsOfLife>;
   readonly #strangers = new Set<Connection>();
+  readonly #seldom = new SeldomTold();
   /** Whom this host serves, or is about to. */
   #primary: { readonly connection: Connection; session?: Session } | undefined;
 
@@ -84,12 +89,18 @@ export class Door {
 
   /** @param address at which it came in */
   accept(socket: Socket, address: number): void {
-    const peer = at({ host: socket.remoteAddress, port: socket.remotePort });
-    if (this.#strangers.size >= MAX_STRANGERS) {
-      socket.destroy();
-      this.turnAway("stranger-dropped", peer, `${MAX_STRANGERS} others have connected and said nothing`);
+    const { remoteAddress } = socket;
+    const peer = at({ host: remoteAddress, port: socket.remotePort });
+    const { peers } = this.#options;
+    if (peers !== undefined && !isPeer(remoteAddress, peers)) {
+      socket.on("error", () => {}).destroy();
+      const known = peers.map(({ host }) => host).join(", ");
+      this.turnAway("stranger-dropped", peer, `not an address of replication.peer (${known}): not heard`);
       return;
     }
+    const [oldest] = this.#strangers;
+    if (this.#strangers.size >= MAX_STRANGERS)
+      oldest!.destroy(`${peer} and others wait, and this one has said nothing`);
     const deadlineMs = this.#options.helloDeadlineMs ?? 2000;
     const timer = setTimeout(
       () => connection.destroy(`${peer}: no HELLO within ${deadlineMs} ms`),
@@ -112,12 +123,14 @@ export class Door {
         this.turnAway("stranger-dropped", peer, reason.message);
       },
     };
-    const connection = new Connection(socket, { role: "backup", peer, handlers });
+    const from = remoteAddress === undefined ? {} : { from: remoteAddress };
+    const connection = new Connection(socket, { role: "backup", peer, handlers, ...from });
     this.#strangers.add(connection);
   }
 
   turnAway(kind: TurnedAway["kind"], peer: string, message: string): void {
-    this.#options.onTurnedAway?.({ kind, peer, message });
+    const told = this.#seldom.tell(`${kind} ${peer.replace(/:\d+$/, "")}`, message, performance.now());
+    if (told !== undefined) this.#options.onTurnedAway?.({ kind, peer, message: told });
   }
 
   #greet(connection: Connection, message: MessageOf<"hello">, address: number): void {
@@ -167,6 +180,7 @@ export class Door {
   #wrongVm({ vmId }: { readonly vmId: string }): Refuse | undefined {
     const own = uuidText(this.#options.vmId);
     if (vmId === own) return undefined;
+    // For this host's log. The caller hears no word of it.
     return { code: "wrong-vm", message: `this is the backup of VM ${own}, not of ${vmId}` };
   }
 
@@ -231,7 +245,11 @@ export class Door {
   }
 
   #refuse(connection: Connection, ids: FrameIds, refuse: Refuse): void {
-    this.#sendOff(connection, encodeRefuse(ids, refuse), `${refuse.code}: ${refuse.message}`);
+    const knows = refuse.code !== "wrong-vm" && isPeer(connection.from, this.#options.peers);
+    const told = knows
+      ? encodeRefuse(ids, refuse)
+      : encodeRefuse({ vmId: ids.vmId, generation: 0 }, NOT_ACCEPTED);
+    this.#sendOff(connection, told, `${refuse.code}: ${refuse.message}`);
   }
 
   #sendOff(connection: Connection, lastFrame: Frame, why: string): void {
@@ -245,6 +263,12 @@ export class Door {
     if (this.#primary?.connection === connection) this.#primary = undefined;
   }
 }
+
+/** All that a stranger hears. */
+const NOT_ACCEPTED: Refuse = {
+  code: "not-accepted",
+  message: "this caller is not accepted; the log of the guardian that refuses says why",
+};
 
 /** What a JOIN hears that comes too late. */
 export const NO_SESSION: Refuse = {

@@ -1,5 +1,6 @@
 // The paths of a session: which are up, which are well, and which is to carry this side's stream.
 
+import { monotonicMs } from "../os/monotonic.ts";
 import type { Connection } from "./connection.ts";
 import { Path } from "./path.ts";
 import type { SignsOfLife } from "./signs-of-life.ts";
@@ -7,7 +8,7 @@ import type { SignsOfLife } from "./signs-of-life.ts";
 export class Paths {
   /** In the order of configuration. */
   readonly all: readonly Path[];
-  #lastHeardMs = performance.now();
+  #lastHeardMs = monotonicMs();
 
   constructor(count: number, signs: Required<SignsOfLife>) {
     this.all = Array.from({ length: count }, (_, index) => new Path(index, signs));
@@ -21,7 +22,7 @@ export class Paths {
   /** When anything was last heard, on whichever. Who does not read cannot tell silence from its own deafness. */
   get lastHeardMs(): number {
     for (const { lastHeardMs, paused } of this.connections)
-      this.#lastHeardMs = Math.max(this.#lastHeardMs, paused ? performance.now() : lastHeardMs);
+      this.#lastHeardMs = Math.max(this.#lastHeardMs, paused ? monotonicMs() : lastHeardMs);
     return this.#lastHeardMs;
   }
 

@@ -1,6 +1,7 @@
 // From addresses to a TCP connection.
 
 import { connect as connectTcp, type Socket } from "node:net";
+import { callFrom } from "./callers.ts";
 import { type Address, at, LinkError } from "./link-error.ts";
 
 export interface Reached {
@@ -12,8 +13,15 @@ export interface Reached {
 /** So long the first address is tried alone, and then the next one, too. */
 const HEAD_START_MS = 250;
 
-/** The first connection that comes about, tried in order. Rejects with a LinkError that has a sentence for each address. */
-export function reach(addresses: readonly Address[], timeoutMs: number): Promise<Reached> {
+/**
+ * The first connection that comes about, tried in order. Rejects with a LinkError that has a sentence for each address.
+ * @param from own addresses, one for each, from which the other host knows us
+ */
+export function reach(
+  addresses: readonly Address[],
+  timeoutMs: number,
+  from: readonly Address[] = [],
+): Promise<Reached> {
   return new Promise((resolve, reject) => {
     const sockets = new Map<number, Socket>();
     const failures: LinkError[] = [];
@@ -35,7 +43,12 @@ export function reach(addresses: readonly Address[], timeoutMs: number): Promise
       const path = begun++;
       const address = addresses[path];
       if (address === undefined) return;
-      const socket = connectTcp({ host: address.host, port: address.port, noDelay: true });
+      const socket = connectTcp({
+        host: address.host,
+        port: address.port,
+        noDelay: true,
+        ...callFrom(from[path]),
+      });
       sockets.set(path, socket);
       socket.once("error", (error) => failed(path, unreachable(address, error)));
       socket.once("connect", () => {

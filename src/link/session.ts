@@ -6,6 +6,7 @@
 
 import { isInStream, type MessageOf, ProtocolError, type ReplicationMessage } from "../codec/replication.ts";
 import { encodeCarry, encodeHeartbeat, type Frame } from "../codec/replication-encode.ts";
+import { monotonicMs } from "../os/monotonic.ts";
 import { type ClosedReason, type Connection, MAX_BUFFERED_BYTES } from "./connection.ts";
 import type { Path, PathStatus } from "./path.ts";
 import { PathTidings } from "./path-tidings.ts";
@@ -68,7 +69,7 @@ export class Session {
     return this.#outgoing.keptBytes;
   }
 
-  /** When anything was last heard, on whichever path; performance.now() time. */
+  /** When anything was last heard, on whichever path; by os/monotonic. */
   get lastHeardMs(): number {
     return this.#paths.lastHeardMs;
   }
@@ -171,7 +172,7 @@ export class Session {
 
   /** A sign of life on every path, and how much of the peer's stream has come. */
   beat(quietMs: number): void {
-    const now = performance.now();
+    const now = monotonicMs();
     for (const connection of this.connections)
       if (this.#wantsBeat(connection, now - quietMs)) this.#confirm(connection);
   }
@@ -212,7 +213,7 @@ export class Session {
   }
 
   #open(path: Path, connection: Connection): void {
-    path.open(connection, performance.now());
+    path.open(connection, monotonicMs());
     connection.share(this.#bounds);
     connection.handOver({
       onMessage: (message) => this.#take(path, connection, message),
@@ -265,7 +266,7 @@ export class Session {
   }
 
   #lost(path: Path, reason: ClosedReason): void {
-    this.#paths.close(path, performance.now());
+    this.#paths.close(path, monotonicMs());
     if (this.#closed !== undefined) return;
     if (this.connections.length === 0) {
       this.#end(reason);

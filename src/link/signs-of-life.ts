@@ -1,6 +1,7 @@
 // Signs of life, both ways: beats when nothing else goes out, and the detection of a silent peer, or of a silent path.
 
 import { SilenceDetector } from "../core/silence.ts";
+import { monotonicMs } from "../os/monotonic.ts";
 
 export interface SignsOfLife {
   /** A beat this often when nothing else is sent. */
@@ -53,7 +54,7 @@ export function watch(
   session.atEnd(() => clearInterval(beats));
   new SilenceWatch(session, onSilent, signs);
   if (!several) return;
-  const looks = setInterval(() => session.look(performance.now()), lagMs / 8);
+  const looks = setInterval(() => session.look(monotonicMs()), lagMs / 8);
   session.atEnd(() => clearInterval(looks));
 }
 
@@ -77,14 +78,14 @@ class SilenceWatch {
     this.#session = session;
     this.#signs = signs;
     this.#onSilent = onSilent;
-    this.#lastHeardMs = performance.now();
+    this.#lastHeardMs = monotonicMs();
     this.#detector = new SilenceDetector(signs.detectionMs, this.#lastHeardMs);
     const timer = setInterval(() => this.#tick(), this.#detector.tickMs);
     session.atEnd(() => clearInterval(timer));
   }
 
   #tick(): void {
-    const now = performance.now();
+    const now = monotonicMs();
     const heardMs = this.#session.lastHeardMs;
     if (heardMs > this.#lastHeardMs) {
       this.#lastHeardMs = heardMs;

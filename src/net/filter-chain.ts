@@ -83,7 +83,7 @@ export class FilterChain {
     await holding;
   }
 
-  /** Lets out what epochs up to `upTo` have sent, if that can be done by `untilMs` of CLOCK_MONOTONIC; else the next order does. */
+  /** Lets out what epochs up to `upTo` have sent, if that can be done by `untilMs` of CLOCK_BOOTTIME; else the next order does. */
   release(upTo: EpochId, untilMs: number): void {
     this.order({ kind: "release", upTo, untilMs });
   }

@@ -15,7 +15,7 @@ export const HOLD_WORD_COUNT = 2;
 
 export type HoldOrder =
   /**
-   * Everything passes up to and with this epoch; of CLOCK_MONOTONIC after `untilMs`, nothing: an order that was given before this process stood still may be
+   * Everything passes up to and with this epoch; of CLOCK_BOOTTIME after `untilMs`, nothing: an order that was given before this process stood still may be
    * carried out after another host has taken over (I3).
    */
   | { readonly kind: "release"; readonly upTo: EpochId; readonly untilMs: number }

@@ -35,6 +35,7 @@ export const libc = {
     "void *mmap(void *address, size_t length, int protection, int flags, int fd, int64_t offset)",
   ),
   munmap: library.func("int munmap(void *address, size_t length)"),
+  clock_gettime: library.func("int clock_gettime(int clock, void *time)"),
   memcmp: library.func("int memcmp(const void *a, const void *b, size_t length)"),
 };
 

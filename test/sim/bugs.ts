@@ -207,7 +207,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     patches: [
       in1(
         "guardian/primary-link.ts",
-        "if (this.attention.heardLate(performance.now(), by))",
+        "if (this.attention.heardLate(monotonicMs(), by))",
         "if (false as boolean)",
       ),
     ],

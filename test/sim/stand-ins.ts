@@ -48,7 +48,12 @@ const BUILT_IN_FOR: Readonly<Record<string, Readonly<Record<string, string>>>> =
   "node:crypto": { "guardian/primary-link.ts": "crypto.ts" },
 };
 /** Their files are real: none is opened in a simulation. */
-const REAL_FILES = new Set(["guardian/config.ts", "guardian/config-fields.ts", "guardian/config-witness.ts"]);
+const REAL_FILES = new Set([
+  "link/callers.ts",
+  "guardian/config.ts",
+  "guardian/config-fields.ts",
+  "guardian/config-witness.ts",
+]);
 
 export interface Patch {
   /** Below src/. */

@@ -17,7 +17,7 @@ test("who took the VM over says so, until it has given the VM away itself: its n
   let state: PrimaryState = { phase: "unprotected", generation: 8 };
   const config = {
     vm: { uuid: uuidText(IDS.vmId) },
-    replication: { listen: [{ host: "127.0.0.1", port: 0 }] },
+    replication: { listen: [{ host: "127.0.0.1", port: 0 }], peer: [{ host: "127.0.0.1", port: 1 }] },
     timing: { heartbeatMs: 25, detectionMs: 200 },
   } as unknown as PrimaryConfig;
   const post = { config, log: { warn() {} } } as unknown as Post<PrimaryConfig>;

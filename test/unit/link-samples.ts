@@ -105,6 +105,7 @@ export async function backup(t: TestContext, change: Partial<ListenOptions> = {}
   const listener = await listen({
     addresses: [{ host: "127.0.0.1", port: 0 }],
     vmId: IDS.vmId,
+    peers: [{ host: "127.0.0.1", port: 0 }],
     host: "host-b",
     generation: () => 7,
     onPrimary: (caller) => sessions.push(caller.welcome(heard)),

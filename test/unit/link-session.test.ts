@@ -5,6 +5,7 @@ import { type TestContext, test } from "node:test";
 import type { Hello } from "../../src/codec/replication.ts";
 import { encodeAck, encodeHello } from "../../src/codec/replication-encode.ts";
 import { vmIdBytes } from "../../src/codec/replication-header.ts";
+import { callFrom, isPeer } from "../../src/link/callers.ts";
 import { connect } from "../../src/link/connect.ts";
 import { LinkError } from "../../src/link/link-error.ts";
 import type { Caller } from "../../src/link/listen.ts";
@@ -177,22 +178,101 @@ test(
   },
 );
 
-test("I6: strangers are bounded in number", DEADLINE, async (t) => {
+test("I6: strangers are bounded in number, and the oldest makes room", DEADLINE, async (t) => {
   const b = await backup(t, { helloDeadlineMs: 60_000 });
-  const strangers = Array.from({ length: 17 }, () => connectTcp(b.listener.ports[0]!, "127.0.0.1"));
-  t.after(() => {
-    for (const one of strangers) one.destroy();
-  });
-  await Promise.race(strangers.map((one) => ended(one)));
-  assert.match((await b.event(0)).message, /16 others have connected and said nothing/);
+  const call = async () => {
+    const stranger = connectTcp(b.listener.ports[0]!, "127.0.0.1");
+    t.after(() => stranger.destroy());
+    await once(stranger, "connect");
+    return stranger;
+  };
+  const first = await call();
+  for (let nth = 1; nth < 64; nth++) await call();
+  const over = ended(first);
+  await call();
+  await over;
+  assert.match((await b.event(0)).message, /others wait, and this one has said nothing/);
 });
 
-test("another VM and another protocol are refused with a sentence for the operator", DEADLINE, async (t) => {
+test(
+  "I6: the primary gets in while others connect as fast as they can and say nothing, and the log stays short",
+  DEADLINE,
+  async (t) => {
+    const b = await backup(t);
+    const sockets = new Set<ReturnType<typeof connectTcp>>();
+    let flooding = true;
+    let connections = 0;
+    const flood = async () => {
+      while (flooding) {
+        const stranger = connectTcp(b.listener.ports[0]!, "127.0.0.1").on("error", () => {});
+        sockets.add(stranger);
+        await once(stranger, "connect").catch(() => {});
+        connections++;
+      }
+    };
+    const floods = [flood(), flood(), flood()];
+    while (connections < 200)
+      await once(connectTcp(b.listener.ports[0]!, "127.0.0.1"), "connect").then(() => connections++);
+    const a = await primary(t, b.listener.ports);
+    flooding = false;
+    await Promise.all(floods);
+    for (const one of sockets) one.destroy();
+    assert.equal(a.session.closed, undefined);
+    assert.ok(b.turnedAway.length <= 2, `${b.turnedAway.length} lines for ${connections} connections`);
+  },
+);
+
+test(
+  "a stranger learns nothing: neither the VM's UUID, nor a name, a number or a field; the log here has it all",
+  DEADLINE,
+  async (t) => {
+    const secret = { code: "other-machine", message: "vm.cpu is qemu64 with QEMU 7.2.22 here" };
+    const refuse = (caller: Caller) => caller.refuse(secret);
+    for (const [peers, ids, told] of [
+      // Another VM's, from wherever.
+      [
+        [{ host: "127.0.0.1", port: 1 }],
+        { ...IDS, vmId: vmIdBytes("11111111-2222-3333-4444-555555555555") },
+        /wrong-vm/,
+      ],
+      // One that knows the UUID, where the other host's address is not known.
+      [undefined, IDS, /other-machine: vm\.cpu is/],
+    ] as const) {
+      const b = await backup(t, {
+        onPrimary: refuse,
+        ...(peers === undefined ? { peers } : { peers }),
+      } as object);
+      const error = await rejected(primary(t, b.listener.ports, { ids }));
+      assert.equal(error.refuse?.code, "not-accepted");
+      assert.doesNotMatch(error.message, /0b9f51c6|host-b|QEMU|vm\.|generation 7/);
+      assert.match((await b.event(0)).message, told);
+    }
+    const known = await backup(t, { onPrimary: refuse });
+    assert.deepEqual((await rejected(primary(t, known.listener.ports))).refuse, secret);
+  },
+);
+
+test("who does not come from the other host's address is not heard at all", DEADLINE, async (t) => {
+  const b = await backup(t, { peers: [{ host: "10.9.8.7", port: 7000 }] });
+  const error = await rejected(primary(t, b.listener.ports));
+  assert.match(error.code, /closed|unreachable/);
+  assert.match((await b.event(0)).message, /not an address of replication\.peer \(10\.9\.8\.7\)/);
+  assert.deepEqual(b.sessions, []);
+});
+
+test("the other host is known by its address, however that is written, and calls from the one that it listens on", () => {
+  const peers = ["10.0.0.1", "fd00:0:0:0::1", "fe80::1%eth0"].map((host) => ({ host, port: 7000 }));
+  for (const from of ["10.0.0.1", "::ffff:10.0.0.1", "fd00::1", "fe80::1%eth0"])
+    assert.ok(isPeer(from, peers), from);
+  for (const from of ["10.0.0.2", "::ffff:10.0.0.2", "fd00::2", "fe80::1%eth1", undefined])
+    assert.ok(!isPeer(from, peers), from);
+  assert.ok(!isPeer("10.0.0.1", undefined));
+  assert.deepEqual(callFrom(peers[0]), { localAddress: "10.0.0.1" });
+  for (const host of ["0.0.0.0", "::"]) assert.equal(callFrom({ host, port: 1 }), undefined);
+});
+
+test("another protocol is refused with a sentence for the operator", DEADLINE, async (t) => {
   const b = await backup(t);
-  const other = { ...IDS, vmId: vmIdBytes("11111111-2222-3333-4444-555555555555") };
-  const wrongVm = await rejected(primary(t, b.listener.ports, { ids: other }));
-  assert.equal(wrongVm.refuse?.code, "wrong-vm");
-  assert.match(wrongVm.message, /backup of VM 0b9f51c6-.*, not of 11111111-/);
   // One of another protocol need not know the fields of ours.
   const { session: _session, disks: _disks, ...old } = HELLO;
   for (const hello of [{ ...HELLO, protocol: 99 }, { ...old, protocol: 1 } as Hello]) {
