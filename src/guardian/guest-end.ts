@@ -5,6 +5,7 @@
 import type { PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import type { Log } from "./log.ts";
+import type { OwnedDisks } from "./owned-disks.ts";
 import type { Protection } from "./protection.ts";
 
 /** QEMU has this long to close the images by itself. */
@@ -12,6 +13,7 @@ const QUIT_MS = 5_000;
 
 export interface GuestEndOptions {
   readonly qemu: QemuProcess;
+  readonly disks: Pick<OwnedDisks, "relaxed" | "sync">;
   readonly log: Log;
   readonly state: () => PrimaryState;
   readonly feed: (event: PrimaryEvent) => void;
@@ -29,11 +31,20 @@ export class GuestEnd {
 
   /** The guest has ended. @param how a sentence without its full stop */
   begin(how: string): void {
-    const { feed, log, state } = this.options;
+    const { disks, feed, log, state } = this.options;
     this.how = how;
     const protects = !["unprotected", "superseded"].includes(state().phase);
     log.info(`${how}${protects ? "; the backup is told, so that it does not bring the VM back" : ""}`);
-    feed({ type: "stop-asked", because: how });
+    const stop = () => feed({ type: "stop-asked", because: how });
+    if (disks.relaxed.length === 0) stop();
+    // What the guest was told to be on these is in memory, here and at the backup: it must be on a disk before that one lets go of its copy.
+    else
+      void disks
+        .sync()
+        .catch((error: Error) =>
+          log.error(`what the guest wrote last may not be on its disks: ${error.message}`),
+        )
+        .then(stop);
   }
 
   /** To be called after every step of core. */

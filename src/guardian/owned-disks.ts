@@ -111,7 +111,8 @@ export class OwnedDisks {
     if (clean && images === "syncing" && noted === generation) await this.note(generation, true);
   }
 
-  private async sync(): Promise<void> {
+  /** What QEMU has given to the kernel is put on stable storage. */
+  async sync(): Promise<void> {
     for (const { image } of this.all) {
       const file = await open(image, "r+");
       try {

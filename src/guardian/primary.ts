@@ -138,10 +138,10 @@ export class PrimaryGuardian {
       config.vm.nics.map(({ tap }) => tap),
       post.log,
     );
-    const { statistics } = this;
+    const { disks, statistics } = this;
     const [state, protection] = [() => this.state, () => this.protection];
     const feed = (event: PrimaryEvent) => this.feed(event);
-    const watched = watchVm({ qemu, post, statistics, state, protection, feed });
+    const watched = watchVm({ qemu, disks, post, statistics, state, protection, feed });
     ({ vm: this.vm, guestEnd: this.guestEnd, takeCheckpoint: this.takeCheckpoint } = watched);
     this.hangs = new HangWatch({
       qemu,

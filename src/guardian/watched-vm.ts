@@ -3,6 +3,7 @@ import type { PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import type { PrimaryConfig } from "./config.ts";
 import { GuestEnd } from "./guest-end.ts";
+import type { OwnedDisks } from "./owned-disks.ts";
 import type { PrimaryStatistics } from "./primary-statistics.ts";
 import type { Protection } from "./protection.ts";
 import type { Post } from "./role.ts";
@@ -12,6 +13,7 @@ import { takeCheckpoint } from "./take-checkpoint.ts";
 
 export interface WatchedVmOptions {
   readonly qemu: QemuProcess;
+  readonly disks: OwnedDisks;
   readonly post: Post<PrimaryConfig>;
   readonly statistics: PrimaryStatistics;
   readonly state: () => PrimaryState;
@@ -27,9 +29,9 @@ export interface WatchedVm {
 }
 
 export function watchVm(options: WatchedVmOptions): WatchedVm {
-  const { feed, post, protection, qemu, state, statistics } = options;
+  const { disks, feed, post, protection, qemu, state, statistics } = options;
   const { log } = post;
-  const guestEnd = new GuestEnd({ qemu, log, state, feed });
+  const guestEnd = new GuestEnd({ qemu, disks, log, state, feed });
   const standstills = new StandstillWatch({
     post,
     state,

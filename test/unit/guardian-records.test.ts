@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { StateFile, StateFileError } from "../../src/disk/state-file.ts";
 import { BackupDisks } from "../../src/guardian/backup-disks.ts";
+import { GuestEnd } from "../../src/guardian/guest-end.ts";
 import { OwnedDisks } from "../../src/guardian/owned-disks.ts";
 import { putAway } from "../../src/guardian/primary-end.ts";
 
@@ -119,6 +120,27 @@ test("I4: a guest that ends soon after a takeover leaves disks from which it can
   assert.equal(record.state?.images, "syncing");
   await disks.putAway(2, true);
   assert.equal(record.state?.images, "owner");
+});
+
+test("I4: with durability replicated, the backup lets go of its copy only once this host's disks have it all", async () => {
+  const done: string[] = [];
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const end = (relaxed: number[]) =>
+    new GuestEnd({
+      qemu: {} as never,
+      disks: { relaxed, sync: () => promise.then(() => void done.push("synced")) },
+      log: { info() {}, error() {} } as never,
+      state: () => ({ phase: "protected" }) as never,
+      feed: ({ type }) => void done.push(type),
+    });
+  end([]).begin("the guest has powered off");
+  assert.deepEqual(done.splice(0), ["stop-asked"]);
+  end([0]).begin("the guest has powered off");
+  await new Promise((next) => setImmediate(next));
+  assert.deepEqual(done, []);
+  resolve();
+  await new Promise((next) => setImmediate(next));
+  assert.deepEqual(done, ["synced", "stop-asked"]);
 });
 
 test("what cannot be put away is told; a host whose VM is another's puts nothing away", async () => {
