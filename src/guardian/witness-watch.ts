@@ -1,10 +1,11 @@
 /**
- * Whether the witness can be reached. It decides nothing: losing the witness alone changes nothing. But who has lost it lives on one failure
- * less than they believe, so it is asked now and then, and its loss and return are told.
+ * Whether the witness can be reached, and could take a claim: one that can be read and not written is none. It decides nothing: losing the witness alone changes
+ * nothing. But who has lost it lives on one failure less than they believe, so it is asked now and then, and its loss and return are told.
  */
-import type { Arbiter, Claim, Verdict } from "../core/arbiter.ts";
+import type { Claim, Verdict } from "../core/arbiter.ts";
 import type { Generation } from "../core/words.ts";
 import { openWitness, type WitnessChoice } from "../witness/open-witness.ts";
+import type { CheckedArbiter } from "../witness/witness.ts";
 import type { ControlSocket } from "./control.ts";
 import type { Log } from "./log.ts";
 
@@ -32,7 +33,7 @@ export interface WitnessWatchOptions {
 const PATIENCE_MS = 6_000;
 
 export class WitnessWatch {
-  private readonly arbiter: Arbiter;
+  private readonly arbiter: CheckedArbiter;
   private readonly options: WitnessWatchOptions;
   private reachable: boolean | undefined;
   private since = new Date();
@@ -71,7 +72,7 @@ export class WitnessWatch {
 
   /** Looks at once, and then again and again. There is nothing to see where there is no witness. */
   begin(): void {
-    if (this.options.choice.kind !== "none") void this.look();
+    if (this.options.choice.kind !== "none") void this.lookAgain();
   }
 
   close(): void {
@@ -80,19 +81,24 @@ export class WitnessWatch {
     this.arbiter.close();
   }
 
-  private async look(): Promise<void> {
+  private async lookAgain(): Promise<void> {
+    await this.look();
+    if (this.closing.signal.aborted) return;
+    this.timer = setTimeout(() => void this.lookAgain(), this.options.everyMs);
+    this.timer.unref();
+  }
+
+  /** One look. Never rejects. */
+  async look(): Promise<void> {
     const { name } = this.arbiter;
     const late = AbortSignal.timeout(PATIENCE_MS);
     try {
-      await this.arbiter.latest(this.options.vm, AbortSignal.any([this.closing.signal, late]));
-      this.found(true, `${name} answers`);
+      await this.arbiter.check(this.options.vm, AbortSignal.any([this.closing.signal, late]));
+      this.found(true, `${name} answers and takes claims`);
     } catch {
       // One that gives no answer of any kind is told of here; of another, `unreachable` has said why.
       if (late.aborted) this.found(false, `${name} gives no answer within ${PATIENCE_MS} ms`);
     }
-    if (this.closing.signal.aborted) return;
-    this.timer = setTimeout(() => void this.look(), this.options.everyMs);
-    this.timer.unref();
   }
 
   private found(reachable: boolean, text: string): void {

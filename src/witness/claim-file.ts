@@ -30,8 +30,11 @@ export class ClaimFile {
   private bytes: number;
   private readonly questions: Question[] = [];
   private working: Promise<void> | undefined;
-  /** What failed once is not trusted again: what the file holds then is found out by the next process. */
+  private checking: Promise<void> | undefined;
+  /** After a sync that failed nothing is trusted: what the file holds then is found out by the next process. */
   private failure: Error | undefined;
+  /** A write had no room, and may have left a part of a line behind the whole ones. */
+  private leftover = false;
 
   private constructor(
     path: string,
@@ -78,6 +81,22 @@ export class ClaimFile {
     return this.ask(vm, undefined);
   }
 
+  /** Whether it must be left to the next process. */
+  get isBroken(): boolean {
+    return this.failure !== undefined;
+  }
+
+  /** Resolves if a claim could be put on stable storage now; rejects with what is in the way. It leaves nothing behind. */
+  async check(): Promise<void> {
+    if (this.failure !== undefined) throw this.failure;
+    if (this.bytes > MOST_BYTES) throw new Error(`${this.path} has grown beyond ${MOST_BYTES} bytes`);
+    // Those who look at the same time are answered together.
+    this.checking ??= tryRoom(`${this.path}.check`).finally(() => {
+      this.checking = undefined;
+    });
+    await this.checking;
+  }
+
   /** Resolves when what was asked is answered. Nothing may be asked after. */
   async close(): Promise<void> {
     await this.working;
@@ -109,16 +128,20 @@ export class ClaimFile {
     if (this.failure !== undefined) throw this.failure;
     if (this.bytes > MOST_BYTES)
       throw new Error(`${this.path} has grown beyond ${MOST_BYTES} bytes; somebody claims without end`);
-    const fresh: ClaimOfVm[] = [];
+    if (this.leftover) await this.cutLeftover();
+    const fresh = new Map<string, Claim>();
+    const lines: ClaimOfVm[] = [];
     const answers = questions.map(({ vm, claim }) => {
-      const newest = this.newestOf.get(vm);
+      const newest = fresh.get(vm) ?? this.newestOf.get(vm);
       if (claim === undefined || (newest !== undefined && newest.generation >= claim.generation))
         return newest;
-      fresh.push({ vm, ...claim });
-      this.newestOf.set(vm, claim);
+      fresh.set(vm, claim);
+      lines.push({ vm, ...claim });
       return claim;
     });
-    if (fresh.length > 0) await this.append(claimLine(fresh));
+    if (lines.length > 0) await this.append(claimLine(lines));
+    // Only what is on stable storage is anybody's answer later.
+    for (const [vm, claim] of fresh) this.newestOf.set(vm, claim);
     return answers;
   }
 
@@ -128,12 +151,53 @@ export class ClaimFile {
         const { bytesWritten } = await this.file.write(line, done, line.length - done, this.bytes + done);
         done += bytesWritten;
       }
-      await this.file.datasync();
-      this.bytes += line.length;
     } catch (cause) {
-      this.failure = new Error(`${this.path} cannot be written: ${(cause as Error).message}`, { cause });
-      throw this.failure;
+      this.leftover = true;
+      throw this.cannotBeWritten(cause as Error);
     }
+    await this.sync();
+    this.bytes += line.length;
+  }
+
+  private async cutLeftover(): Promise<void> {
+    try {
+      await this.file.truncate(this.bytes);
+    } catch (cause) {
+      throw this.cannotBeWritten(cause as Error);
+    }
+    await this.sync();
+    this.leftover = false;
+  }
+
+  private async sync(): Promise<void> {
+    try {
+      await this.file.datasync();
+    } catch (cause) {
+      const error = this.cannotBeWritten(cause as Error);
+      // File systems that find room only when they write back say so here; of anything else nobody knows what has become of the data.
+      if (!NO_ROOM.includes((cause as NodeJS.ErrnoException).code!)) this.failure = error;
+      this.leftover = true;
+      throw error;
+    }
+  }
+
+  private cannotBeWritten(cause: Error): Error {
+    return new Error(`${this.path} cannot be written: ${cause.message}`, { cause });
+  }
+}
+
+const NO_ROOM: readonly string[] = ["ENOSPC", "EDQUOT"];
+/** More than a line has. */
+const ROOM_BYTES = 4096;
+
+/** Puts a little on stable storage beside the file, and takes it away. */
+async function tryRoom(path: string): Promise<void> {
+  try {
+    await writeFile(path, Buffer.alloc(ROOM_BYTES, "\n"), { mode: 0o600, flush: true });
+  } catch (cause) {
+    throw new Error(`no claim can be stored: ${(cause as Error).message}`, { cause });
+  } finally {
+    await rm(path, { force: true }).catch(() => {});
   }
 }
 

@@ -27,6 +27,10 @@ const NAMED_CERTIFICATE = "CommonName of client sending a request against gatewa
 const UNNAME_IT =
   "Give this host a client certificate without a CommonName (certFile), and etcd a user and password";
 
+const NO_SPACE = "database space exceeded";
+const MAKE_ROOM =
+  "It can be read, and takes no claims. Make room in it (etcdctl compact, etcdctl defrag), and then: etcdctl alarm disarm";
+
 export class EtcdRegister implements Register {
   readonly name: string;
   private readonly options: EtcdOptions;
@@ -63,6 +67,19 @@ export class EtcdRegister implements Register {
   async newest(vmId: string, signal: AbortSignal): Promise<Claim | undefined> {
     // Not `serializable`: a member that has been cut off must not answer from what it remembers.
     return this.claimIn(vmId, await this.call("/v3/kv/range", signal, this.newestKey(vmId)));
+  }
+
+  /**
+   * A transaction that would put something, and whose condition never holds. It goes through the log of the cluster, and etcd judges it by what it could put: with the alarm NOSPACE, or
+   * without the right to write, it is refused. So nothing is stored, and there is nothing to compact.
+   */
+  async check(vmId: string, signal: AbortSignal): Promise<void> {
+    const key = base64(`${this.prefix}${vmId}/check`);
+    const { succeeded } = await this.call("/v3/kv/txn", signal, {
+      compare: [{ key, target: "VERSION", result: "LESS", version: "0" }],
+      success: [{ request_put: { key, value: base64("check") } }],
+    });
+    if (succeeded === true) throw new Error(`${this.name} has carried out what it must not`);
   }
 
   close(): void {}
@@ -157,8 +174,9 @@ function textOf({ at, host }: Claim): string {
 }
 
 function refusal(endpoint: URL, { status, body }: Answer): Error {
-  const why = body.message ?? body.error ?? JSON.stringify(body);
-  return new Error(`${endpoint.origin}: etcd's answer has status ${status}: ${String(why)}`);
+  const why = String(body.message ?? body.error ?? JSON.stringify(body));
+  const todo = why.includes(NO_SPACE) ? `. ${MAKE_ROOM}` : "";
+  return new Error(`${endpoint.origin}: etcd's answer has status ${status}: ${why}${todo}`);
 }
 
 function base64(value: string): string {

@@ -56,6 +56,20 @@ export class LockDirectory {
     return this.withFile(Buffer.alloc(0), () => this.read(vmId));
   }
 
+  /** As `Register.check`: writes and links as a claim would be. */
+  check(vmId: string): void {
+    const line = claimLine([{ vm: vmId, generation: 0, host: "x".repeat(253) }]);
+    this.withFile(line, (file) => {
+      const linked = `${file}.link`;
+      try {
+        linkSync(file, linked);
+      } finally {
+        rmSync(linked, { force: true });
+      }
+      this.read(vmId);
+    });
+  }
+
   /**
    * Runs `use` with a file of these contents in the directory. A client of NFS that changes a directory learns whether others have, too; without
    * that it may show a list that is a minute old.

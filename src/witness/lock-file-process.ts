@@ -4,9 +4,10 @@ import type { LockFileAnswer, LockFileQuestion } from "./lock-file.ts";
 
 const directory = new LockDirectory(process.argv[2]!);
 
-process.on("message", ({ id, vmId, claim }: LockFileQuestion) => {
+process.on("message", ({ id, vmId, claim, check }: LockFileQuestion) => {
   let answer: LockFileAnswer;
   try {
+    if (check === true) directory.check(vmId);
     const newest = claim === undefined ? directory.newest(vmId) : directory.claim(vmId, claim);
     answer = newest === undefined ? { id } : { id, newest };
   } catch (error) {

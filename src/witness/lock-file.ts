@@ -14,6 +14,8 @@ export interface LockFileQuestion {
   readonly id: number;
   readonly vmId: string;
   readonly claim?: Claim;
+  /** Whether a claim could be written is asked for, too. */
+  readonly check?: boolean;
 }
 
 /** From it. */
@@ -54,6 +56,10 @@ export class LockFileRegister implements Register {
 
   newest(vmId: string, signal: AbortSignal): Promise<Claim | undefined> {
     return this.ask({ vmId }, signal);
+  }
+
+  async check(vmId: string, signal: AbortSignal): Promise<void> {
+    await this.ask({ vmId, check: true }, signal);
   }
 
   close(): void {

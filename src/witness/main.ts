@@ -34,9 +34,15 @@ async function main(args: readonly string[]): Promise<number> {
       ...(token === undefined ? {} : { token }),
       ...(tls === undefined ? {} : { tls }),
     };
+    let said: string | undefined;
     const onFailure = (error: Error) => {
-      say(`${error.message}. The witness ends; start it again when that is mended`);
-      ended.resolve(1);
+      const broken = claims!.isBroken;
+      if (broken || said !== error.message)
+        say(
+          `${error.message}. ${broken ? "The witness ends; start it again when that is mended" : "Hosts get no claim until there is room again"}`,
+        );
+      said = error.message;
+      if (broken) ended.resolve(1);
     };
     for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => ended.resolve(0));
     const server = await WitnessServer.start({ ...options, onFailure });

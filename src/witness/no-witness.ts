@@ -2,10 +2,11 @@
  * The arbiter of a pair that has no witness: it grants every request. A host that has merely lost contact then runs the VM while the other
  * one does too. It must be chosen by name, and says so at the start and each time it is asked.
  */
-import type { Arbiter, Claim, Verdict } from "../core/arbiter.ts";
+import type { Claim, Verdict } from "../core/arbiter.ts";
 import type { Generation } from "../core/words.ts";
+import type { CheckedArbiter } from "./witness.ts";
 
-export class NoWitness implements Arbiter {
+export class NoWitness implements CheckedArbiter {
   readonly name = "none";
   private readonly warn: (text: string) => void;
 
@@ -28,6 +29,10 @@ export class NoWitness implements Arbiter {
   /** It remembers nothing, so it cannot say that a VM has moved on. */
   latest(): Promise<Claim | undefined> {
     return Promise.resolve(undefined);
+  }
+
+  check(): Promise<void> {
+    return Promise.resolve();
   }
 
   close(): void {}

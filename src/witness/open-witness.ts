@@ -1,10 +1,9 @@
 /** The kinds of witness, and how each is chosen. */
-import type { Arbiter } from "../core/arbiter.ts";
 import { type EtcdOptions, EtcdRegister } from "./etcd.ts";
 import { type LockFileOptions, LockFileRegister } from "./lock-file.ts";
 import { NoWitness } from "./no-witness.ts";
 import { type ServerClientOptions, ServerRegister } from "./server-client.ts";
-import { type Notices, Witness } from "./witness.ts";
+import { type CheckedArbiter, type Notices, Witness } from "./witness.ts";
 
 export type WitnessChoice =
   | ({ readonly kind: "etcd" } & EtcdOptions)
@@ -18,7 +17,7 @@ export interface WitnessNotices extends Notices {
   warn(text: string): void;
 }
 
-export function openWitness(choice: WitnessChoice, notices: WitnessNotices): Arbiter {
+export function openWitness(choice: WitnessChoice, notices: WitnessNotices): CheckedArbiter {
   if (choice.kind === "none") return new NoWitness((text) => notices.warn(text));
   return new Witness(register(choice), notices);
 }

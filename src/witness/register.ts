@@ -12,6 +12,11 @@ export interface Register {
   claim(vmId: string, claim: Claim, signal: AbortSignal): Promise<Claim>;
   /** The newest claim of a VM, on stable storage; never one that is older than what anybody was told before. */
   newest(vmId: string, signal: AbortSignal): Promise<Claim | undefined>;
+  /**
+   * Resolves if a claim of this VM could be written now; rejects with what is in the way: no room, no right, a storage that is only read. It leaves nothing behind, however often
+   * it is asked. Left out: that cannot be told.
+   */
+  check?(vmId: string, signal: AbortSignal): Promise<void>;
   close(): void;
 }
 

@@ -12,6 +12,8 @@ export interface ServerClientOptions extends TlsFiles {
 
 const TRY_MS = 2000;
 
+class Unknown extends Error {}
+
 export class ServerRegister implements Register {
   readonly name: string;
   private readonly options: ServerClientOptions;
@@ -30,6 +32,15 @@ export class ServerRegister implements Register {
     return newest === null ? undefined : asClaim(newest, this.name);
   }
 
+  async check(vmId: string, signal: AbortSignal): Promise<void> {
+    try {
+      await this.post("/v1/check", { vm: vmId }, signal);
+    } catch (error) {
+      // A witness of before knows no such question.
+      if (!(error instanceof Unknown)) throw error;
+    }
+  }
+
   close(): void {}
 
   private async post(path: string, body: unknown, signal: AbortSignal): Promise<unknown> {
@@ -43,6 +54,7 @@ export class ServerRegister implements Register {
       signal,
       ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
     });
+    if (status === 404) throw new Unknown(`${url}: ${String(answer.error)}`);
     if (status !== 200) throw new Error(`${url}: refused with status ${status}: ${String(answer.error)}`);
     if (answer.newest === undefined)
       throw new Error(`${url}: the answer is none of a witness; is it the right port?`);

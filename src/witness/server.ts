@@ -22,7 +22,7 @@ export interface ServerOptions {
   readonly token?: string;
   /** PEM. Left out, it is plain HTTP. */
   readonly tls?: { readonly cert: Buffer; readonly key: Buffer };
-  /** The file cannot be written. Nobody gets an answer any more. */
+  /** The file cannot be written. If it is broken, nobody gets an answer any more. */
   readonly onFailure: (error: Error) => void;
 }
 
@@ -126,6 +126,10 @@ const orders: Readonly<Record<string, Order>> = {
     return claims.claim(vm, claim);
   },
   "/v1/newest": (claims, body) => claims.newest(vmIn(body)),
+  "/v1/check": async (claims, body) => {
+    await claims.check();
+    return await claims.newest(vmIn(body));
+  },
 };
 
 function route({ method, url }: IncomingMessage): Order {

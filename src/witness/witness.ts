@@ -19,7 +19,12 @@ export interface Notices {
 /** Between a try that failed and the next. */
 const AGAIN_MS = 200;
 
-export class Witness implements Arbiter {
+/** An arbiter that can be looked at without asking it for anything. */
+export interface CheckedArbiter extends Arbiter {
+  check(vmId: string, signal?: AbortSignal): Promise<void>;
+}
+
+export class Witness implements CheckedArbiter {
   readonly name: string;
   private readonly register: Register;
   private readonly notices: Notices;
@@ -51,6 +56,15 @@ export class Witness implements Arbiter {
   async latest(vmId: string, signal?: AbortSignal): Promise<Claim | undefined> {
     const vm = checkedVm(vmId);
     return await this.insist((until) => this.register.newest(vm, until), signal);
+  }
+
+  /** Resolves when the witness answers and could take a claim of this VM. Keeps trying, like `ask`. */
+  async check(vmId: string, signal?: AbortSignal): Promise<void> {
+    const vm = checkedVm(vmId);
+    await this.insist(async (until) => {
+      await this.register.newest(vm, until);
+      await this.register.check?.(vm, until);
+    }, signal);
   }
 
   close(): void {

@@ -3,6 +3,7 @@ import type { Case } from "./case.ts";
 const CONTROL = "test/unit/control-socket.test.ts";
 const SAMPLES = "test/unit/guardian-samples.test.ts";
 
+const WITNESS = "test/unit/witness-full.test.ts";
 const TAPS = "test/unit/net-standby-taps.test.ts";
 
 export const cases: readonly Case[] = [
@@ -19,6 +20,26 @@ export const cases: readonly Case[] = [
       {
         file: TAPS,
         name: "I4: a tap that is set down, taken away or renamed in a failover is told of, and keeps nothing from going on",
+      },
+    ],
+  },
+  {
+    number: 25,
+    input:
+      "etcd with the alarm NOSPACE; Remus's own witness on a full disk; shared storage full or read-only",
+    right: "not reachable, and an alarm with the reason; back when there is room; nothing forgotten",
+    tests: [
+      {
+        file: WITNESS,
+        name: "I4: an etcd that answers reads and refuses writes (NOSPACE) is no witness until the alarm is disarmed; looking stores nothing",
+      },
+      {
+        file: WITNESS,
+        name: "I4: Remus's witness on a full disk lives on, is no witness meanwhile, and loses nothing",
+      },
+      {
+        file: WITNESS,
+        name: "I4: shared storage that is full or read-only is no witness until it can be written again",
       },
     ],
   },

@@ -31,15 +31,27 @@ export class EtcdCluster {
   private readonly folder: string;
   private readonly members: readonly Member[];
   private readonly tls: EtcdTls | undefined;
+  private readonly words: readonly string[];
 
-  private constructor(folder: string, members: readonly Member[], tls: EtcdTls | undefined) {
+  private constructor(
+    folder: string,
+    members: readonly Member[],
+    tls: EtcdTls | undefined,
+    words: readonly string[],
+  ) {
+    this.words = words;
     this.folder = folder;
     this.members = members;
     this.tls = tls;
   }
 
-  /** Resolves when every member answers. */
-  static async start(folder: string, size: number, tls?: EtcdTls): Promise<EtcdCluster> {
+  /** Resolves when every member answers. @param words more of each member's command line */
+  static async start(
+    folder: string,
+    size: number,
+    tls?: EtcdTls,
+    words: readonly string[] = [],
+  ): Promise<EtcdCluster> {
     const ports = await freePorts(2 * size);
     const scheme = tls === undefined ? "http" : "https";
     const members = Array.from({ length: size }, (_, n) => ({
@@ -48,7 +60,7 @@ export class EtcdCluster {
       peer: `http://127.0.0.1:${ports[2 * n + 1]}`,
       process: undefined,
     }));
-    const cluster = new EtcdCluster(folder, members, tls);
+    const cluster = new EtcdCluster(folder, members, tls, words);
     try {
       await Promise.all(members.map((_, n) => cluster.startMember(n)));
     } catch (error) {
@@ -107,6 +119,7 @@ export class EtcdCluster {
       ...["--listen-client-urls", client, "--advertise-client-urls", client],
       ...["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer],
       ...["--initial-cluster", this.members.map((one) => `${one.name}=${one.peer}`).join(",")],
+      ...this.words,
       ...["--heartbeat-interval", `${HEARTBEAT_MS}`, "--election-timeout", `${ELECTION_MS}`],
     ];
     const { tls } = this;
