@@ -24,12 +24,12 @@ import { type Address, at } from "./link-error.ts";
 import { Session, type SessionHandlers } from "./session.ts";
 import { checkedSigns, type SignsOfLife } from "./signs-of-life.ts";
 
-/** Connections that have not said HELLO yet (I6). With one more the oldest goes: who belongs here speaks at once, and is not kept out by those who say nothing. */
+/** Connections that have not said HELLO yet, of each kind (I6). With one more the oldest goes: who belongs here speaks at once, and is not kept out by those who say nothing. */
 const MAX_STRANGERS = 64;
 
 export interface DoorOptions extends SignsOfLife {
   readonly vmId: Uint8Array;
-  /** The other host's addresses: nobody is let in who comes from elsewhere. Left out: not known. */
+  /** The other host's addresses: who comes from there is told why he is refused, and has room of his own at the door. Left out: not known. */
   readonly peers?: readonly Address[];
   /** This host's name, for WELCOME. */
   readonly host: string;
@@ -72,6 +72,8 @@ export interface Caller extends Stray {
 export class Door {
   readonly #options: DoorOptions;
   readonly #signs: Required<SignsOfLife>;
+  /** They have not said HELLO yet: from the other host's addresses, and from elsewhere. */
+  readonly #atHome = new Set<Connection>();
   readonly #strangers = new Set<Connection>();
   readonly #seldom = new SeldomTold();
   /** Whom this host serves, or is about to. */
@@ -84,22 +86,17 @@ export class Door {
 
   /** Drops strangers. */
   close(): void {
-    for (const connection of [...this.#strangers]) connection.destroy("the listener closes");
+    for (const connection of [...this.#atHome, ...this.#strangers]) connection.destroy("the listener closes");
   }
 
   /** @param address at which it came in */
   accept(socket: Socket, address: number): void {
     const { remoteAddress } = socket;
     const peer = at({ host: remoteAddress, port: socket.remotePort });
-    const { peers } = this.#options;
-    if (peers !== undefined && !isPeer(remoteAddress, peers)) {
-      socket.on("error", () => {}).destroy();
-      const known = peers.map(({ host }) => host).join(", ");
-      this.turnAway("stranger-dropped", peer, `not an address of replication.peer (${known}): not heard`);
-      return;
-    }
-    const [oldest] = this.#strangers;
-    if (this.#strangers.size >= MAX_STRANGERS)
+    // From another address the primary may come, too, through a proxy or a translator: but he cannot be crowded out where he is known.
+    const strangers = isPeer(remoteAddress, this.#options.peers) ? this.#atHome : this.#strangers;
+    const [oldest] = strangers;
+    if (strangers.size >= MAX_STRANGERS)
       oldest!.destroy(`${peer} and others wait, and this one has said nothing`);
     const deadlineMs = this.#options.helloDeadlineMs ?? 2000;
     const timer = setTimeout(
@@ -108,7 +105,7 @@ export class Door {
     );
     const leave = (): void => {
       clearTimeout(timer);
-      this.#strangers.delete(connection);
+      strangers.delete(connection);
     };
     const handlers = {
       onMessage: (message: unknown): void => {
@@ -125,7 +122,7 @@ export class Door {
     };
     const from = remoteAddress === undefined ? {} : { from: remoteAddress };
     const connection = new Connection(socket, { role: "backup", peer, handlers, ...from });
-    this.#strangers.add(connection);
+    strangers.add(connection);
   }
 
   turnAway(kind: TurnedAway["kind"], peer: string, message: string): void {

@@ -138,7 +138,10 @@ export const cases: readonly Case[] = [
         file: SESSION,
         name: "I6: the primary gets in while others connect as fast as they can and say nothing, and the log stays short",
       },
-      { file: SESSION, name: "who does not come from the other host's address is not heard at all" },
+      {
+        file: SESSION,
+        name: "I6: whoever comes from elsewhere cannot crowd out the other host, and is told nothing",
+      },
     ],
   },
   {
