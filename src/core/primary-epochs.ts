@@ -10,7 +10,7 @@ import {
 } from "./pacer.ts";
 import { handOver } from "./primary-handover.ts";
 import type { PrimaryEffect, PrimaryEvent, ProtectedState } from "./primary-protocol.ts";
-import { failure, illegal, leaving, type PrimaryStep, stay } from "./primary-step.ts";
+import { backupUnable, failure, illegal, leaving, type PrimaryStep, stay } from "./primary-step.ts";
 import { InvariantBroken, info, warn } from "./transition.ts";
 import type { EpochId, Milliseconds } from "./words.ts";
 
@@ -55,6 +55,8 @@ export function fromProtected(
       return leave(state, failure(event));
     case "capture-failed":
       return leave({ ...state, capture: "idle" }, failure(event));
+    case "unable":
+      return backupUnable(state.generation, state.capture === "held", event.reason);
     case "link-lost":
       return {
         state: {

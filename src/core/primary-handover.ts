@@ -4,7 +4,7 @@
  */
 import { type PacerSettings, startPacing } from "./pacer.ts";
 import type { HandingOverState, PrimaryEvent, ProtectedState } from "./primary-protocol.ts";
-import { failure, illegal, leaving, type PrimaryStep, stay } from "./primary-step.ts";
+import { backupUnable, failure, illegal, leaving, type PrimaryStep, stay } from "./primary-step.ts";
 import { InvariantBroken, info, warn } from "./transition.ts";
 import type { Milliseconds } from "./words.ts";
 
@@ -28,6 +28,8 @@ export function fromHandingOver(
   switch (event.type) {
     case "handover-refused":
       return handoverRefused(state, event, now, settings);
+    case "unable":
+      return backupUnable(state.generation, state.capture === "held", event.reason);
     case "link-lost":
       return {
         state: {

@@ -111,6 +111,8 @@ export type PrimaryEvent =
    */
   | { readonly type: "heard-late" }
   | { readonly type: "goodbye-ok" }
+  /** The backup cannot go on with the VM, holds no checkpoint of it any more, and so will not ask for it. */
+  | { readonly type: "unable"; readonly reason: string }
   | { readonly type: "takeover"; readonly generation: Generation }
   | { readonly type: "verdict"; readonly granted: boolean; readonly generation: Generation }
   /** QEMU or the capture thread gave up: no `captured` will come any more. The VM runs. */

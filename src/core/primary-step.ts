@@ -1,6 +1,7 @@
 /** What the steps of the primary are made of. */
 import type { LeavingState, PrimaryEffect, PrimaryEvent, PrimaryState } from "./primary-protocol.ts";
-import { IllegalTransition, info, type Step } from "./transition.ts";
+import { IllegalTransition, info, type Step, warn } from "./transition.ts";
+import type { Generation } from "./words.ts";
 
 export type PrimaryStep = Step<PrimaryState, PrimaryEffect>;
 
@@ -24,6 +25,20 @@ export function leaving(
       ...(held ? [{ type: "proceed" } as const] : []),
       { type: "send-goodbye" },
       info(`${because}; waiting for the backup to stand down`),
+    ],
+  };
+}
+
+/** What the backup has said is as good as `goodbye-ok`: it cannot take over any more (I3). @param held the VM waits for a `proceed` */
+export function backupUnable(generation: Generation, held: boolean, reason: string): PrimaryStep {
+  return {
+    state: { phase: "ending", generation },
+    effects: [
+      ...(held ? [{ type: "proceed" } as const] : []),
+      { type: "release-all" },
+      { type: "end-capture" },
+      { type: "close-link" },
+      warn(`the backup cannot go on: ${reason}. The VM runs on here, unprotected`),
     ],
   };
 }

@@ -19,7 +19,7 @@ import type {
   PrimaryEvent,
   PrimaryState,
 } from "./primary-protocol.ts";
-import { failure, illegal, type PrimaryStep, stay } from "./primary-step.ts";
+import { backupUnable, failure, illegal, type PrimaryStep, stay } from "./primary-step.ts";
 import { InvariantBroken, info, warn } from "./transition.ts";
 import type { EpochId, Generation, Milliseconds } from "./words.ts";
 
@@ -76,6 +76,7 @@ function fromUnprotected(state: PrimaryState & { phase: "unprotected" }, event: 
     case "link-lost":
     case "sent":
     case "acked":
+    case "unable":
     case "heard-late":
       return stay(state);
     default:
@@ -145,6 +146,8 @@ function fromSyncing(
         },
         effects: [{ type: "begin-epochs" }, info("first pass done; output is held from here on")],
       };
+    case "unable":
+      return giveUp(warn(`the backup cannot go on: ${event.reason}. The VM runs on, unprotected`));
     case "link-lost":
       return giveUp(warn(`first pass broken off: ${event.reason}. The VM runs on, unprotected`));
     case "capture-failed":
@@ -177,6 +180,8 @@ function fromLeaving(state: LeavingState, event: PrimaryEvent): PrimaryStep {
           info("protection has ended; the VM runs on, unprotected"),
         ],
       };
+    case "unable":
+      return backupUnable(generation, false, event.reason);
     case "acked":
       return ackedLate(state, event.epoch);
     case "heard-late":
@@ -255,6 +260,7 @@ function fromArbitrating(state: ArbitratingState, event: PrimaryEvent): PrimaryS
     case "output-failed":
     case "disk-failed":
     case "goodbye-ok":
+    case "unable":
     case "handover-refused":
     case "hold-asked":
     case "proceed-asked":

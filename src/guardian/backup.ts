@@ -33,6 +33,7 @@ import { BackupDisks } from "./backup-disks.ts";
 import { BackupFailures, isSpare } from "./backup-failures.ts";
 import { BackupLink } from "./backup-link.ts";
 import { backupStatus } from "./backup-status.ts";
+import { CheckpointProof } from "./checkpoint-proof.ts";
 import { type BackupConfig, inRole } from "./config.ts";
 import { EventLoop } from "./event-loop.ts";
 import { HangWatch } from "./hang-watch.ts";
@@ -158,10 +159,8 @@ export class BackupGuardian {
     const { config, control, log, record } = this.post;
     const { replication, vm, limits, runDirectory } = config;
     this.taps.park();
-    const disks = replicatedDisks(vm).map((disk) => {
-      const { clusterBytes } = this.ground.images[disk]!;
-      return { disk, clusterBytes };
-    });
+    const facts = this.ground.images;
+    const disks = replicatedDisks(vm).map((disk) => ({ disk, clusterBytes: facts[disk]!.clusterBytes }));
     this.disks = await BackupDisks.open({
       qmp: this.qemu.qmp,
       runDirectory,
@@ -178,6 +177,8 @@ export class BackupGuardian {
       bounds: memoryBounds(vm, limits),
       onWhole: (epoch) => this.feed({ type: "checkpoint-whole", epoch }),
       onCommitted: (epoch) => this.feed({ type: "committed", epoch }),
+      proof: new CheckpointProof({ config, ground: this.ground, ramFile: this.images.path, log }),
+      onUnfit: (reason) => this.feed({ type: "commit-failed", reason }),
       onApplied: (totalBytes) => this.link.send((ids) => encodeDiskApplied(ids, totalBytes)),
     });
     const { disks: images, ground, held, qemu, taps } = this;

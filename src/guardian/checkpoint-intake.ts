@@ -10,6 +10,8 @@ export interface IntakeOptions {
   readonly images: BackupImages;
   readonly disks: BackupDisks;
   readonly room: CheckpointRoom;
+  /** The first pass has begun, and its memory fits. */
+  readonly onBegin: () => void;
   readonly onWhole: (checkpoint: WholeCheckpoint) => void;
   /** So many bytes of epoch 0 are in the disks' images. */
   readonly onApplied: (totalBytes: number) => void;
@@ -71,6 +73,7 @@ export class CheckpointIntake {
     try {
       this.options.images.begin(layout);
       void this.options.disks.firstPass();
+      this.options.onBegin();
     } catch (error) {
       if (error instanceof LayoutError)
         throw new ProtocolError("bad-payload", "layout", "not fitting", error.message);

@@ -6,6 +6,7 @@ import type { WholeCheckpoint } from "../memory/checkpoint-buffer.ts";
 import type { MemoryBounds } from "../memory/memory-bounds.ts";
 import type { BackupDisks } from "./backup-disks.ts";
 import { CheckpointIntake } from "./checkpoint-intake.ts";
+import type { CheckpointProof } from "./checkpoint-proof.ts";
 import { Committer } from "./committer.ts";
 
 export interface HeldCheckpointsOptions {
@@ -17,6 +18,10 @@ export interface HeldCheckpointsOptions {
   /** A checkpoint is whole, and may be acknowledged. `acknowledge` and `commit` are of the last one that was told. */
   readonly onWhole: (epoch: EpochId) => void;
   readonly onCommitted: (epoch: EpochId) => void;
+  /** Shows that this host could go on with the VM, before checkpoint 0 is called whole. */
+  readonly proof: Pick<CheckpointProof, "begin" | "prove" | "drop">;
+  /** It could not. Nothing was acknowledged. */
+  readonly onUnfit: (reason: string) => void;
   /** So many bytes of epoch 0 are in the disks' images. */
   readonly onApplied: (totalBytes: number) => void;
 }
@@ -29,6 +34,8 @@ export class HeldCheckpoints {
   /** Whole in memory, and not acknowledged: those before them wait for their commit, and are enough of that (I6). */
   private unacknowledged: WholeCheckpoint[] = [];
   private whole: WholeCheckpoint | undefined;
+  /** Checkpoint 0 is being tried. The images must not change meanwhile: nothing is acknowledged, so nothing is committed. */
+  private proving: WholeCheckpoint | undefined;
   private committed: EpochId = -1;
   private atWhole: ((epoch: EpochId) => void) | undefined;
 
@@ -52,9 +59,11 @@ export class HeldCheckpoints {
         limitBytes: bounds.checkpointBytes,
         leftBytes: () => bounds.totalBytes - this.heldBytes,
       },
+      onBegin: () => options.proof.begin(),
       onWhole: (checkpoint) => {
         this.unacknowledged.push(checkpoint);
-        this.admit();
+        if (checkpoint.epoch === 0) void this.prove(checkpoint);
+        else this.admit();
       },
       onApplied,
     });
@@ -102,6 +111,8 @@ export class HeldCheckpoints {
   dropIncomplete(): void {
     this.intake.reset();
     this.unacknowledged = [];
+    this.proving = undefined;
+    this.options.proof.drop();
   }
 
   /** Drops everything; the images are left half-written. */
@@ -111,8 +122,22 @@ export class HeldCheckpoints {
     this.committed = -1;
   }
 
+  private async prove(checkpoint: WholeCheckpoint): Promise<void> {
+    const { onUnfit, proof } = this.options;
+    this.proving = checkpoint;
+    const unfit = await proof
+      .prove({ ...this.images.composition(), device: checkpoint.device })
+      .then(() => undefined)
+      .catch((error: Error) => error.message);
+    if (this.proving !== checkpoint) return;
+    this.proving = undefined;
+    if (unfit === undefined) this.admit();
+    else onUnfit(unfit);
+  }
+
   /** Acknowledges what is whole, as long as the commits keep up. */
   private admit(): void {
+    if (this.proving !== undefined) return;
     const { bounds, onWhole } = this.options;
     while (this.unacknowledged.length > 0 && this.committer.waitingBytes <= bounds.commitBytes) {
       this.whole = this.unacknowledged.shift()!;

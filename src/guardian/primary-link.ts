@@ -214,7 +214,8 @@ export class PrimaryLink {
         const { connection } = this;
         this.connection = undefined;
         connection?.destroy("the backup cannot go on");
-        this.lost(`it cannot go on: ${message.message}`);
+        this.options.onLost();
+        feed({ type: "unable", reason: message.message });
         return;
       }
       default:

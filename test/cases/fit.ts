@@ -73,4 +73,24 @@ export const cases: readonly Case[] = [
       },
     ],
   },
+  {
+    number: "10d",
+    input: "a device is plugged in after the handshake, while the first pass begins",
+    right:
+      "checkpoint 0 does not load on trial: refused with QEMU's words, the VM runs on, nobody asks the arbiter",
+    tests: [
+      {
+        file: "test/e2e/checkpoint-proof.test.ts",
+        name: "a device that is plugged in after the handshake is found by loading checkpoint 0, and one beside the protection never gets in (I5)",
+      },
+      {
+        file: "test/unit/guardian-held-checkpoints.test.ts",
+        name: "checkpoint 0 is not called whole before it was loaded on trial, nor is any behind it; one that does not load is told, once",
+      },
+      {
+        file: "test/unit/core-primary.test.ts",
+        name: "I5: a backup that is unable to go on has let go of the VM: nobody is asked, and output is free",
+      },
+    ],
+  },
 ];

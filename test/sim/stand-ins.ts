@@ -15,6 +15,7 @@ const MODULES: Readonly<Record<string, string>> = {
   "disk/endpoint.ts": "endpoint.ts",
   "disk/intent-log.ts": "intent-log.ts",
   "disk/nbd-client.ts": "nbd-client.ts",
+  "guardian/checkpoint-proof.ts": "checkpoint-proof.ts",
   "guardian/control.ts": "control.ts",
   "guardian/primary-statistics.ts": "primary-statistics.ts",
   "guardian/stalls.ts": "stalls.ts",

@@ -137,6 +137,7 @@ const PRIMARY_EVENTS: Record<string, PrimaryEvent[]> = {
   acked: [3, 4, 5].map((epoch) => ({ type: "acked", epoch })),
   "heard-late": [{ type: "heard-late" }],
   "goodbye-ok": [{ type: "goodbye-ok" }],
+  unable: [{ type: "unable", reason }],
   takeover: [{ type: "takeover", generation: 2 }],
   "takeover, older": [{ type: "takeover", generation: 0 }],
   "verdict granted": [{ type: "verdict", granted: true, generation: 2 }],

@@ -223,6 +223,39 @@ test("I5: a backup that cannot be reached leaves the VM running unprotected", ()
   `);
 });
 
+test("I5: a backup that is unable to go on has let go of the VM: nobody is asked, and output is free", () => {
+  const ends = "release-all, end-capture, close-link, warn | ending";
+  playPrimary(`${PROTECTED}
+    unable          → ${ends}
+    link-lost       →                                      | ending
+    capture-ended   →                                      | unprotected
+  `);
+  playPrimary(`${PROTECTED}
+    @1   requested  → wake 25
+    @25  tick       → capture 1
+    unable          → ${ends}
+    captured 1      →                                      | ending
+  `);
+  playPrimary(`${PROTECTED}
+    hold-asked 0    →
+    @1   requested  → wake 25
+    @25  tick       → capture 1 hold
+    captured 1      →
+    unable          → proceed, ${ends}
+  `);
+  playPrimary(`${ONE_IN_FLIGHT}
+    stop-asked      → send-goodbye                         | leaving
+    unable          → ${ends}
+  `);
+  playPrimary(`${PROTECTED}
+    link-lost       → warn, close-link, ask-arbiter 1      | arbitrating
+    unable          →                                      | arbitrating
+  `);
+  playPrimary(
+    "protect-asked → connect\n link-up → start-capture\n unable → close-link, end-capture, warn | ending",
+  );
+});
+
 test("I5: when capture fails the backup is told goodbye, and only its answer frees the output", () => {
   playPrimary(`${ONE_IN_FLIGHT}
     capture-failed  → send-goodbye                         | leaving

@@ -80,6 +80,7 @@ function primaryEvent(words: string[]): PrimaryEvent {
     case "sent":
       return { type, epoch: Number(first) };
     case "link-lost":
+    case "unable":
     case "capture-failed":
     case "output-failed":
     case "disk-failed":

@@ -389,7 +389,7 @@ export class World {
     if (message.type === "welcome") this.feedPrimary({ type: "link-up" });
     else if (message.type === "ack") this.feedPrimary({ type: "acked", epoch: message.epoch });
     else if (message.type === "goodbye-ok") this.feedPrimary({ type: "goodbye-ok" });
-    else if (message.type === "unable") this.feedPrimary({ type: "link-lost", reason: "unable" });
+    else if (message.type === "unable") this.unable();
     else if (message.type === "handover-refused") this.handoverRefused(message);
     else this.feedPrimary({ type: "takeover", generation: this.backup.generation });
   }
@@ -397,6 +397,11 @@ export class World {
   private handoverRefused({ stoodDown, generation }: ToPrimary & { type: "handover-refused" }): void {
     this.handedOver = false;
     this.feedPrimary({ type: "handover-refused", reason: "refused", stoodDown, generation });
+  }
+
+  private unable(): void {
+    this.handedOver = false;
+    this.feedPrimary({ type: "unable", reason: "unable" });
   }
 
   private seeEnd(link: Link, who: "primary" | "backup"): void {

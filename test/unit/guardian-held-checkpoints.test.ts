@@ -40,6 +40,7 @@ function messages(epoch: number): ReplicationMessage[] {
 async function setUp(
   t: TestContext,
   bounds: { checkpointBytes: number; commitBytes: number; totalBytes: number },
+  prove: () => Promise<void> = async () => {},
 ) {
   const directory = mkdtempSync(join(tmpdir(), "remus-held-"));
   const ram = LAYOUT.blocks[0]!;
@@ -51,7 +52,13 @@ async function setUp(
   const stuck = Promise.withResolvers<boolean>();
   const whole: number[] = [];
   const committed: number[] = [];
-  const disks = { apply: () => stuck.promise, committed: () => {} } as unknown as BackupDisks;
+  const unfit: string[] = [];
+  const trials: string[] = [];
+  const disks = {
+    apply: () => stuck.promise,
+    committed: () => {},
+    firstPass: async () => {},
+  } as unknown as BackupDisks;
   const held: HeldCheckpoints = new HeldCheckpoints({
     images,
     disks,
@@ -62,10 +69,12 @@ async function setUp(
       held.commit();
     },
     onCommitted: (epoch) => committed.push(epoch),
+    proof: { begin: () => trials.push("begin"), prove, drop: () => trials.push("drop") },
+    onUnfit: (reason) => unfit.push(reason),
     onApplied: () => {},
   });
   held.intake.take({ type: "layout", layout: LAYOUT } as ReplicationMessage);
-  return { held, whole, committed, go: () => stuck.resolve(true) };
+  return { held, whole, committed, unfit, trials, go: () => stuck.resolve(true) };
 }
 
 test("I6: checkpoints that are not in the images never take more than is reckoned with; one too many is refused, and forgotten when they are", async (t) => {
@@ -74,8 +83,11 @@ test("I6: checkpoints that are not in the images never take more than is reckone
     .reduce((sum, { pages }) => sum + pages.source.byteLength, 0);
   const bounds = { checkpointBytes: 2 * one, commitBytes: one, totalBytes: 4 * one };
   const { held, whole, committed, go } = await setUp(t, bounds);
+  for (const message of messages(0)) held.intake.take(message);
+  await new Promise(setImmediate);
+  assert.deepEqual(whole, [0]);
   const refused = (): boolean => {
-    for (let epoch = 0; epoch < 20; epoch++)
+    for (let epoch = 1; epoch < 20; epoch++)
       try {
         for (const message of messages(epoch)) held.intake.take(message);
       } catch (error) {
@@ -98,6 +110,46 @@ test("I6: checkpoints that are not in the images never take more than is reckone
     while (committed.at(-1) !== epoch) await new Promise(setImmediate);
   }
   assert.equal(held.heldBytes, 0);
+});
+
+test("checkpoint 0 is not called whole before it was loaded on trial, nor is any behind it; one that does not load is told, once", async (t) => {
+  const bounds = { checkpointBytes: 1 << 20, commitBytes: 1 << 20, totalBytes: 4 << 20 };
+  let trial = Promise.withResolvers<void>();
+  const { held, whole, unfit, trials } = await setUp(t, bounds, () => trial.promise);
+  assert.deepEqual(trials, ["begin"]);
+  const take = async (epoch: number) => {
+    for (const message of messages(epoch)) held.intake.take(message);
+    await new Promise(setImmediate);
+  };
+  const anew = () => {
+    held.forget();
+    trial = Promise.withResolvers<void>();
+    held.intake.take({ type: "layout", layout: LAYOUT } as ReplicationMessage);
+  };
+  await take(0);
+  await take(1);
+  assert.deepEqual(whole, []);
+  trial.resolve();
+  await new Promise(setImmediate);
+  assert.deepEqual(whole, [0, 1]);
+
+  anew();
+  await take(0);
+  trial.reject(new Error("Unknown savevm section"));
+  await new Promise(setImmediate);
+  assert.deepEqual(unfit, ["Unknown savevm section"]);
+
+  // A session that ends meanwhile: what becomes of its trial is nobody's affair.
+  for (const outcome of ["resolve", "reject"] as const) {
+    anew();
+    await take(0);
+    const { [outcome]: settle } = trial;
+    anew();
+    settle(new Error("killed") as never);
+    await new Promise(setImmediate);
+  }
+  assert.deepEqual(whole, [0, 1]);
+  assert.equal(unfit.length, 1);
 });
 
 test("I6: room is reckoned for two checkpoints of all of a VM's memory, and for what may lie before and beside them", () => {

@@ -47,14 +47,16 @@ export async function startClone(spec: VmSpec, launch: CloneLaunch): Promise<Qem
 }
 
 /** The words in front of a command that keep it in, and behind everything else that wants the processor. */
-export function confined({ nics }: Pick<VmSpec, "nics">, diskFolder: string): string[] {
+export function confined(spec: Pick<VmSpec, "nics">, diskFolder: string): string[] {
+  return ["env", `TMPDIR=${diskFolder}`, "nice", "-n", "19", ...cutOff(spec)];
+}
+
+/** The words in front of a command that put it into a network of its own, with the VM's taps, which lead nowhere. */
+export function cutOff({ nics }: Pick<VmSpec, "nics">): string[] {
   const taps = nics.flatMap(({ tap }) => [
     `ip tuntap add dev '${tap}' mode tap vnet_hdr`,
     `ip link set dev '${tap}' up`,
   ]);
   const script = ["ip link set dev lo up", ...taps, 'exec "$@"'].join(" && ");
-  return [
-    ...["env", `TMPDIR=${diskFolder}`, "nice", "-n", "19"],
-    ...["unshare", "--net", "--", "sh", "-c", script, "clone"],
-  ];
+  return ["unshare", "--net", "--", "sh", "-c", script, "clone"];
 }

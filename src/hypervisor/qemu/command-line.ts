@@ -27,6 +27,13 @@ export interface QemuPlaces {
   readonly binary?: string;
   /** Of a standby: it is no standby but a clone, which has nothing to do with the outside (clone.ts). */
   readonly clone?: ClonePlaces;
+  /** Of a standby: it only shows whether it can take a state, and leaves everything as it is (probe.ts). */
+  readonly probe?: ProbePlaces;
+}
+
+export interface ProbePlaces {
+  /** Sizes of the VM's disks, in order. There is nothing behind them. */
+  readonly diskBytes: readonly number[];
 }
 
 /** Where the ends of a clone lie. All are unix sockets' paths but the last. */
@@ -56,11 +63,13 @@ export function qemuCommand(spec: VmSpec, places: QemuPlaces): string[] {
     ...places.qmpSockets.flatMap((path) => ["-qmp", `unix:${value(path)},server=on,wait=off`]),
     ...(places.clone === undefined ? serial(places.serialLog) : cloneEnds(places.clone)),
     ...spec.nics.flatMap((nic, index) => network(spec, nic, index)),
-    ...disks(spec, places.clone),
+    ...disks(spec, places),
     ...boot(spec),
     ...(places.role === "standby" ? ["-S", "-incoming", "defer"] : []),
     ...(places.clone === undefined ? ["-action", "shutdown=pause"] : []),
-    ...(places.clone === undefined ? spec.extraArgs : cloneArguments(spec.extraArgs)),
+    ...(places.clone === undefined && places.probe === undefined
+      ? spec.extraArgs
+      : cloneArguments(spec.extraArgs)),
   ];
 }
 
@@ -70,7 +79,9 @@ function memory(spec: VmSpec, places: QemuPlaces): string[] {
   if (places.ramFile === undefined) return ["-machine", machine, "-m", `size=${size}`];
   // Machine types before 4.0 would name the block by its object's path, and only where RAM is a file.
   const name = `id=${ramBlockName},x-use-canonical-path-for-ramblock-id=off`;
-  const file = `mem-path=${value(places.ramFile)},size=${size},share=on`;
+  // A probe sees what is in the file, and what it writes is its own.
+  const share = places.probe === undefined ? "on" : "off";
+  const file = `mem-path=${value(places.ramFile)},size=${size},share=${share}`;
   return [
     ...["-object", `memory-backend-file,${name},${file}`],
     ...["-machine", `${machine},memory-backend=${ramBlockName}`, "-m", `size=${size}`],
@@ -110,9 +121,10 @@ function network(spec: VmSpec, nic: VmSpec["nics"][number], index: number): stri
  * and the serial number, which the guest sees, are said here, so that no image and no host decides them. Firmware boots
  * from the disks in their order.
  */
-function disks({ boot, disks }: VmSpec, clone: ClonePlaces | undefined): string[] {
+function disks({ boot, disks }: VmSpec, { clone, probe }: QemuPlaces): string[] {
   const args = disks.flatMap((disk, index) => {
     if (clone !== undefined) return throwAwayDisk(index, clone);
+    if (probe !== undefined) return emptyDisk(index, probe);
     const { format, file } = diskNodes(index);
     const lower = fileNodeOptions({ index, driver: driverOf(disk), filename: disk.image, noFlush: false });
     const upper = { driver: disk.format, "node-name": format, file, discard: "unmap" };
@@ -136,6 +148,12 @@ function throwAwayDisk(index: number, { diskSocket }: ClonePlaces): string[] {
   const { format } = diskNodes(index);
   const server = `file.driver=nbd,file.server.type=unix,file.server.path=${value(diskSocket)},file.export=${format}`;
   return ["-drive", `if=none,id=${format},format=raw,${server},snapshot=on,cache=unsafe,discard=unmap`];
+}
+
+/** Its state is loaded and it never runs: nothing is read or written. */
+function emptyDisk(index: number, { diskBytes }: ProbePlaces): string[] {
+  const { format } = diskNodes(index);
+  return ["-blockdev", JSON.stringify({ driver: "null-co", "node-name": format, size: diskBytes[index] })];
 }
 
 function driverOf({ image }: DiskSpec): string {

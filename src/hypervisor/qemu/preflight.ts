@@ -229,10 +229,12 @@ export async function backupPreflight(spec: VmSpec, question: BackupQuestion): P
   const [commitMiB, totalMiB] = [bounds.commitBytes, bounds.totalBytes].map((bytes) =>
     Math.ceil(bytes / 2 ** 20),
   );
-  const standby = QEMU_MIB + (fact.inMemory ? imageMiB : 0);
+  // A second one loads checkpoint 0 on trial.
+  const qemusMiB = 2 * QEMU_MIB;
+  const standby = qemusMiB + (fact.inMemory ? imageMiB : 0);
   const needed = standby + commitMiB!;
   if (available < needed) {
-    const parts = `${fact.inMemory ? `RAM image ${imageMiB}, ` : ""}checkpoints ${commitMiB}, QEMU ${QEMU_MIB}`;
+    const parts = `${fact.inMemory ? `RAM image ${imageMiB}, ` : ""}checkpoints ${commitMiB}, QEMU ${qemusMiB}`;
     const text = `This host lacks memory for the standby: ${needed} MiB (${parts}), ${available} MiB available.`;
     found.push(error("backup-memory", `${text} Free some, or put imageDirectory on a disk.`));
   } else if (available < standby + totalMiB!) {
