@@ -45,6 +45,7 @@ const lab = await Lab.create({
   memoryMiB: 512,
   virtio: "standard",
   boot: guest.boot,
+  bootTimeoutMs: 300_000,
   disks: [{ mebibytes: guest.mebibytes, virtio: "standard", use: "idle", copyOf: guest.image }],
   // How long a failure takes to be noticed is not the question here.
   detectionMs: 1000,

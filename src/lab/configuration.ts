@@ -28,6 +28,8 @@ export interface LabOptions {
   readonly guest?: LabGuest["kind"];
   /** In place of the lab's own Linux: a kernel with what it boots, which says on its console when it serves (`guestReadyLine`). */
   readonly boot?: Extract<VmSpec["boot"], { readonly kind: "kernel" }>;
+  /** How long the guest may take until it serves; default 60 s. */
+  readonly bootTimeoutMs?: number;
   /** Default auto: what Linux runs with. */
   readonly accelerator?: "auto" | "kvm" | "tcg";
   /** Default 256; 64 for `echo`. */

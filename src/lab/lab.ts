@@ -141,7 +141,8 @@ export class Lab {
 
   /** Waits until the guest, which boots on the owner, serves: Redis, or echoes. */
   async guestReady(): Promise<void> {
-    const deadline = Date.now() + BOOT_TIMEOUT_MS;
+    const { bootTimeoutMs = BOOT_TIMEOUT_MS } = this.options;
+    const deadline = Date.now() + bootTimeoutMs;
     const log = this.serialLogOf(this.owner);
     for (;;) {
       const text = existsSync(log) ? await readFile(log, "utf8") : "";
@@ -152,7 +153,7 @@ export class Lab {
       if (this.guardians[this.owner]?.alive === false)
         throw new Error(`the primary ended while the guest booted; see ${this.primary.logFile}`);
       if (Date.now() > deadline)
-        throw new Error(`the guest did not boot within ${BOOT_TIMEOUT_MS} ms: ${text.slice(-500)}`);
+        throw new Error(`the guest did not boot within ${bootTimeoutMs} ms: ${text.slice(-500)}`);
       await new Promise((again) => setTimeout(again, 20));
     }
   }
