@@ -174,6 +174,7 @@ export class BackupGuardian {
       images: this.images,
       disks: this.disks,
       hasDisks: disks.length > 0,
+      flash: vm.disks.find(({ bus }) => bus === "pflash")?.image,
       bounds: memoryBounds(vm, limits),
       onWhole: (epoch) => this.feed({ type: "checkpoint-whole", epoch }),
       onCommitted: (epoch) => this.feed({ type: "committed", epoch }),

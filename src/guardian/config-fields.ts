@@ -13,6 +13,12 @@ export const socketDirectory = absolutePath.refine(
   "must be at most 80 bytes long, because sockets are made in it; take a shorter one",
 );
 
+/** A unix socket's path has room for 107 bytes. */
+export const socketPath = absolutePath.refine(
+  (path) => Buffer.byteLength(path) <= 100,
+  "must be at most 100 bytes long, because a unix socket's path is short; take a shorter one",
+);
+
 /** A library is preloaded from there, and the loader knows no escapes in its list. */
 export const libraryDirectory = absolutePath.refine(
   (path) => !/[\s:]/.test(path),

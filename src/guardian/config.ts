@@ -7,81 +7,9 @@ import { hostname } from "node:os";
 import { isMap, isNode, isPair, LineCounter, parseDocument } from "yaml";
 import { z } from "zod";
 import { MAX_PATHS } from "../codec/replication.ts";
-import {
-  absolutePath,
-  endpoints,
-  libraryDirectory,
-  mac,
-  socketDirectory,
-  tapName,
-  whole,
-} from "./config-fields.ts";
+import { absolutePath, endpoints, libraryDirectory, socketDirectory, whole } from "./config-fields.ts";
+import { vm } from "./config-vm.ts";
 import { hostName, witness } from "./config-witness.ts";
-
-const boot = z.discriminatedUnion(
-  "kind",
-  [
-    z.strictObject({
-      kind: z.literal("kernel"),
-      kernel: absolutePath,
-      initrd: absolutePath,
-      append: z.string().default(""),
-    }),
-    z.strictObject({ kind: z.literal("firmware") }),
-  ],
-  'must be "kernel" or "firmware"',
-);
-
-const disk = z.strictObject({
-  image: absolutePath,
-  format: z.enum(["raw", "qcow2"], 'must be "raw" or "qcow2"'),
-  bus: z.enum(["virtio-blk", "virtio-scsi"], 'must be "virtio-blk" or "virtio-scsi"').default("virtio-blk"),
-  virtio: z.enum(["standard", "legacy"], 'must be "standard" or "legacy"').default("standard"),
-  storage: z.enum(["replicated", "shared"], 'must be "replicated" or "shared"').default("replicated"),
-  durability: z.enum(["strict", "replicated"], 'must be "strict" or "replicated"').default("strict"),
-});
-
-const vm = z
-  .strictObject({
-    name: z
-      .string()
-      .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, "must be 1 to 63 letters, digits, dots, - or _"),
-    uuid: z.guid("must be a UUID; make one with uuidgen").transform((text) => text.toLowerCase()),
-    machine: z.string().min(1).default("pc"),
-    cpu: z.string().min(1).default("qemu64"),
-    vcpus: whole(1, 255),
-    memoryMiB: whole(64, 16 << 20),
-    nics: z
-      .array(
-        z.strictObject({ mac, tap: tapName, virtio: z.enum(["standard", "legacy"]).default("standard") }),
-      )
-      .max(8, "must have at most 8 cards")
-      .default([]),
-    disks: z.array(disk).max(8, "must have at most 8 disks").default([]),
-    boot,
-    extraArgs: z.array(z.string()).default([]),
-  })
-  .superRefine(({ disks, nics }, context) => {
-    disks.forEach(({ image }, index) => {
-      const same = disks.findIndex((other) => other.image === image);
-      if (same < index)
-        context.addIssue({
-          code: "custom",
-          path: ["disks", index, "image"],
-          message: `is also that of disks[${same}]; give each disk an image of its own`,
-        });
-    });
-    for (const field of ["mac", "tap"] as const)
-      nics.forEach((nic, index) => {
-        const same = nics.findIndex((other) => other[field].toLowerCase() === nic[field].toLowerCase());
-        if (same < index)
-          context.addIssue({
-            code: "custom",
-            path: ["nics", index, field],
-            message: `is also that of nics[${same}]; give each card its own`,
-          });
-      });
-  });
 
 const timing = z
   .strictObject({

@@ -8,12 +8,15 @@ import type { BackupDisks } from "./backup-disks.ts";
 import { CheckpointIntake } from "./checkpoint-intake.ts";
 import type { CheckpointProof } from "./checkpoint-proof.ts";
 import { Committer } from "./committer.ts";
+import { withFlash } from "./flash-memory.ts";
 
 export interface HeldCheckpointsOptions {
   readonly images: BackupImages;
   readonly disks: BackupDisks;
   /** Whether the VM has disks of which this host has images. */
   readonly hasDisks: boolean;
+  /** The file of the UEFI variable store, if there is one: what the guest's flash memory holds. */
+  readonly flash?: string | undefined;
   readonly bounds: MemoryBounds;
   /** A checkpoint is whole, and may be acknowledged. `acknowledge` and `commit` are of the last one that was told. */
   readonly onWhole: (epoch: EpochId) => void;
@@ -82,7 +85,9 @@ export class HeldCheckpoints {
 
   /** What a standby loads: the newest committed checkpoint, without what lies in the RAM image. */
   composition() {
-    return { ...this.images.composition(), device: this.committer.device };
+    const composition = this.images.composition();
+    const side = withFlash(composition.side, this.options.flash);
+    return { ...composition, side, device: this.committer.device };
   }
 
   /**

@@ -19,7 +19,8 @@ export interface DiskSpec {
   /** A file or a block device. */
   readonly image: string;
   readonly format: "raw" | "qcow2";
-  readonly bus: "virtio-blk" | "virtio-scsi";
+  /** `pflash`: the store of UEFI variables, which the guest writes as flash memory (`VmSpec.uefi`). Raw. */
+  readonly bus: "virtio-blk" | "virtio-scsi" | "pflash";
   /** As for a card. Of virtio-scsi disks, which share one controller, the first one's counts. */
   readonly virtio?: "standard" | "legacy";
   /** `replicated`: each host has an image of its own, kept equal. `shared`: both see the same one, and nothing is copied. */
@@ -36,6 +37,14 @@ export type BootSpec =
   | { readonly kind: "kernel"; readonly kernel: string; readonly initrd: string; readonly append: string }
   | { readonly kind: "firmware" };
 
+/** A CD drive. Without an image its tray is empty. */
+export interface CdromSpec {
+  readonly image?: string;
+}
+
+/** Where the guest's serial port leads on this host: it is appended to a file, or QEMU listens at a unix socket. */
+export type EndSpec = { readonly file: string } | { readonly socket: string };
+
 export interface VmSpec {
   readonly name: string;
   /** RFC 4122 text form. Names the VM on the replication link. */
@@ -45,10 +54,19 @@ export interface VmSpec {
   /** A named CPU model. `host` only where both hosts have the same processor. */
   readonly cpu: string;
   readonly vcpus: number;
+  /** Their product is `vcpus`. Without it, QEMU's own choice. */
+  readonly topology?: { readonly sockets: number; readonly cores: number; readonly threads: number };
   readonly memoryMiB: number;
   readonly nics: readonly NicSpec[];
   readonly disks: readonly DiskSpec[];
   readonly boot: BootSpec;
+  /** UEFI instead of a BIOS: its code, a file that is only read. Its variable store is the disk of bus `pflash`, the last one. */
+  readonly uefi?: { readonly code: string };
+  readonly cdroms?: readonly CdromSpec[];
+  /** What of the guest leads out past the network, each host to a place of its own. All are unix sockets but the serial port's file. */
+  readonly serial?: EndSpec;
+  readonly agent?: string;
+  readonly vnc?: string;
   /** Further QEMU arguments, the same on both hosts. */
   readonly extraArgs: readonly string[];
 }

@@ -92,4 +92,16 @@ export const cases: readonly Case[] = [
       { file: EXTRA, name: "-tpmdev emulator,id=t,chardev=c: refused, tpm (I1)" },
     ],
   },
+  {
+    number: "40b",
+    input:
+      "UEFI with its variable store, topology, discs, an empty tray, serial port, agent, screen, balloon, watchdog, tablet, in one VM",
+    right: "protected and failed over; what the guest wrote into its flash memory is there",
+    tests: [
+      {
+        file: "test/unit/qemu-peripherals.test.ts",
+        name: "I4: a standby's flash memory is what the store's file holds, not what the first checkpoint had",
+      },
+    ],
+  },
 ];

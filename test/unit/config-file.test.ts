@@ -296,6 +296,56 @@ for (const [what, from, to, expected] of [
     assert.ok(found[0]?.startsWith(expected), found.join("\n"));
   });
 
+for (const [what, from, to, expected] of [
+  [
+    "a topology that gives other processors",
+    "  vcpus: 2",
+    "  vcpus: 2\n  topology: { sockets: 1, cores: 3, threads: 1 }",
+    "f:6:3: vm.topology must give vcpus (2) when sockets, cores and threads are multiplied; they give 3",
+  ],
+  [
+    "firmware without its variables",
+    "  vcpus: 2",
+    "  vcpus: 2\n  uefi: { code: /c }",
+    "f:6:3: vm.uefi.variables is missing",
+  ],
+  [
+    "three CD drives",
+    "  vcpus: 2",
+    "  vcpus: 2\n  cdroms: [{}, {}, {}]",
+    "f:6:3: vm.cdroms must have at most 2 drives",
+  ],
+  [
+    "a serial port without a place",
+    "  vcpus: 2",
+    "  vcpus: 2\n  serial: stdio",
+    "f:6:3: vm.serial must be { file: PATH } or { socket: PATH }",
+  ],
+  [
+    "a socket with a long path",
+    "  vcpus: 2",
+    `  vcpus: 2\n  agent: /${"x".repeat(100)}`,
+    "f:6:3: vm.agent must be at most 100",
+  ],
+] as const)
+  test(`refused, with its place: ${what}`, () => {
+    const found = mistakes(changed(from, to));
+    assert.ok(found[0]?.startsWith(expected), found.join("\n"));
+  });
+
+test("the store of UEFI variables is a replicated disk, behind the others", () => {
+  const { vm } = parseConfig(
+    changed("  vcpus: 2", "  vcpus: 2\n  uefi: { code: /c.fd, variables: /v.fd }"),
+    "f",
+  );
+  assert.deepEqual(vm.uefi, { code: "/c.fd" });
+  const { bus, durability, format, image, storage } = vm.disks.at(-1)!;
+  assert.deepEqual(
+    { bus, durability, format, image, storage },
+    { bus: "pflash", durability: "strict", format: "raw", image: "/v.fd", storage: "replicated" },
+  );
+});
+
 const WITNESS = '{ kind: server, url: "https://10.0.0.3:7331", tokenFile: /t }';
 
 test("each kind of witness is read as it is written", () => {

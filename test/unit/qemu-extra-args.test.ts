@@ -184,8 +184,8 @@ test("harmless arguments are let pass", () => {
 test("advice can be followed", () => {
   const advice = (...args: string[]) => found(...args)[0]?.message ?? "";
   assert.match(advice("-device", "e1000,netdev=n"), /virtio-net.*no other model/);
-  assert.match(advice("-drive", "if=pflash,file=vars.fd"), /vm\.boot\.variables/);
-  assert.match(advice("-pflash", "vars.fd"), /vm\.boot\.variables/);
+  assert.match(advice("-drive", "if=pflash,file=vars.fd"), /vm\.uefi\.variables/);
+  assert.match(advice("-pflash", "vars.fd"), /vm\.uefi\.variables/);
   assert.match(advice("-smp", "4,cores=2"), /vm\.topology/);
   assert.match(advice("-drive", "file=a.iso"), /vm\.cdroms/);
   assert.match(advice("-uuid", "x"), /-smbios type=1,uuid=/);

@@ -10,6 +10,7 @@ import { statSync } from "node:fs";
 import type { DiskSpec, VmSpec } from "../vm-spec.ts";
 import { cloneArguments } from "./clone-args.ts";
 import { diskNodes, fileNodeOptions } from "./disk-nodes.ts";
+import { cdroms, cloneEnds, endDevices, ends, firmware, processors, value } from "./peripherals.ts";
 import { type Accelerator, ramKiB } from "./tcg-aids.ts";
 
 export interface QemuPlaces {
@@ -59,11 +60,12 @@ export function qemuCommand(spec: VmSpec, places: QemuPlaces): string[] {
     places.binary ?? "qemu-system-x86_64",
     ...["-nodefaults", "-no-user-config", "-display", "none", "-name", `guest=${value(spec.name)}`],
     ...memory(spec, places),
-    ...["-cpu", spec.cpu, "-smp", String(spec.vcpus)],
+    ...["-cpu", spec.cpu, ...processors(spec)],
     ...places.qmpSockets.flatMap((path) => ["-qmp", `unix:${value(path)},server=on,wait=off`]),
-    ...(places.clone === undefined ? serial(places.serialLog) : cloneEnds(places.clone)),
+    ...allEnds(spec, places),
     ...spec.nics.flatMap((nic, index) => network(spec, nic, index)),
     ...disks(spec, places),
+    ...[...firmware(spec), ...cdroms(spec), ...endDevices(spec)],
     ...boot(spec),
     ...(places.role === "standby" ? ["-S", "-incoming", "defer"] : []),
     ...(places.clone === undefined ? ["-action", "shutdown=pause"] : []),
@@ -88,13 +90,14 @@ function memory(spec: VmSpec, places: QemuPlaces): string[] {
   ];
 }
 
-/** The port is there in any case: it is a device, and both hosts must have the same. */
-function serial(log: string | undefined): string[] {
-  const end = log === undefined ? "null,id=serial0" : `file,id=serial0,path=${value(log)},append=on`;
-  return ["-chardev", end, "-serial", "chardev:serial0"];
+/** A clone's are looked at by whoever made it; a probe's, as its VM never runs, by nobody. */
+function allEnds(spec: VmSpec, { clone, probe, serialLog }: QemuPlaces): string[] {
+  if (clone !== undefined) return [...lookingIn(clone), ...cloneEnds(spec)];
+  if (probe === undefined) return ends(spec, serialLog);
+  return ["-chardev", "null,id=serial0", "-serial", "chardev:serial0", ...cloneEnds(spec)];
 }
 
-function cloneEnds({ monitorSocket, serialLog, serialSocket, vncSocket }: ClonePlaces): string[] {
+function lookingIn({ monitorSocket, serialLog, serialSocket, vncSocket }: ClonePlaces): string[] {
   const listening = "server=on,wait=off";
   return [
     ...["-qmp", `unix:${value(monitorSocket)},${listening}`, "-vnc", `unix:${value(vncSocket)}`],
@@ -137,6 +140,7 @@ function disks({ boot, disks }: VmSpec, { clone, probe }: QemuPlaces): string[] 
   disks.forEach((disk, index) => {
     const seen = `serial=disk${index},logical_block_size=512,physical_block_size=512${order(index)}`;
     const common = `id=vdisk${index},drive=${diskNodes(index).format},${seen}`;
+    if (disk.bus === "pflash") return;
     if (disk.bus === "virtio-scsi") args.push("-device", `scsi-hd,bus=scsi0.0,scsi-id=${index},${common}`);
     else args.push("-device", `virtio-blk-pci,${common},num-queues=1${legacy(disk)}`);
   });
@@ -167,9 +171,4 @@ function legacy({ virtio }: Pick<DiskSpec, "virtio">): string {
 function boot({ boot }: VmSpec): string[] {
   if (boot.kind === "firmware") return [];
   return ["-kernel", boot.kernel, "-initrd", boot.initrd, "-append", boot.append];
-}
-
-/** In QEMU's `key=value,…` lists a comma inside a value is written twice. */
-function value(text: string): string {
-  return text.replaceAll(",", ",,");
 }

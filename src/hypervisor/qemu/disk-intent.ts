@@ -6,7 +6,7 @@
  * writes go on without.
  */
 import { addEndpointNode } from "./disk-endpoint-node.ts";
-import { blockNodes, diskNodes } from "./disk-nodes.ts";
+import { blockNodes, deviceOf, diskNodes } from "./disk-nodes.ts";
 import { type Monitors, orCut } from "./disk-rescue.ts";
 import type { Qmp } from "./qmp.ts";
 
@@ -22,9 +22,9 @@ export async function renewIntent(monitors: Monitors, index: number, fd: number)
 
 /** Puts the top node in, between the device and the format node. Before the mirror starts: that then sits on it. */
 export async function addTop(qmp: Qmp, index: number): Promise<void> {
-  const { top, format, device } = diskNodes(index);
+  const { top, format } = diskNodes(index);
   await qmp.execute("blockdev-add", topOptions(index, format));
-  await qmp.execute("qom-set", { path: device, property: "drive", value: top });
+  await qmp.execute("qom-set", { path: await deviceOf(qmp, index), property: "drive", value: top });
 }
 
 /** Puts a fresh filter in below the top node, and takes the one before out. Or fails, and all is as it was. */
@@ -53,12 +53,12 @@ export async function addIntent(qmp: Qmp, index: number, fd: number): Promise<vo
 
 /** Takes top and filters out, whatever of them there is. After the mirror was taken from the top node. */
 export async function removeTop(qmp: Qmp, index: number): Promise<void> {
-  const { top, format, device, intents } = diskNodes(index);
+  const { top, format, intents } = diskNodes(index);
   const there = (await blockNodes(qmp)).has(top);
   if (there) await qmp.execute("blockdev-reopen", { options: [topOptions(index, format)] });
   for (const intent of intents) await removeIntent(qmp, intent);
   if (!there) return;
-  await qmp.execute("qom-set", { path: device, property: "drive", value: format });
+  await qmp.execute("qom-set", { path: await deviceOf(qmp, index), property: "drive", value: format });
   await qmp.execute("blockdev-del", { "node-name": top });
 }
 

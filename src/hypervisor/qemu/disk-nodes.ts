@@ -16,11 +16,20 @@ export function diskNodes(index: number) {
       filter: `${format}-intent${side}`,
       target: `${format}-intent${side}-to`,
     })),
-    /** The device, as `id=` on the command line gives it. */
-    device: `/machine/peripheral/vdisk${index}`,
+    /** The device's `id=` on the command line. The variable store's has none (deviceOf). */
+    device: `vdisk${index}`,
     /** The mirror job. */
     job: `remus-${format}`,
   };
+}
+
+/** Where a disk's device is among QEMU's objects. The store of UEFI variables is the machine's second flash memory, which has no id. */
+export async function deviceOf(qmp: Qmp, index: number): Promise<string> {
+  const { device } = diskNodes(index);
+  const devices = await qmp.execute<{ name: string }[]>("qom-list", { path: "/machine/peripheral" });
+  return devices.some(({ name }) => name === device)
+    ? `/machine/peripheral/${device}`
+    : "/machine/system.flash1";
 }
 
 export interface BlockNode {

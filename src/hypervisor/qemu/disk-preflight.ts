@@ -27,12 +27,14 @@ export async function diskPreflight(
       ...(await twinFindings(disks)),
       ...disks.flatMap(sharedFindings),
       ...disks.flatMap(durabilityFindings),
+      ...looked.flatMap(({ images }, index) => flashFindings(disks[index]!, index, images[0])),
       ...(await stateFindings(disks, question.stateDirectory)),
     ],
   };
 }
 
-function nameOf({ image }: DiskSpec, index: number): string {
+function nameOf({ bus, image }: DiskSpec, index: number): string {
+  if (bus === "pflash") return `vm.uefi.variables ${image}`;
   return `vm.disks[${index}].image ${image}`;
 }
 
@@ -93,6 +95,13 @@ function durabilityFindings(disk: DiskSpec, index: number): Finding[] {
   if (disk.format === "raw") return [];
   const text = `${name} should this host lose power, a ${disk.format} image would itself be damaged. Use raw, or strict.`;
   return [error("durability-format", text)];
+}
+
+/** QEMU's flash memory: whole sectors of 4 KiB, and 8 MiB at most with the code. */
+function flashFindings(disk: DiskSpec, index: number, image: DiskImageFacts | undefined): Finding[] {
+  if (disk.bus !== "pflash" || image === undefined || image.virtualBytes % 4096 === 0) return [];
+  const text = `${nameOf(disk, index)} has ${image.virtualBytes} bytes, and flash memory comes in whole sectors of 4096. Copy the variable store that came with the firmware (OVMF_VARS_4M.fd).`;
+  return [error("image-size", text)];
 }
 
 /** What is noted there must be found again after a crash of this host. */

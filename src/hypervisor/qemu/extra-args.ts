@@ -53,7 +53,7 @@ const reserved: Readonly<Record<string, string>> = {
   "machine M": "Use vm.machine; of -machine's own properties, only some that the guest sees may be here.",
   name: "Use vm.name.",
   "kernel initrd append dtb": "Use vm.boot.",
-  pflash: "Use vm.boot.code and vm.boot.variables.",
+  pflash: "Use vm.uefi.code and vm.uefi.variables.",
   uuid: "To show the guest a UUID, use -smbios type=1,uuid=….",
   "display nographic curses sdl full-screen portrait rotate": "Use vm.vnc to see the screen.",
   "incoming loadvm snapshot S preconfig daemonize": "Leave it out.",
@@ -196,7 +196,7 @@ function diskFinding(argument: Argument): Finding | undefined {
       return refused(
         "unprotected-disk",
         "is flash memory that the guest writes, in a file that Remus would not bring along",
-        "Name firmware and variable store as vm.boot.code and vm.boot.variables.",
+        "Name firmware and variable store as vm.uefi.code and vm.uefi.variables.",
       )(argument);
   }
   if ((option === "drive" || option === "blockdev") && !written) return undefined;

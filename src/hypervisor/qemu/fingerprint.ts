@@ -2,6 +2,7 @@
 import type { DiskSpec, VmSpec } from "../vm-spec.ts";
 import type { DiskImageFacts } from "./disk-image.ts";
 import { fileDigest } from "./file-digest.ts";
+import { peripheralFingerprint } from "./peripherals.ts";
 import { type Accelerator, ramKiB } from "./tcg-aids.ts";
 
 export type Fingerprint = Readonly<Record<string, string | number>>;
@@ -42,6 +43,7 @@ export function fingerprint(
     disks: spec.disks.length,
     ...Object.assign({}, ...spec.disks.map((disk, index) => diskFingerprint(disk, index, images[index]!))),
     ...bootFingerprint(spec),
+    ...peripheralFingerprint(spec),
     extraArgs: JSON.stringify(spec.extraArgs),
     ...running,
   };

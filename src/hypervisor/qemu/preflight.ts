@@ -17,6 +17,7 @@ import {
   memAvailableMiB,
   spaceOf,
 } from "./host-facts.ts";
+import { endFindings, peripheralFiles } from "./peripherals.ts";
 import { needsLibrary, ramKiB } from "./tcg-aids.ts";
 import { error, type Finding, qemuTraps, warning } from "./traps.ts";
 
@@ -39,7 +40,7 @@ export async function staticPreflight(spec: VmSpec, question: StaticQuestion): P
   const host = await lookAtHost({
     binary: question.binary ?? "qemu-system-x86_64",
     taps: spec.nics.map(({ tap }) => tap),
-    files: boot.kind === "kernel" ? [boot.kernel, boot.initrd] : [],
+    files: [...(boot.kind === "kernel" ? [boot.kernel, boot.initrd] : []), ...peripheralFiles(spec)],
     runDirectory: question.runDirectory,
   });
   return judge(spec, question, host);
@@ -54,6 +55,7 @@ export function judge(spec: VmSpec, question: StaticQuestion, host: HostFacts): 
     ...rightsFindings(spec, question, host),
     ...cpuFindings(spec.cpu),
     ...extraArgsFindings(spec.extraArgs),
+    ...endFindings(spec),
     ...memoryFindings(spec, question, host),
   ];
 }
@@ -149,7 +151,10 @@ function rightsFindings(spec: VmSpec, question: StaticQuestion, host: HostFacts)
   for (const [file, reach] of host.files)
     if (reach !== "open")
       found.push(
-        error("boot-file", `${file} (vm.boot) is ${reach === "missing" ? "not there" : "not readable"}.`),
+        error(
+          "boot-file",
+          `${file}, which the VM needs (vm.boot, vm.uefi, vm.cdroms), is ${reach === "missing" ? "not there" : "not readable"}.`,
+        ),
       );
   return found;
 }
