@@ -36,7 +36,7 @@ export const cases: readonly Case[] = [
       },
       {
         file: "test/e2e/two-of-one.test.ts",
-        name: "I3: of two hosts that both take themselves for the first one runs the VM, and so does one guardian of two; who has forgotten is refused",
+        name: "I3: of two hosts that both take themselves for the first one runs the VM; one that has forgotten is refused",
       },
     ],
   },

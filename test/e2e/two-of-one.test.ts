@@ -1,19 +1,15 @@
 /**
- * Two of one, with all parts real: a second guardian on one host, a second host with the same role in its file, and a host that was installed anew. None of them runs the
- * VM (I3), and none disturbs the one that does.
+ * Two of one, with all parts real: a second host with the same role in its file, and a host that was installed anew. Neither of them runs the VM (I3).
  */
 import assert from "node:assert/strict";
 import { rmSync } from "node:fs";
 import { test } from "node:test";
-import { makeLab, phaseOf } from "./lab-session.ts";
+import { makeLab } from "./lab-session.ts";
 
-test("I3: of two hosts that both take themselves for the first one runs the VM, and so does one guardian of two; who has forgotten is refused", async (t) => {
+test("I3: of two hosts that both take themselves for the first one runs the VM; one that has forgotten is refused", async (t) => {
   const lab = await makeLab(t, { guest: "echo", disks: [{ mebibytes: 16, use: "data" }] });
   const a = await lab.startPrimary();
   const pid = await lab.qemuPid("a");
-
-  await assert.rejects(lab.startPrimary(), new RegExp(`runs here as pid ${a.pid} .* has this VM`));
-  assert.equal(await phaseOf(a), "unprotected", "its control socket is there");
 
   lab.owner = "b";
   await assert.rejects(
