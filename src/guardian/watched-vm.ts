@@ -2,6 +2,7 @@
 import type { PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import type { PrimaryConfig } from "./config.ts";
+import { DiskErrors } from "./disk-errors.ts";
 import { GuestEnd } from "./guest-end.ts";
 import type { OwnedDisks } from "./owned-disks.ts";
 import type { PrimaryStatistics } from "./primary-statistics.ts";
@@ -42,6 +43,14 @@ export function watchVm(options: WatchedVmOptions): WatchedVm {
     statistics,
     onStandstill: (standstill) => standstills.told(standstill),
     onEnded: (how) => guestEnd.begin(how),
+  });
+  new DiskErrors({
+    log,
+    control: post.control,
+    qmp: qemu.qmp,
+    disks: post.config.vm.disks,
+    standsStill: () =>
+      vm.standstill?.state === "io-error" && !["handing-over", "superseded"].includes(state().phase),
   });
   return { vm, guestEnd, takeCheckpoint: (hold) => takeCheckpoint(vm, hold, protection, feed) };
 }

@@ -3,6 +3,7 @@ import type { Case } from "./case.ts";
 const CONTROL = "test/unit/control-socket.test.ts";
 const SAMPLES = "test/unit/guardian-samples.test.ts";
 
+const DISK_ERRORS = "test/unit/guardian-disk-errors.test.ts";
 const WITNESS = "test/unit/witness-full.test.ts";
 const TAPS = "test/unit/net-standby-taps.test.ts";
 
@@ -20,6 +21,21 @@ export const cases: readonly Case[] = [
       {
         file: TAPS,
         name: "I4: a tap that is set down, taken away or renamed in a failover is told of, and keeps nothing from going on",
+      },
+    ],
+  },
+  {
+    number: 24,
+    input: "the primary's image on a full file system, guest writes; room returns",
+    right: "alarm with disk, reason and free bytes; goes on by itself",
+    tests: [
+      {
+        file: DISK_ERRORS,
+        name: "I5: a VM whose image has no room is an alarm with disk, reason and free bytes; it goes on when there is room",
+      },
+      {
+        file: DISK_ERRORS,
+        name: "an error that only the guest is told of reaches the operator by name, once a minute",
       },
     ],
   },

@@ -1,0 +1,101 @@
+// What QEMU says of a disk reaches the operator by name, and a VM that had no room goes on when there is some (I5).
+import assert from "node:assert/strict";
+import { EventEmitter, once } from "node:events";
+import { type TestContext, test } from "node:test";
+import { DiskErrors } from "../../src/guardian/disk-errors.ts";
+
+const NO_SPACE = {
+  "node-name": "disk1",
+  operation: "write",
+  action: "stop",
+  nospace: true,
+  reason: "No space left on device",
+};
+
+/** A QEMU whose second disk has no room; what is told of it. */
+function opened(t: TestContext) {
+  const qemu = new EventEmitter();
+  const told = new EventEmitter();
+  const host = { free: 4096, stands: false, conts: 0 };
+  const log = { info: () => {}, warn: () => {}, error: () => {} };
+  new DiskErrors({
+    log,
+    control: {
+      publish: ({ kind, level, raised, text }) =>
+        void told.emit(
+          kind === "report" ? `report ${String(level)}` : raised === true ? "raised" : "lowered",
+          text,
+        ),
+    },
+    qmp: {
+      on: (event, listener) => qemu.on(event, listener),
+      execute: (command) => {
+        assert.equal(command, "cont");
+        host.conts++;
+        host.stands = host.free < 1 << 20;
+        if (host.stands) qemu.emit("BLOCK_IO_ERROR", NO_SPACE);
+        return Promise.resolve({});
+      },
+    },
+    disks: [{ image: "/images/root.raw" }, { image: "/images/data.raw" }],
+    standsStill: () => host.stands,
+    freeBytes: () => Promise.resolve(host.free),
+    firstMs: 5,
+  });
+  t.after(() => qemu.emit("closed"));
+  const next = async (what: string) => {
+    const [text] = (await once(told, what, { signal: AbortSignal.timeout(10_000) })) as [string];
+    return text;
+  };
+  return { host, next, qemu, told };
+}
+
+test("I5: a VM whose image has no room is an alarm with disk, reason and free bytes; it goes on when there is room", async (t) => {
+  const { host, next, qemu } = opened(t);
+  const raised = next("raised");
+  host.stands = true;
+  // A guest has several requests under way.
+  for (let n = 0; n < 3; n++) qemu.emit("BLOCK_IO_ERROR", NO_SPACE);
+  assert.match(await raised, /stands still.*write.*data\.raw.*no space left.*0\.0 MiB left/);
+  assert.equal(host.conts, 0, "without room it is not let go");
+  const lowered = next("lowered");
+  host.free = 8 << 20;
+  assert.match(await lowered, /runs on/);
+  assert.equal(host.conts, 1);
+  assert.equal(host.stands, false);
+});
+
+test("I5: room that is gone again at once is waited for again, in one alarm", async (t) => {
+  const { host, next, qemu, told } = opened(t);
+  let alarms = 0;
+  told.on("raised", () => alarms++);
+  host.stands = true;
+  const raised = next("raised");
+  qemu.emit("BLOCK_IO_ERROR", { ...NO_SPACE, nospace: false, reason: "Input/output error" });
+  await raised;
+  const lowered = next("lowered");
+  qemu.once("BLOCK_IO_ERROR", () => {
+    host.free = 8 << 20;
+  });
+  await lowered;
+  assert.equal(alarms, 1);
+  assert.ok(host.conts >= 2);
+});
+
+test("an error that only the guest is told of reaches the operator by name, once a minute", async (t) => {
+  const { host, qemu, told } = opened(t);
+  const reports: string[] = [];
+  told.on("report error", (text: string) => reports.push(text));
+  const read = {
+    "qom-path": "/machine/peripheral/vdisk0/virtio-backend",
+    operation: "read",
+    action: "report",
+  };
+  for (let n = 0; n < 5; n++) qemu.emit("BLOCK_IO_ERROR", { ...read, reason: "Input/output error" });
+  assert.equal(reports.length, 1);
+  assert.match(
+    reports[0]!,
+    /read of the VM's to \/images\/root\.raw has failed: Input\/output error.*guest is told/,
+  );
+  assert.equal(host.conts, 0);
+});
