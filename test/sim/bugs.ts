@@ -94,8 +94,8 @@ export const BUGS: Readonly<Record<string, Bug>> = {
       ),
       in1(
         "guardian/backup-link.ts",
-        "      default:\n        intake.take(message);",
-        '      default:\n        if (message.type === "pages" && message.epoch > this.early) this.send((ids) => encodeAck(ids, (this.early = message.epoch)));\n        intake.take(message);',
+        "      default:\n        this.takeIn(message);",
+        '      default:\n        if (message.type === "pages" && message.epoch > this.early) this.send((ids) => encodeAck(ids, (this.early = message.epoch)));\n        this.takeIn(message);',
       ),
       in1(
         "guardian/backup-link.ts",
@@ -339,7 +339,11 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     focus: { style: "few", faults: ["link is slow"] },
     patches: [
       in1("core/pacer.ts", 'return { kind: "blocked", by: "link" };', 'return { kind: "now" };'),
-      in1("core/pacer.ts", 'return { kind: "blocked", by: "acks" };', 'return { kind: "now" };'),
+      in1(
+        "core/pacer.ts",
+        "if (epochs.running - 1 - epochs.acked >= inFlightAllowed(pacer, settings, now))",
+        "if (false as boolean)",
+      ),
     ],
   },
   "protection is not wished for any more": {

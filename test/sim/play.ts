@@ -94,6 +94,7 @@ function natureOf(random: Random): Nature {
     retryMs: random.pick([2000, 500]),
     hungMs: 2000,
     protectAtStart: random.chance(0.5),
+    bothPrimary: false,
   };
 }
 
@@ -211,6 +212,7 @@ class Run {
     world.time.after(random.gap(faultMs), fault);
     world.time.after(random.gap(orderMs), orders);
     this.stage.pass(ms);
+    while (world.time.now < world.notBefore && world.violation === undefined) this.stage.pass(200);
   }
 
   /** All that can go wrong, or a few things of it, so that they meet often. */

@@ -77,6 +77,53 @@ export const ACTIONS: readonly (readonly [RegExp, Act])[] = [
   [/^nothing is synced at (A|B)$/, ({ world }, [, h]) => Object.assign(world.host(h!), { syncFails: true })],
   [/^syncing works at (A|B)$/, ({ world }, [, h]) => Object.assign(world.host(h!), { syncFails: false })],
   [
+    /^addresses of (A|B) are gone$/,
+    ({ world }, [, h]) => Object.assign(world.host(h!), { addressGone: true }),
+  ],
+  [
+    /^addresses of (A|B) are back$/,
+    ({ world }, [, h]) => Object.assign(world.host(h!), { addressGone: false }),
+  ],
+  [/^no room for notes at (A|B)$/, ({ world }, [, h]) => Object.assign(world.host(h!), { stateFull: true })],
+  [/^room for notes at (A|B)$/, ({ world }, [, h]) => Object.assign(world.host(h!), { stateFull: false })],
+  [
+    /^boot files of (A|B) are gone$/,
+    ({ world }, [, h]) => Object.assign(world.host(h!), { filesGone: true }),
+  ],
+  [
+    /^boot files of (A|B) are back$/,
+    ({ world }, [, h]) => Object.assign(world.host(h!), { filesGone: false }),
+  ],
+  [
+    /^syncing at (A|B) takes (\d+)$/,
+    ({ world }, [, h, ms]) => Object.assign(world.host(h!), { syncMs: Number(ms) }),
+  ],
+  [
+    /^effect (\S+) fails at (A|B)$/,
+    ({ world }, [, type, h]) => Object.assign(world.host(h!), { failingEffect: { type, after: 0 } }),
+  ],
+  [
+    /^witness (cannot|can) write$/,
+    ({ world }, [, can]) => {
+      for (const member of world.witness.members) member.writes = can === "can";
+    },
+  ],
+  [
+    /^host (A|B) is installed anew$/,
+    ({ world }, [, h]) => {
+      world.host(h!).files.clear();
+      world.host(h!).disk.clear();
+    },
+  ],
+  [
+    /^order start-here (A|B)( with even older disks)?$/,
+    ({ world }, [, h, older]) => {
+      const words = older === undefined ? {} : { evenOlderDisks: true };
+      if (!order(world, world.host(h!), "start-here", { runsNowhereElse: true, ...words }))
+        throw new Error(`nobody takes "start-here" at ${h}`);
+    },
+  ],
+  [
     /^standby of (A|B) cannot load$/,
     ({ world }, [, h]) => Object.assign(world.host(h!), { loadFails: true }),
   ],
@@ -85,9 +132,9 @@ export const ACTIONS: readonly (readonly [RegExp, Act])[] = [
     ({ world }, [, h, ms]) => Object.assign(world.host(h!), { loadTakesMs: Number(ms) }),
   ],
   [
-    /^order (protect|stop|switchover|hold|proceed) (A|B)$/,
+    /^order (protect|stop|switchover|hold|proceed|quit) (A|B)$/,
     (stage, [, name, h]) => {
-      if (name === "stop") stage.stopped = true;
+      if (name === "stop" || name === "quit") stage.stopped = true;
       if (!order(stage.world, stage.world.host(h!), name!)) throw new Error(`nobody takes "${name}" at ${h}`);
     },
   ],
@@ -117,6 +164,7 @@ export const EXPECTATIONS: readonly (readonly [RegExp, Look])[] = [
   [/^VM runs on (A|B)$/, ({ world }, [, h]) => runs(world, h!)],
   [/^no VM on (A|B)$/, ({ world }, [, h]) => world.host(h!).qemu?.guest === undefined],
   [/^generation (\d+)$/, ({ world }, [, n]) => (world.witness.newest?.generation ?? 1) === Number(n)],
+  [/^refused: (.+)$/, ({ world }, [, text]) => world.refused.includes(text!)],
   [/^same VM$/, ({ world }) => (world.seen.get("starts from the disk") ?? 0) === 0],
 ];
 

@@ -36,6 +36,7 @@ const CALM: Nature = {
   retryMs: 500,
   hungMs: 2000,
   protectAtStart: true,
+  bothPrimary: false,
 };
 
 const PROTECTED_WITHIN_MS = 100_000;
@@ -58,16 +59,25 @@ export function playScenario({ script }: Scenario, seed: number): Outcome {
     .split("\n")
     .map((line) => line.replace(/#.*/, "").trim())
     .filter((line) => line !== "");
-  const unprotected = lines[0] === "begin unprotected";
-  const world = inWorld(new Random(seed), { ...CALM, protectAtStart: !unprotected }, 100_000, (stage) => {
+  const beginning = /^begin (.+)$/.exec(lines[0] ?? "")?.[1];
+  const unprotected = beginning === "unprotected" || beginning === "with both primary";
+  const nature: Nature = {
+    ...CALM,
+    protectAtStart: !unprotected,
+    bothPrimary: beginning === "with both primary",
+    hasDisk: beginning !== "without a disk",
+    durability: beginning === "with flushes in memory" ? "replicated" : "strict",
+  };
+  const world = inWorld(new Random(seed), nature, 100_000, (stage) => {
     const { checker } = stage.world;
-    const ready = () => checker.last !== undefined && stage.world.network.doors.has("B0");
+    const ready = () =>
+      checker.last !== undefined && (nature.bothPrimary || stage.world.network.doors.has("B0"));
     if (unprotected) stage.until(ready, 20_000, "the VM does not start, or its backup");
     else stage.until(() => stage.isProtected(), 20_000, "the VM is not protected");
     stage.pass(stage.world.random.between(0, 30));
-    for (const line of unprotected ? lines.slice(1) : lines)
+    for (const line of beginning === undefined ? lines : lines.slice(1))
       if (stage.world.violation === undefined) tell(stage, line);
-    if (lines.at(-1) === "expect stranded") return;
+    if (["expect stranded", "end"].includes(lines.at(-1)!)) return;
     stage.calmDown();
     if (stage.stopped || unprotected) stage.protectOnOrder();
     stage.until(() => stage.isProtected(), PROTECTED_WITHIN_MS, "all is mended, and the VM is not protected");
@@ -77,6 +87,7 @@ export function playScenario({ script }: Scenario, seed: number): Outcome {
 
 function tell(stage: Stage, line: string): void {
   const { world } = stage;
+  if (line === "end") return;
   world.note("story", line);
   const when = /^when (?:(A|B) )?(.+?)(?: the (\d+)(?:st|nd|rd|th) time)?: (.+)$/.exec(line);
   const wait = /^wait (\d+)$/.exec(line);

@@ -3,6 +3,7 @@ import type { Scenario } from "../scenario.ts";
 import { FAILURES } from "./failures.ts";
 import { KILL_POINTS } from "./kill-points.ts";
 import { NASTY } from "./nasty.ts";
+import { REAL_HOSTS } from "./real-hosts.ts";
 import { SWITCHOVER } from "./switchover.ts";
 
 export const CHAPTERS: Readonly<Record<string, readonly Scenario[]>> = {
@@ -10,6 +11,7 @@ export const CHAPTERS: Readonly<Record<string, readonly Scenario[]>> = {
   "the six kill points": KILL_POINTS,
   "a switchover, interrupted": SWITCHOVER,
   "the nasty ones": NASTY,
+  "what real hosts bring": REAL_HOSTS,
 };
 
 export function scenarioNamed(name: string): Scenario {

@@ -100,11 +100,14 @@ export class FilterChain {
     const { qmp } = this.options;
     const { running } = await qmp.execute("query-status");
     if (running) qmp.qemu.pause();
-    await qmp.execute("object-del");
-    while (this.unread > 0 && !this.broken) await this.process.later(0.5);
-    qmp.qemu.chain = undefined;
-    await qmp.execute("object-del");
-    if (running) qmp.qemu.run();
+    try {
+      await qmp.execute("object-del");
+      while (this.unread > 0 && !this.broken) await this.process.later(0.5);
+      qmp.qemu.chain = undefined;
+      await qmp.execute("object-del");
+    } finally {
+      if (running) qmp.qemu.run();
+    }
   }
 
   async dispose(): Promise<void> {

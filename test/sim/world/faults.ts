@@ -76,18 +76,6 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
       heals(world, ms, () => one.powerOn());
     }
   },
-  "both ask at once after a restart"(world, host) {
-    const peer = other(world, host);
-    for (const { deafTo } of world.witness.members) deafTo.add(peer.name);
-    const hears = () => {
-      for (const { deafTo } of world.witness.members) deafTo.delete(peer.name);
-    };
-    heals(world, 9000, hears);
-    host.powerOff();
-    heals(world, world.random.between(50, 500), () => host.powerOn());
-    // The very moment in which this host asks, having left the other one its time.
-    world.at("claims", 0, hears, host.name);
-  },
   "guardian is killed"(_world, host) {
     host.killGuardian();
   },
@@ -254,8 +242,6 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
 export const AWAITED: ReadonlySet<string> = new Set([
   "addresses are gone",
   "files that the VM boots from are gone",
-  "the protection that was just begun is stopped",
-  "stop wins",
 ]);
 
 /** Of more than one host, or an end of the VM. */
@@ -263,7 +249,6 @@ const NOT_SINGLE = new Set([
   "both hosts lose power",
   "both hosts lose power at once",
   "QEMU hangs for a while",
-  "both ask at once after a restart",
 ]);
 
 /** Failures of one host, link or process, after which the VM must run on (I4). What hangs and comes back is the most dangerous. */
@@ -322,6 +307,27 @@ export const AMBUSHES: Readonly<Record<string, Ambush>> = {
   "the protection that was just begun is stopped"(world, _host, order) {
     order("protect");
     world.time.after(world.random.pick([0, 1, 15, 60, 300]) * world.random.unit(), () => order("stop"));
+  },
+  "a host that starts asks at last, and is overtaken by its backup"(world, host) {
+    const peer = other(world, host);
+    const hear = ({ name }: Host, heard: boolean) => {
+      for (const { deafTo } of world.witness.members) heard ? deafTo.delete(name) : deafTo.add(name);
+    };
+    world.notBefore = Math.max(world.notBefore, world.time.now + 9000);
+    hear(peer, false);
+    heals(world, 9000, () => hear(peer, true));
+    powerCycle(world, host, 300);
+    // It has left the other one its time, and is not heard now that it is over.
+    world.at(
+      "claims",
+      0,
+      () => {
+        hear(host, false);
+        hear(peer, true);
+        heals(world, world.random.between(700, 2500), () => hear(host, true));
+      },
+      host.name,
+    );
   },
   "an effect fails in a change of roles"(world, host, order) {
     const { random } = world;

@@ -51,7 +51,7 @@ function logOf(world: World, host: string): Post["log"] {
 function configOf(host: string, nature: Nature): GuardianConfig {
   const other = host === "A" ? "B" : "A";
   const config = {
-    role: host === "A" ? "primary" : "backup",
+    role: host === "A" || nature.bothPrimary ? "primary" : "backup",
     vm: {
       name: "vm1",
       uuid: VM,

@@ -1,5 +1,4 @@
 /** Who gives orders: at a host's control socket, in words of docs/specs/control.md. */
-import { AWAITED } from "./faults.ts";
 import type { Host } from "./host.ts";
 import type { World } from "./world.ts";
 
@@ -19,7 +18,6 @@ export function order(world: World, host: Host, name: string, args: Record<strin
     if (name === "quit") host.endAsked = true;
     const stopped = () => {
       const guest = host.qemu?.guest;
-      if (AWAITED.has("stop wins")) return;
       if (name === "stop" && wish === world.wishes && guest !== undefined && guest.timeline === timeline)
         world.stopped = { host: host.name, timeline: guest.timeline, seq: guest.seq };
     };
@@ -31,7 +29,10 @@ export function order(world: World, host: Host, name: string, args: Record<strin
           world.note("operator", `${name} (${host.name}): done`);
           stopped();
         },
-        (error: Error) => world.note("operator", `${name} (${host.name}): ${error.message}`),
+        (error: Error) => {
+          world.note("operator", `${name} (${host.name}): ${error.message}`);
+          world.refused = error.message;
+        },
       );
     if (name === "hold") {
       const ms = world.random.between(20, 700);

@@ -50,6 +50,12 @@ export class SimFiles {
     this.safeNames = new Map(this.names);
   }
 
+  /** The host is installed anew. */
+  clear(): void {
+    this.names = new Map();
+    this.safeNames = new Map();
+  }
+
   powerFails(random: Random): void {
     // A rename is kept or not, whole. Contents that were not synced may be torn.
     const kept = random.chance(0.5) ? this.names : this.safeNames;
@@ -109,6 +115,13 @@ export class SimDisk {
         this.kept[i] = marks[i]!;
       }
     };
+  }
+
+  /** A blank one is put in its place. */
+  clear(): void {
+    for (let i = 0; i < BLOCKS; i++) this.write(i, 0);
+    this.flush();
+    this.logs = [];
   }
 
   powerFails(random: Random): void {

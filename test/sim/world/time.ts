@@ -263,7 +263,17 @@ export function installClocks(): void {
   };
   for (const name of ["clearTimeout", "clearInterval", "clearImmediate"]) give(name, clear);
   give("performance", { now: () => current().monotonicMs() });
-  Date.now = () => running?.wallMs() ?? 0;
+  const wallMs = () => running?.wallMs() ?? 0;
+  Date.now = wallMs;
+  give(
+    "Date",
+    class extends Date {
+      constructor(...args: [] | [number | string]) {
+        if (args.length === 0) super(wallMs());
+        else super(...args);
+      }
+    },
+  );
   AbortSignal.timeout = (ms) => {
     const controller = new AbortController();
     current().setTimer(() => controller.abort(new Error("timed out")), ms);

@@ -41,6 +41,8 @@ export interface Nature {
   readonly retryMs: number;
   readonly hungMs: number;
   readonly protectAtStart: boolean;
+  /** Both files say that their host is the primary. */
+  readonly bothPrimary: boolean;
 }
 
 /** Something that was waited for: a step of somebody's. */
@@ -73,8 +75,12 @@ export class World implements Court, HostWorld, QemuWorld {
   heldUntilMs = 0;
   /** A host has answered "done" to stop, and nobody has asked for protection since. */
   stopped: Court["stopped"];
+  /** What was said to the last order that was refused, or failed. */
+  refused = "";
   /** Orders that wish for protection, or for none: the last one counts. */
   wishes = 0;
+  /** Bad times last so long at least: something has been prepared. */
+  notBefore = 0;
   /** Bad times are over. */
   calm = false;
   /** Of a scenario: strikes whose time has not come. */
