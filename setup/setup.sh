@@ -48,6 +48,8 @@ missing_packages() {
   have nbdkit || printf 'nbdkit '
   # Which host the guest's frames come from.
   have tcpdump || printf 'tcpdump '
+  # UEFI firmware for a guest.
+  [ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || printf 'ovmf '
   # Certificates for the witness's tests.
   have openssl || printf 'openssl '
 }

@@ -114,6 +114,19 @@ const moduleNames = ["virtio_pci", "virtio_net"];
 /** Loaded when a disk of this kind is asked for. What ext4 needs is in the kernel. */
 const diskModuleNames = { vd: ["virtio_blk"], sd: ["virtio_scsi", "sd_mod"] };
 
+/** Loaded when they are asked for, by name. */
+const moreModules = ["efivarfs", "virtio_balloon"];
+
+/** Has the guest load a driver. The key `done` is its name when that is done. */
+export function moduleCommand(name: string): string[] {
+  return ["PUBLISH", "load", `module ${name}`];
+}
+
+/** Has a guest that was started by UEFI write a variable of this name and contents. The key `done` is its name then. */
+export function uefiCommand(name: string): string[] {
+  return ["PUBLISH", "load", `uefi ${name}`];
+}
+
 /**
  * Builds the guest image, or finds the one built before. Several processes may do so at the same time.
  * @throws when a program or the kernel is missing, with the file's name.
@@ -170,6 +183,7 @@ async function moduleEntries(kernelRoot: string): Promise<Entry[]> {
     order: await modules.order(moduleNames),
     "order-vd": await modules.order([...moduleNames, ...diskModuleNames.vd]),
     "order-sd": await modules.order([...moduleNames, ...diskModuleNames.sd]),
+    "order-more": await modules.order([...moduleNames, ...moreModules]),
   };
   const names = [...new Set(Object.values(orders).flat())];
   const files = names.map(async (name) => ({

@@ -99,6 +99,10 @@ export const cases: readonly Case[] = [
     right: "protected and failed over; what the guest wrote into its flash memory is there",
     tests: [
       {
+        file: "test/e2e/guest-devices.test.ts",
+        name: "UEFI, topology, discs, ports, screen, balloon, watchdog, tablet: what the guest wrote into its flash memory survives, too (I1, I4, I7)",
+      },
+      {
         file: "test/unit/qemu-peripherals.test.ts",
         name: "I4: a standby's flash memory is what the store's file holds, not what the first checkpoint had",
       },
