@@ -10,7 +10,7 @@ import { Alarm, type Told } from "./alarm.ts";
 /** The part of QEMU's monitor that is needed. */
 export interface Monitor {
   on(event: string, listener: (data: unknown) => void): unknown;
-  execute(command: string): Promise<unknown>;
+  execute(command: string, args?: Record<string, unknown>): Promise<unknown>;
 }
 
 export interface DiskErrorsOptions extends Told {
@@ -32,6 +32,11 @@ interface BlockIoError {
   readonly action: string;
   readonly nospace?: boolean;
   readonly reason?: string;
+}
+
+interface BlockNode {
+  readonly "node-name": string;
+  readonly file?: string;
 }
 
 /** With less the next write would fail again. */
@@ -66,7 +71,7 @@ export class DiskErrors {
   }
 
   private async failed(error: BlockIoError): Promise<void> {
-    const image = this.imageOf(error);
+    const image = this.imageOf(error) ?? (await this.imageBehind(error["node-name"]));
     const name = image ?? error["node-name"] ?? error.device ?? "a disk";
     const why = error.nospace === true ? "there is no space left" : (error.reason ?? "QEMU gives no reason");
     const what = `a ${error.operation} of the VM's to ${name} has failed: ${why}`;
@@ -143,6 +148,20 @@ export class DiskErrors {
   private imageOf({ "node-name": node = "", "qom-path": path = "" }: BlockIoError): string | undefined {
     const number = /^disk(\d+)/.exec(node)?.[1] ?? /\/vdisk(\d+)\b/.exec(path)?.[1];
     return number === undefined ? undefined : this.options.disks[Number(number)]?.image;
+  }
+
+  /** While a disk is mirrored its uppermost node has a name of QEMU's own; it is called after the file below it. */
+  private async imageBehind(name: string | undefined): Promise<string | undefined> {
+    const { disks, qmp } = this.options;
+    if (disks.length === 1) return disks[0]!.image;
+    try {
+      const nodes = (await qmp.execute("query-named-block-nodes", { flat: true })) as readonly BlockNode[];
+      const file = nodes.find((node) => node["node-name"] === name)?.file;
+      return disks.find(({ image }) => file?.includes(image))?.image;
+    } catch {
+      // It is told of with the name that there is.
+      return undefined;
+    }
   }
 
   /** Undefined where it cannot be told, as of a block device. */

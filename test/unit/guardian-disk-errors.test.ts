@@ -30,6 +30,8 @@ function opened(t: TestContext) {
     qmp: {
       on: (event, listener) => qemu.on(event, listener),
       execute: (command) => {
+        if (command === "query-named-block-nodes")
+          return Promise.resolve([{ "node-name": "#block089", file: "/images/data.raw" }]);
         assert.equal(command, "cont");
         host.conts++;
         host.stands = host.free < 1 << 20;
@@ -55,7 +57,7 @@ test("I5: a VM whose image has no room is an alarm with disk, reason and free by
   const raised = next("raised");
   host.stands = true;
   // A guest has several requests under way.
-  for (let n = 0; n < 3; n++) qemu.emit("BLOCK_IO_ERROR", NO_SPACE);
+  for (let n = 0; n < 3; n++) qemu.emit("BLOCK_IO_ERROR", { ...NO_SPACE, "node-name": "#block089" });
   assert.match(await raised, /stands still.*write.*data\.raw.*no space left.*0\.0 MiB left/);
   assert.equal(host.conts, 0, "without room it is not let go");
   const lowered = next("lowered");
