@@ -23,8 +23,8 @@ export class BackupImages {
     for (let i = 0; i < count; i++) this.pages[pageNumbers[i]!] = view.getUint32(positions[i]!);
   }
 
-  composition(): { pages: readonly number[] } {
-    return { pages: [...this.pages] };
+  composition(): { pages: readonly number[]; side: readonly never[] } {
+    return { pages: [...this.pages], side: [] };
   }
 
   endCopy(): void {}
