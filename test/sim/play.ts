@@ -283,8 +283,13 @@ class Run {
     world.count(`stranded: ${host === undefined ? "for good" : "an operator starts the VM"}`);
     if (host === undefined) return;
     stage.protectOnOrder();
-    // The newer claim may be that of a host which never came to run it.
-    order(world, host, "start-here", { runsNowhereElse: true, evenOlderDisks: true });
+    // Until it is taken: the guardian may just be starting. The newer claim may be that of a host which never came to run it.
+    const ask = () => {
+      if (world.ending || world.checker.newest?.alive === true) return;
+      order(world, host, "start-here", { runsNowhereElse: true, evenOlderDisks: true });
+      world.time.after(3000, ask);
+    };
+    ask();
     stage.until(
       () => stage.isProtected(),
       PROTECTED_AGAIN_MS,
