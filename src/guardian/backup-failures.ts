@@ -3,6 +3,8 @@ import type { BackupEffect, BackupEvent, BackupState } from "../core/backup.ts";
 import { backupRemedy } from "../core/effect-failures.ts";
 import type { Told } from "./alarm.ts";
 import { dutyOf, type Failure, isBroken, TriedAgain, tellFailure } from "./failures.ts";
+import type { Attended } from "./host-signals.ts";
+import type { Log } from "./log.ts";
 
 export interface BackupFailureParts extends Told {
   readonly state: () => BackupState;
@@ -51,4 +53,22 @@ export class BackupFailures {
 export function isSpare(state: BackupState): boolean {
   if (state.phase === "arbitrating" || state.phase === "recovering") return state.planned;
   return state.phase !== "running";
+}
+
+/**
+ * For the host's signals. A VM that is on its way to this host is not dropped in the midst: whoever it becomes is told to end then.
+ * @param end ends the standby and this guardian
+ */
+export function endingOf(
+  log: Log,
+  loop: { readonly state: BackupState },
+  end: () => void,
+): Attended["ending"] {
+  return {
+    begin: () => {
+      if (isSpare(loop.state)) end();
+      else log.info(`this host is ${loop.state.phase}; what follows waits for that`);
+    },
+    now: end,
+  };
 }

@@ -30,14 +30,15 @@ import { memoryBounds } from "../memory/memory-bounds.ts";
 import { StandbyTaps } from "../net/standby-taps.ts";
 import { monotonicMs } from "../os/monotonic.ts";
 import { BackupDisks } from "./backup-disks.ts";
-import { BackupFailures, isSpare } from "./backup-failures.ts";
+import { BackupFailures, endingOf, isSpare } from "./backup-failures.ts";
 import { BackupLink } from "./backup-link.ts";
 import { backupStatus } from "./backup-status.ts";
 import { CheckpointProof } from "./checkpoint-proof.ts";
-import { type BackupConfig, inRole } from "./config.ts";
+import type { BackupConfig } from "./config.ts";
 import { EventLoop } from "./event-loop.ts";
-import { HangWatch } from "./hang-watch.ts";
+import { type HangWatch, watchStandby } from "./hang-watch.ts";
 import { HeldCheckpoints } from "./held-checkpoints.ts";
+import type { Attended } from "./host-signals.ts";
 import { mendImages } from "./image-repair.ts";
 import { replicatedDisks } from "./owned-disks.ts";
 import type { Post, RoleEnd } from "./role.ts";
@@ -74,6 +75,8 @@ export class BackupGuardian {
   private takeover!: StandbyTakeover;
   private test!: TestFailover;
   private readonly hangs: HangWatch;
+  /** For the host's signals. */
+  readonly ending: Attended["ending"];
   /** The standby hung, and was ended. */
   private hung = false;
   private quitting = false;
@@ -88,7 +91,7 @@ export class BackupGuardian {
     { ground, qemu, images, taps }: Parts,
   ) {
     const { promise, resolve } = Promise.withResolvers<RoleEnd>();
-    const { config, log } = post;
+    const { log } = post;
     this.done = promise;
     this.finish = resolve;
     this.post = post;
@@ -112,18 +115,12 @@ export class BackupGuardian {
     this.qemu = qemu;
     this.images = images;
     this.taps = taps;
-    this.hangs = new HangWatch({
-      qemu,
-      hungMs: config.timing.hungMs,
-      who: "the standby's QEMU",
-      log,
-      control: post.control,
-      onHung: () => {
-        if (!isSpare(this.state)) return;
-        this.hung = true;
-        qemu.kill();
-      },
+    this.hangs = watchStandby(post, qemu, () => {
+      if (!isSpare(this.state)) return;
+      this.hung = true;
+      qemu.kill();
     });
+    this.ending = endingOf(log, this.loop, () => this.end({ kind: "exit", status: 0 }));
     void this.qemu.exited.then((how) => this.standbyGone(how));
   }
 
@@ -214,7 +211,7 @@ export class BackupGuardian {
       "flush-disks": () => this.disks.flush(),
       "test-failover": (args) => this.test.order(args),
       "start-here": (args) => startHere(this.startParts(), args),
-      quit: () => this.end({ kind: "exit", status: 0 }),
+      quit: () => this.ending.now(),
     });
     await this.link.open();
     const addresses = replication.listen.map((address) => at(address)).join(" and ");
@@ -237,6 +234,10 @@ export class BackupGuardian {
       start: (won) => this.end({ kind: "start", generation: won }),
       anew: () => this.end({ kind: "backup", generation }),
     };
+  }
+
+  uncaught(error: Error): void {
+    this.failures.failed({ duty: "uncaught" }, error);
   }
 
   private end(next: RoleEnd): void {
@@ -313,7 +314,7 @@ export class BackupGuardian {
 
   /** The VM is this host's now; what is left of the backup's role is taken down, but for the VM itself. */
   private becomePrimary(): void {
-    if (this.handedOn || inRole("primary", this.post.config) === undefined) return;
+    if (this.handedOn) return;
     this.handedOn = true;
     this.hangs.close();
     this.link.shut();

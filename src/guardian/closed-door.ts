@@ -2,17 +2,23 @@
 import { vmIdBytes } from "../codec/replication-header.ts";
 import type { PrimaryState } from "../core/primary-protocol.ts";
 import { type Listener, listen, type Stray } from "../link/listen.ts";
+import { AddressWatch } from "./address-watch.ts";
 import type { PrimaryConfig } from "./config.ts";
 import type { Post } from "./role.ts";
 
-/** @param epoch the checkpoint from which the VM went on here. Resolves with undefined where this host has no address to be called at */
+/**
+ * Addresses may have gone with the host that failed (a cable between the two that has lost its carrier, say): they are tried until they are back, and an alarm
+ * stands meanwhile.
+ * @param epoch the checkpoint from which the VM went on here. Resolves with undefined where this host has no address to be called at
+ */
 export async function openClosedDoor(
-  { config, log }: Post<PrimaryConfig>,
+  { config, control, log }: Post<PrimaryConfig>,
   epoch: number,
   state: () => PrimaryState,
 ): Promise<Listener | undefined> {
   const { listen: addresses } = config.replication;
   if (addresses === undefined) return undefined;
+  const watch = new AddressWatch({ control, log });
   const turnAway = (caller: Stray): void => {
     const { generation, phase } = state();
     if (caller.generation < generation || (caller.generation === generation && phase !== "superseded"))
@@ -30,7 +36,8 @@ export async function openClosedDoor(
     // Its old session, of which it wants to mend a path, is long over.
     onStray: turnAway,
     onTurnedAway: ({ message, peer }) => log.warn(`${peer}: ${message}`),
-    onAddress: ({ up, reason }) => log[up ? "info" : "warn"](reason),
+    onAddress: watch.told,
+    patient: true,
     heartbeatMs: config.timing.heartbeatMs,
     detectionMs: config.timing.detectionMs,
   });

@@ -20,6 +20,7 @@ const timing = z
     witnessMs: whole(100, 3_600_000).default(30_000),
     retryMs: whole(100, 3_600_000).default(2_000),
     hungMs: whole(500, 3_600_000).default(5_000),
+    shutdownMs: whole(1_000, 3_600_000).default(60_000),
   })
   .superRefine(({ heartbeatMs, detectionMs }, context) => {
     if (heartbeatMs * 3 > detectionMs)
@@ -103,12 +104,17 @@ export type GuardianConfig = z.output<typeof schema>;
 export type PrimaryConfig = GuardianConfig & { readonly role: "primary" };
 export type BackupConfig = GuardianConfig & { readonly role: "backup" };
 
-/** The same guardian in this role; undefined if its file lacks the address that the role needs. */
+/**
+ * The same guardian in this role; undefined if its file lacks the address that the role needs. A primary needs none to run the VM: without a peer, of which it
+ * then has an empty list, it cannot protect it.
+ */
 export function inRole(role: GuardianConfig["role"], config: GuardianConfig): GuardianConfig | undefined {
   const { listen, peer } = config.replication;
   if (role === config.role) return config;
-  if (listen === undefined || peer === undefined) return undefined;
-  return { ...config, role, replication: { listen, peer } };
+  if (listen === undefined) return undefined;
+  if (role === "backup")
+    return { ...config, role, replication: { listen, ...(peer === undefined ? {} : { peer }) } };
+  return { ...config, role, replication: { listen, peer: peer ?? [] } };
 }
 
 /** A configuration file that cannot be used. The message has one line per mistake. */

@@ -7,6 +7,7 @@ import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import { monotonicMs } from "../os/monotonic.ts";
 import type { ControlSocket } from "./control.ts";
 import type { Log } from "./log.ts";
+import type { Post } from "./role.ts";
 
 export interface HangWatchOptions {
   readonly qemu: Pick<QemuProcess, "watchdog">;
@@ -68,4 +69,20 @@ export class HangWatch {
     log[raised ? "error" : "info"](text);
     control.publish({ kind: "alarm", about: "hypervisor", raised, text });
   }
+}
+
+/** The standby's QEMU. */
+export function watchStandby(
+  { config, control, log }: Post,
+  qemu: HangWatchOptions["qemu"],
+  onHung: () => void,
+): HangWatch {
+  return new HangWatch({
+    qemu,
+    hungMs: config.timing.hungMs,
+    who: "the standby's QEMU",
+    log,
+    control,
+    onHung,
+  });
 }

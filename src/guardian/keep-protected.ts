@@ -29,6 +29,7 @@ export class KeepProtected {
   private readonly options: KeepProtectedOptions;
   private keeping: Keeping;
   private trying = false;
+  private rests = false;
   private alarmed = false;
   /** Why the VM has no backup, as it was told last. */
   private told: string | undefined;
@@ -56,9 +57,14 @@ export class KeepProtected {
     else if (wanted && phase === "unprotected" && !this.alarmed) this.alarm(true, this.why);
   }
 
+  /** This host is about to be left: nothing is tried any more. The wish stays. */
+  rest(): void {
+    this.rests = true;
+  }
+
   tick(): void {
     const now = performance.now();
-    if (this.trying || !triesNow(this.keeping, now)) return;
+    if (this.rests || this.trying || !triesNow(this.keeping, now)) return;
     this.keeping = keepTried(this.keeping, now, this.options.settings);
     this.trying = true;
     this.options

@@ -1,5 +1,5 @@
 /** `node src/guardian/main.ts CONFIG`: one guardian. It begins in the role that its configuration names, and may change it. */
-import { readdirSync } from "node:fs";
+import { readdirSync, rmSync } from "node:fs";
 import { setPriority } from "node:os";
 import { join } from "node:path";
 import { setFlagsFromString } from "node:v8";
@@ -7,21 +7,27 @@ import { StateFile } from "../disk/state-file.ts";
 import { guardianNice } from "../hypervisor/qemu/process.ts";
 import { ConfigError, readConfig } from "./config.ts";
 import { ControlSocket } from "./control.ts";
-import { type Log, openLog } from "./log.ts";
+import { HostSignals } from "./host-signals.ts";
+import { LAST_LINES_MS, type Log, openLog } from "./log.ts";
+import { LogSink } from "./log-sink.ts";
 import { beTheOnlyGuardian, NotTheOnlyGuardian } from "./only-guardian.ts";
 import type { Post } from "./role.ts";
 import { serve } from "./serve.ts";
 import { Stalls } from "./stalls.ts";
+import { deadSockets } from "./sweep-leftovers.ts";
 import { TapWatch } from "./tap-watch.ts";
 import { WitnessWatch } from "./witness-watch.ts";
 
 // V8 throws away the code of what has not run for a while, and compiles it again when it is called: of a failover, while a guest waits.
 setFlagsFromString("--no-flush-bytecode");
 
+/** What ends this guardian before it has a log, or tells why it ends. Like the log it is waited for by nobody. */
+const errors = new LogSink(2, (lines, reason) => `${lines} lines were lost here: ${reason}\n`);
+
 /** Exit statuses: 1 the VM is gone unasked, 2 it could not be started, 3 another guardian has it or what it needs, 64 wrong use. */
 async function main(path: string | undefined): Promise<number> {
   if (path === undefined) {
-    process.stderr.write("usage: node src/guardian/main.ts CONFIG\n");
+    errors.write("usage: node src/guardian/main.ts CONFIG\n");
     return 64;
   }
   try {
@@ -30,12 +36,7 @@ async function main(path: string | undefined): Promise<number> {
     const locks = await beTheOnlyGuardian(config, path);
     const log = openLog(config.vm.name);
     raisePriority(log);
-    // A failed side task must not take the VM down with the guardian.
-    process.on("unhandledRejection", (reason) =>
-      log.error(
-        `internal error, please report it: ${reason instanceof Error ? reason.stack : String(reason)}`,
-      ),
-    );
+    const signals = new HostSignals(log);
     const { vm, runDirectory, stateDirectory } = config;
     const control = new ControlSocket(join(runDirectory, "control.sock"));
     const { witness: choice, timing } = config;
@@ -61,16 +62,19 @@ async function main(path: string | undefined): Promise<number> {
     post.witness.begin();
     taps.begin();
     try {
-      return await serve(post);
+      return await serve(post, signals);
     } finally {
       taps.close();
       post.witness.close();
       post.control.close();
+      // QEMU was killed, and leaves its sockets.
+      for (const path of deadSockets(runDirectory)) rmSync(path, { force: true });
       await locks.giveBack();
+      await log.end();
     }
   } catch (error) {
     const known = error instanceof ConfigError || error instanceof Error;
-    process.stderr.write(`${known ? (error as Error).message : String(error)}\n`);
+    errors.write(`${known ? (error as Error).message : String(error)}\n`);
     return error instanceof NotTheOnlyGuardian ? 3 : 2;
   }
 }
@@ -89,4 +93,6 @@ function raisePriority(log: Log): void {
   }
 }
 
-process.exit(await main(process.argv[2]));
+const status = await main(process.argv[2]);
+await errors.end(LAST_LINES_MS);
+process.exit(status);

@@ -1,6 +1,7 @@
 /** A protection with what this host's configuration and the session with its backup make of it. */
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import type { PrimaryConfig } from "./config.ts";
+import { OrderRefused } from "./control.ts";
 import type { DirtyRecords } from "./dirty-records.ts";
 import type { OwnedDisks } from "./owned-disks.ts";
 import type { PrimaryLink } from "./primary-link.ts";
@@ -27,6 +28,15 @@ export type ProtectionEvents = Pick<
   readonly onDiskFailed: (reason: string) => void;
   readonly report: (level: "info" | "warn", text: string) => void;
 };
+
+/** @throws OrderRefused where the file names no other host: one that was the backup alone, and has taken the VM over */
+export function refuseWithoutPeer({ replication }: PrimaryConfig): void {
+  if (replication.peer.length > 0) return;
+  throw new OrderRefused(
+    "no-peer",
+    "this host's file has no replication.peer, so there is nobody to protect the VM towards. The VM runs on; add the other host's address to the file, and start this guardian with it when the VM may end",
+  );
+}
 
 export function newProtection(
   { disks, link, post, qemu, records, vm: running }: ProtectedParts,

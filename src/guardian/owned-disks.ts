@@ -7,8 +7,10 @@ import type { StateFile } from "../disk/state-file.ts";
 import { exportDisk, removeExport, startExports, stopExports } from "../hypervisor/qemu/disks.ts";
 import type { Qmp } from "../hypervisor/qemu/qmp.ts";
 import type { VmSpec } from "../hypervisor/vm-spec.ts";
+import { Alarm } from "./alarm.ts";
 import type { PrimaryConfig } from "./config.ts";
 import { OrderRefused } from "./control.ts";
+import { persist } from "./persist.ts";
 import type { Post } from "./role.ts";
 import type { Ground } from "./vm-process.ts";
 
@@ -37,11 +39,18 @@ export class OwnedDisks {
   private readonly shared: readonly number[];
   private readonly record: StateFile;
   private readonly runDirectory: string;
+  private readonly alarm: Alarm;
+  /** The try to put them on stable storage that was begun last. */
   private settling: Promise<void> = Promise.resolve();
+  /** What the VM believes to be on stable storage may be in this host's memory only. */
+  private unsettled = false;
+  /** Counts notes: one that is tried again must not come after a newer one. */
+  private notes = 0;
 
-  constructor({ config, record }: Post<PrimaryConfig>, { images }: Ground) {
+  constructor({ config, control, log, record }: Post<PrimaryConfig>, { images }: Ground) {
     const { disks } = config.vm;
     this.record = record;
+    this.alarm = new Alarm({ control, log }, "record");
     this.runDirectory = config.runDirectory;
     this.all = replicatedDisks(config.vm).map((disk) => ({
       disk,
@@ -66,27 +75,70 @@ export class OwnedDisks {
    * @param wanted whether the VM is to be protected, should this host fail and start again
    */
   async note(generation: Generation, wanted: boolean, session?: string): Promise<void> {
+    this.notes++;
     await this.record.write({
       generation,
-      images: "owner",
+      images: this.unsettled ? "syncing" : "owner",
       ...(session === undefined ? {} : { session }),
       ...(wanted ? { wanted } : {}),
     });
   }
 
   /**
-   * The VM went on here from what lay in this host's memory: what it believes to be on stable storage is put there, while it runs, and only then is it noted
-   * that the images are the VM's: a host that fails before has lost a part of them, and must not start from the rest. A flush over an export of QEMU's
-   * own does not keep its main loop.
+   * The same without a session. The VM runs on if it cannot be noted; then that is tried again in the background, until it is, or something newer is noted.
+   * Resolves after the first try.
    */
-  settle(qmp: Qmp, generation: Generation): Promise<void> {
-    this.settling = this.flush(qmp).then(() => this.note(generation, true));
-    return this.settling;
+  async noteSoon(generation: Generation, wanted: boolean): Promise<void> {
+    let note = 0;
+    const attempt = () => {
+      const noting = this.note(generation, wanted);
+      note = this.notes;
+      return noting;
+    };
+    const newest = () => this.notes === note && (this.record.state?.generation ?? 0) <= generation;
+    const failed = await attempt().then(
+      () => undefined,
+      (error: Error) => error,
+    );
+    const what = `noting in ${this.record.path} what this host is to the VM`;
+    if (failed !== undefined) void persist({ what, attempt, failed, alarm: this.alarm, wanted: newest });
   }
 
-  /** Resolves when nothing of that is under way. */
+  /**
+   * The VM went on here from what lay in this host's memory: what it believes to be on stable storage is put there, while it runs, and only then is it noted
+   * that the images are the VM's: a host that fails before has lost a part of them, and must not start from the rest. A flush over an export of QEMU's
+   * own does not keep its main loop. What fails is tried again for as long as the VM is here. Resolves when it is done; never rejects.
+   */
+  async settle(
+    qmp: Qmp,
+    generation: Generation,
+    now: { readonly wanted: () => boolean; readonly here: () => boolean },
+  ): Promise<void> {
+    this.unsettled = true;
+    const once = async () => {
+      await this.flush(qmp);
+      this.unsettled = false;
+      await this.note(generation, now.wanted());
+    };
+    const attempt = () => {
+      this.settling = once();
+      return this.settling;
+    };
+    const what = "putting the VM's disks on stable storage, and noting that they are this host's,";
+    await persist({ what, attempt, alarm: this.alarm, wanted: now.here });
+  }
+
+  /** Resolves when that is done. @throws OrderRefused if it has failed: a protection would note the disks as something they are not */
   async settled(): Promise<void> {
-    await this.settling.catch(() => {});
+    try {
+      await this.settling;
+    } catch (error) {
+      const why = (error as Error).message;
+      throw new OrderRefused(
+        "failed",
+        `the VM's disks here are not on stable storage yet: ${why}. It is tried again`,
+      );
+    }
   }
 
   /**

@@ -16,12 +16,7 @@ export async function startVm(post: Post<PrimaryConfig>, generation: Generation)
   await new OwnedDisks(post, ground).note(generation, wanted);
   const qemu = await startQemu(config, ground, { role: "primary", ramFile: config.lab.ramFile });
   const guardian = new PrimaryGuardian(post, { generation, ground, qemu, wanted });
-  try {
-    await guardian.open();
-  } catch (error) {
-    qemu.kill();
-    throw error;
-  }
+  await guardian.open();
   log.info(`VM ${config.vm.name} runs (QEMU ${qemu.qmp.version}, ${ground.accelerator}), unprotected`);
   return guardian;
 }

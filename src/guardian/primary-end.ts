@@ -49,6 +49,16 @@ export async function afterYou(
   if (state.phase === "superseded" && state.planned) await pause(Math.min(AFTER_HANDOVER_MS, retryMs / 4));
 }
 
+/** One after the other; what fails is told, and keeps nobody from ending. */
+export async function tidyUp(log: Log, steps: readonly (() => Promise<void> | undefined)[]): Promise<void> {
+  for (const step of steps)
+    try {
+      await step();
+    } catch (error) {
+      log.error(`tidying up after the VM: ${(error as Error).message}`);
+    }
+}
+
 /** A VM that another host owns is backed up here from now on, if this host may be called. */
 export async function whatNext(last: {
   readonly disks: OwnedDisks;
@@ -56,14 +66,16 @@ export async function whatNext(last: {
   readonly post: Post<PrimaryConfig>;
   readonly session: string;
   readonly state: PrimaryState;
+  /** Somebody has asked this guardian to end. */
+  readonly asked: boolean;
 }): Promise<RoleEnd> {
-  const { disks, guestShutDown, post, session, state } = last;
-  if (state.phase !== "superseded") return { kind: "exit", status: guestShutDown ? 0 : 1 };
-  if (inRole("backup", post.config) === undefined) return { kind: "exit", status: 0 };
+  const { asked, disks, guestShutDown, post, session, state } = last;
+  if (state.phase !== "superseded") return { kind: "exit", status: guestShutDown || asked ? 0 : 1 };
   // Should it not be noted, the next resync compares all of it.
   if (state.planned)
     await disks
       .giveAway(session)
       .catch((error: Error) => post.log.error(`noting that the VM was handed over: ${error.message}`));
+  if (asked || inRole("backup", post.config) === undefined) return { kind: "exit", status: 0 };
   return { kind: "backup", generation: state.generation };
 }

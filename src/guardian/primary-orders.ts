@@ -1,6 +1,6 @@
 /** The orders that a primary guardian takes (docs/specs/control.md): each asks core for something and waits until it is so, or will not be. */
 import type { PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
-import { type Caller, OrderRefused } from "./control.ts";
+import { type Caller, type Order, OrderRefused } from "./control.ts";
 
 /** What orders need of the guardian. */
 export interface Ordered {
@@ -25,6 +25,21 @@ export class PrimaryOrders {
 
   constructor(guardian: Ordered) {
     this.guardian = guardian;
+  }
+
+  /** As the control socket takes them. @param refuseToMove throws if the VM cannot be moved by plan */
+  table(refuseToMove: () => void): Record<string, Order> {
+    return {
+      protect: () => this.protect(),
+      stop: () => this.stop(),
+      switchover: () => {
+        refuseToMove();
+        return this.switchover();
+      },
+      hold: ({ atEpoch }, caller) => this.hold(atEpoch ?? 0, caller),
+      proceed: () => this.proceed(),
+      quit: () => this.quit(),
+    };
   }
 
   /** To be called after every step of core. */
@@ -136,6 +151,14 @@ export class PrimaryOrders {
     const { phase } = this.guardian.state;
     if (phase !== "unprotected" && phase !== "superseded") await this.stop();
     this.guardian.kill();
+  }
+
+  /** Resolves when the phase is another one. */
+  async leaves(phase: PrimaryState["phase"]): Promise<void> {
+    await this.becomes(
+      (state) => state.phase !== phase,
+      () => false,
+    );
   }
 
   private untilProtected(): Promise<PrimaryState> {

@@ -13,6 +13,7 @@ import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import type { Listener } from "../link/listen.ts";
 import { reached } from "../os/epoch-points.ts";
 import { lateMs } from "./attention.ts";
+import { BootFiles } from "./boot-files.ts";
 import { CheckpointWatch } from "./checkpoint-watch.ts";
 import { openClosedDoor } from "./closed-door.ts";
 import type { PrimaryConfig } from "./config.ts";
@@ -22,9 +23,10 @@ import type { GuestEnd } from "./guest-end.ts";
 import { HangWatch } from "./hang-watch.ts";
 import { InputForwarding } from "./input-forwarding.ts";
 import { KeepProtected } from "./keep-protected.ts";
-import { newProtection } from "./new-protection.ts";
+import { newProtection, refuseWithoutPeer } from "./new-protection.ts";
+import { OrderlyEnd } from "./orderly-end.ts";
 import { OwnedDisks } from "./owned-disks.ts";
-import { afterYou, lastGoodbye, putAway, whatNext } from "./primary-end.ts";
+import { afterYou, lastGoodbye, putAway, tidyUp, whatNext } from "./primary-end.ts";
 import { PrimaryFailures } from "./primary-failures.ts";
 import { type DiskMessage, PrimaryLink } from "./primary-link.ts";
 import { PrimaryOrders } from "./primary-orders.ts";
@@ -68,6 +70,8 @@ export class PrimaryGuardian {
   private readonly input: InputForwarding;
   private readonly hangs: HangWatch;
   private readonly checkpoints: CheckpointWatch;
+  readonly ending: OrderlyEnd;
+  private readonly bootFiles: BootFiles;
   private listener: Listener | undefined;
   private readonly loop: EventLoop<PrimaryState, PrimaryEvent, PrimaryEffect>;
   private readonly failures: PrimaryFailures;
@@ -111,6 +115,7 @@ export class PrimaryGuardian {
       onLost: () => this.protection?.abandon(),
     });
     this.orders = this.takeOrders();
+    this.bootFiles = new BootFiles(post, config.vm);
     this.keep = new KeepProtected({
       settings: config.timing,
       wanted,
@@ -143,6 +148,12 @@ export class PrimaryGuardian {
     const feed = (event: PrimaryEvent) => this.feed(event);
     const watched = watchVm({ qemu, disks, post, statistics, state, protection, feed });
     ({ vm: this.vm, guestEnd: this.guestEnd, takeCheckpoint: this.takeCheckpoint } = watched);
+    this.ending = new OrderlyEnd({
+      ...{ feed, qemu, log: post.log, orders: this.orders, shutdownMs: config.timing.shutdownMs },
+      state: () => this.state,
+      refuseToMove: () => this.disks.refuseToMove(),
+      onBegin: () => this.keep.rest(),
+    });
     this.hangs = new HangWatch({
       qemu,
       hungMs: config.timing.hungMs,
@@ -158,26 +169,16 @@ export class PrimaryGuardian {
   async open(): Promise<void> {
     const { orders, post, qemu, statistics, takenOver } = this;
     if (takenOver !== undefined) {
-      this.disks
-        .settle(qemu.qmp, takenOver.generation)
-        .catch((error: Error) =>
-          post.log.error(`putting the VM's disks on stable storage: ${error.message}`),
-        );
+      const now = { wanted: () => this.keep.wanted, here: () => !this.ending.gone };
+      void this.disks.settle(qemu.qmp, takenOver.generation, now);
+      this.bootFiles.look();
       this.listener = await openClosedDoor(post, takenOver.epoch, () => this.state);
     }
     await post.control.take({
+      ...orders.table(() => this.disks.refuseToMove()),
       status: () => this.status(),
-      protect: () => orders.protect(),
-      stop: () => orders.stop(),
-      switchover: () => {
-        this.disks.refuseToMove();
-        return orders.switchover();
-      },
       samples: ({ from }) => statistics.samples(from),
       "reset-statistics": () => statistics.reset(this.protection?.bytesOnWire ?? 0),
-      hold: ({ atEpoch }, caller) => orders.hold(atEpoch ?? 0, caller),
-      proceed: () => orders.proceed(),
-      quit: () => orders.quit(),
     });
     this.publish();
   }
@@ -195,6 +196,8 @@ export class PrimaryGuardian {
       },
       feed: (event) => this.feed(event),
       preflight: async () => {
+        refuseWithoutPeer(this.post.config);
+        this.bootFiles.refuseMissing();
         await this.disks.settled();
         await sweepUp(this.qemu, this.post);
         const cards = this.post.config.vm.nics.length;
@@ -211,10 +214,7 @@ export class PrimaryGuardian {
   /** Somebody has said stop. While there is a protection, its end is noted, and this with it. */
   private wantNoMore(): void {
     this.keep.stop();
-    if (this.state.phase !== "unprotected") return;
-    this.disks
-      .note(this.state.generation, false)
-      .catch((error: Error) => this.post.log.error(`noting that protection was stopped: ${error.message}`));
+    if (this.state.phase === "unprotected") void this.disks.noteSoon(this.state.generation, false);
   }
 
   // Events
@@ -227,19 +227,22 @@ export class PrimaryGuardian {
       if (this.state.phase === "protected") this.feed({ type: "capture-failed", reason: this.vm.ended! });
       await lastGoodbye(() => this.state.phase);
     } else if (this.state.phase !== "superseded") {
-      this.post.log.error(`the VM is gone: ${how}`);
+      this.post.log[this.ending.asked ? "info" : "error"](`the VM is gone: ${how}`);
     }
+    this.ending.over();
     clearInterval(this.tickTimer);
     clearTimeout(this.wakeTimer);
     this.hangs.close();
     this.listener?.close();
     this.link.close();
-    await afterYou(this.state, this.post.config.timing);
-    await this.protection?.dispose();
-    await this.takenOver?.cleanUp();
-    const { disks, link, post, state } = this;
-    this.finish(await whatNext({ disks, guestShutDown, post, session: link.session, state }));
+    const { disks, ending, link, post, protection, state, takenOver } = this;
+    await afterYou(state, post.config.timing);
+    await tidyUp(post.log, [() => protection?.dispose(), () => takenOver?.cleanUp()]);
+    const last = { asked: ending.asked, guestShutDown };
+    this.finish(await whatNext({ ...last, disks, post, session: link.session, state }));
   }
+
+  readonly uncaught = (error: Error) => this.failures.failed({ duty: "uncaught" }, error);
 
   private get state(): PrimaryState {
     return this.loop.state;
@@ -249,7 +252,6 @@ export class PrimaryGuardian {
     this.loop.feed(event);
   }
 
-  /** After every event. */
   private stepped(): void {
     if (this.published !== this.state.phase) this.publish();
     if (!handsOver(this.state)) this.input.stop();
@@ -417,9 +419,7 @@ export class PrimaryGuardian {
     await vm.look();
     // Another host owns the VM: nothing is noted in its generation.
     if (this.state.phase !== "ending") return;
-    await this.disks
-      .note(this.state.generation, this.keep.wanted)
-      .catch((error: Error) => this.post.log.error(`noting the end of a protection: ${error.message}`));
+    await this.disks.noteSoon(this.state.generation, this.keep.wanted);
     this.feed({ type: "capture-ended" });
   }
 

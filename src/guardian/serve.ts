@@ -1,60 +1,120 @@
 /** A guardian's life: it finds out what it is, and goes from role to role until one ends it. */
 import type { Generation } from "../core/words.ts";
+import { Alarm } from "./alarm.ts";
 import { BackupGuardian } from "./backup.ts";
-import { type BackupConfig, type GuardianConfig, inRole } from "./config.ts";
+import { type BackupConfig, type GuardianConfig, inRole, type PrimaryConfig } from "./config.ts";
+import type { Attended, HostSignals } from "./host-signals.ts";
+import { persist } from "./persist.ts";
 import { adoptVm, startVm } from "./primary-beginning.ts";
 import type { Post, RoleEnd } from "./role.ts";
 import { decideRole } from "./starting.ts";
+import { sweepLeftovers } from "./sweep-leftovers.ts";
 
-/** One role after the other, until one ends with an exit status. */
-export async function serve(post: Post): Promise<number> {
-  let role = await begin(post);
-  for (;;) {
-    const end = await role.done;
-    if (end.kind === "exit") return end.status;
-    const config = inRole(end.kind === "start" ? "primary" : end.kind, role.config);
-    if (config === undefined) return 0;
-    post.log.info(`this guardian goes on as the ${config.role}`);
-    role = await change({ ...post, config }, end);
-  }
+interface Role extends Attended {
+  readonly done: Promise<RoleEnd>;
 }
 
-interface Role {
-  readonly done: Promise<RoleEnd>;
+interface Serving {
+  readonly role: Role;
   readonly config: GuardianConfig;
 }
 
-/** The first role. */
-async function begin(post: Post): Promise<Role> {
-  const decided = await decideRole(post);
-  const config = inRole(decided.as, post.config);
-  if (config === undefined) {
-    const address = decided.as === "backup" ? "replication.listen" : "replication.peer";
+/** One role after the other, until one ends with an exit status. @param signals left out where nobody sends any */
+export async function serve(post: Post, signals?: Pick<HostSignals, "attend" | "ending">): Promise<number> {
+  let serving = await begin(post, signals?.ending);
+  for (;;) {
+    if (serving === undefined) return 0;
+    signals?.attend(serving.role);
+    const end = await serving.role.done;
+    if (end.kind === "exit") return end.status;
+    // Only a VM that runs here already keeps a guardian that is asked to end.
+    if (end.kind !== "primary" && signals?.ending.aborted === true) return 0;
+    const config = inRole(end.kind === "start" ? "primary" : end.kind, serving.config);
+    if (config === undefined) return 0;
+    post.log.info(`this guardian goes on as the ${config.role}`);
+    serving = await change({ ...post, config }, end, signals?.ending);
+  }
+}
+
+/** The first role. Undefined if this guardian was asked to end before it had one. */
+async function begin(post: Post, ending: AbortSignal | undefined): Promise<Serving | undefined> {
+  // Whoever asks hears what it waits for, and a socket that cannot be had is found out before there is a VM.
+  const { config: file, control, witness } = post;
+  await control.take({
+    status: () => ({ role: "starting", vm: file.vm.name, doing: "looking", witness: witness.status }),
+  });
+  const decided = await Promise.race([decideRole(post), aborted(ending)]);
+  if (decided === undefined) return undefined;
+  const config = inRole(decided.as, file);
+  if (config === undefined)
     throw new Error(
-      `this host is to be the ${decided.as}, because ${decided.why}; but its configuration has no ${address}`,
+      `this host is to be the ${decided.as}, because ${decided.why}; but its configuration has no replication.listen`,
     );
-  }
-  if (config.role === "backup") return { ...(await backup({ ...post, config }, decided.generation)), config };
-  const { done } = await startVm({ ...post, config }, decided.generation);
-  return { done, config };
+  sweepLeftovers(file, post.log);
+  if (config.role === "backup")
+    return { role: await BackupGuardian.start({ ...post, config }, decided.generation), config };
+  return { role: await startVm({ ...post, config }, decided.generation), config };
 }
 
-async function change(post: Post, before: Exclude<RoleEnd, { kind: "exit" }>): Promise<Role> {
+async function change(
+  post: Post,
+  before: Exclude<RoleEnd, { kind: "exit" }>,
+  ending: AbortSignal | undefined,
+): Promise<Serving | undefined> {
   const { config } = post;
-  if (before.kind === "primary" && config.role === "primary") {
-    const { done } = await adoptVm({ ...post, config }, before.takenOver);
-    return { done, config };
+  if (config.role === "backup") {
+    const { generation } = before as RoleEnd & { kind: "backup" };
+    return await backupInTime({ ...post, config }, generation, ending);
   }
-  if (before.kind === "start" && config.role === "primary") {
-    const { done } = await startVm({ ...post, config }, before.generation);
-    return { done, config };
-  }
-  if (before.kind === "backup" && config.role === "backup")
-    return { ...(await backup({ ...post, config }, before.generation)), config };
-  throw new Error(`internal error: the ${config.role}'s role after an end that says ${before.kind}`);
+  const primary: Post<PrimaryConfig> = { ...post, config };
+  const role =
+    before.kind === "primary"
+      ? await adoptVm(primary, before.takenOver)
+      : await startVm(primary, before.generation);
+  return { role, config };
 }
 
-async function backup(post: Post<BackupConfig>, generation: Generation): Promise<Pick<Role, "done">> {
-  const { done } = await BackupGuardian.start(post, generation);
-  return { done };
+/**
+ * A host that has lost the VM, or whose standby is spent, becomes a backup as soon as it can. What is in the way, an address that is gone or a file, may be mended
+ * while this guardian waits, and the VM has no other backup.
+ */
+async function backupInTime(
+  post: Post<BackupConfig>,
+  generation: Generation,
+  ending: AbortSignal | undefined,
+): Promise<Serving | undefined> {
+  const { config, control, log, witness } = post;
+  let role: Role | undefined;
+  let trying: Promise<void> | undefined;
+  await control.take({
+    status: () => ({
+      role: "starting",
+      vm: config.vm.name,
+      doing: "becoming a backup",
+      witness: witness.status,
+    }),
+  });
+  const started = persist({
+    what: "becoming a backup",
+    attempt: () => {
+      trying = BackupGuardian.start(post, generation).then((started) => {
+        role = started;
+      });
+      return trying;
+    },
+    wanted: () => ending?.aborted !== true,
+    alarm: new Alarm({ control, log }, "guardian"),
+  });
+  await Promise.race([started, aborted(ending)]);
+  // A try that is under way comes to its end, so that nothing of it is left.
+  await (trying as Promise<void> | undefined)?.catch(() => {});
+  return role === undefined ? undefined : { role, config };
+}
+
+/** Resolves when the signal comes; never where there is none. */
+function aborted(signal: AbortSignal | undefined): Promise<undefined> {
+  return new Promise((resolve) => {
+    if (signal?.aborted === true) resolve(undefined);
+    signal?.addEventListener("abort", () => resolve(undefined), { once: true });
+  });
 }

@@ -6,7 +6,7 @@ import type { Claim } from "../core/arbiter.ts";
 import type { BackupState } from "../core/backup.ts";
 import { recordOf } from "../core/start-up.ts";
 import type { Generation } from "../core/words.ts";
-import { type BackupConfig, inRole } from "./config.ts";
+import type { BackupConfig } from "./config.ts";
 import { OrderRefused } from "./control.ts";
 import type { Post } from "./role.ts";
 
@@ -65,11 +65,6 @@ function refuse({ post, state }: StartHereParts, args: Record<string, unknown>):
     throw new OrderRefused(
       "wrong-state",
       `this backup is ${phase}: only one that waits for a primary can start the VM`,
-    );
-  if (inRole("primary", config) === undefined)
-    throw new OrderRefused(
-      "wrong-state",
-      "this host cannot be the primary: its file has no replication.peer",
     );
   if (runsNowhereElse !== true)
     throw new OrderRefused(

@@ -4,7 +4,7 @@ import { probeAccelerator } from "../hypervisor/qemu/accelerator.ts";
 import { qemuCommand } from "../hypervisor/qemu/command-line.ts";
 import type { DiskImageFacts } from "../hypervisor/qemu/disk-image.ts";
 import { diskPreflight } from "../hypervisor/qemu/disk-preflight.ts";
-import { type Fingerprint, fingerprint } from "../hypervisor/qemu/fingerprint.ts";
+import { bootFingerprint, type Fingerprint, fingerprint } from "../hypervisor/qemu/fingerprint.ts";
 import { lookAtQemu } from "../hypervisor/qemu/host-facts.ts";
 import { staticPreflight } from "../hypervisor/qemu/preflight.ts";
 import { QemuProcess } from "../hypervisor/qemu/process.ts";
@@ -37,6 +37,8 @@ export interface Ground {
   readonly preload: string | undefined;
   /** What the images of `vm.disks` are, in order. */
   readonly images: readonly DiskImageFacts[];
+  /** Kernel and initrd as QEMU has loaded them. */
+  readonly boot: Fingerprint;
 }
 
 /** Looks before anything is touched: which accelerator works, and whether this host can run the VM at all. */
@@ -60,13 +62,13 @@ export async function prepareGround(config: GuardianConfig, log: Log): Promise<G
     runsHere: config.role === "primary",
   });
   heed([...directories, ...findings, ...disks.findings], log);
-  const { images } = disks;
+  const ground = { images: disks.images, boot: bootFingerprint(config.vm) };
   const accelerator = config.accelerator === "auto" ? answer.accelerator : config.accelerator;
-  if (accelerator === "kvm") return { accelerator, preload: undefined, images };
+  if (accelerator === "kvm") return { accelerator, preload: undefined, ...ground };
   const { version } = await lookAtQemu();
   const library = version === undefined || needsLibrary(version);
   log.warn(tcgNotice(library));
-  return { accelerator, preload: library ? await buildTcgAids(config.cacheDirectory) : undefined, images };
+  return { accelerator, preload: library ? await buildTcgAids(config.cacheDirectory) : undefined, ...ground };
 }
 
 /** Starts the VM, or its standby, which maps `ramFile` and waits for the state. */
@@ -97,8 +99,8 @@ export async function machineOf(
   ground: Ground,
   { pid, qmp }: QemuProcess,
 ): Promise<Fingerprint> {
-  const { accelerator, images } = ground;
+  const { accelerator, boot, images } = ground;
   const { package: qemuPackage, version: qemuVersion } = qmp;
   const running = await runningMachine(qmp, pid);
-  return fingerprint(config.vm, { accelerator, qemuVersion, qemuPackage, images, running });
+  return fingerprint(config.vm, { accelerator, qemuVersion, qemuPackage, images, running, boot });
 }

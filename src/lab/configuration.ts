@@ -64,6 +64,8 @@ export interface LabOptions {
   readonly retryMs?: number;
   /** After which a QEMU that gives no sign of life is taken for dead. */
   readonly hungMs?: number;
+  /** So long a VM may take to shut down, when its guardian is asked to end. */
+  readonly shutdownMs?: number;
   readonly onEvent?: (host: HostName, event: GuardianEvent) => void;
 }
 
@@ -125,7 +127,7 @@ export function guardianConfig(
   options: LabOptions,
 ): Record<string, unknown> {
   const { intervalMs, detectionMs, bindLifetimes, limits, replicationPeer, syncMiBps } = options;
-  const { hungMs, retryMs, witnessMs } = options;
+  const { hungMs, retryMs, shutdownMs, witnessMs } = options;
   const { replication, secondReplication } = labAddresses;
   const links = [replication, secondReplication].slice(0, options.links ?? 1);
   const addresses = (of: HostName) => {
@@ -148,6 +150,7 @@ export function guardianConfig(
       ...(witnessMs === undefined ? {} : { witnessMs }),
       ...(retryMs === undefined ? {} : { retryMs }),
       ...(hungMs === undefined ? {} : { hungMs }),
+      ...(shutdownMs === undefined ? {} : { shutdownMs }),
     },
     limits: limits ?? {},
     host: `host-${host}`,

@@ -9,8 +9,10 @@ export type { Caller, Stray, TurnedAway } from "./door.ts";
 export interface ListenOptions extends DoorOptions {
   /** Path i of a session comes in at addresses[i]. Port 0: any free one, see Listener.ports. */
   readonly addresses: readonly Address[];
-  /** An address of several cannot be had at present, or can again. */
+  /** An address cannot be had at present, or can again. */
   readonly onAddress?: (event: AddressEvent) => void;
+  /** An address that cannot be had is tried again also if there is no other: listening never fails. */
+  readonly patient?: boolean;
 }
 
 export interface AddressEvent {
@@ -19,7 +21,7 @@ export interface AddressEvent {
   readonly reason: string;
 }
 
-/** Listens until close(). Rejects with a LinkError if none of the addresses can be had; one of several is tried again. */
+/** Listens until close(). Rejects with a LinkError if none of the addresses can be had, unless it is `patient`; one of several is tried again. */
 export async function listen(options: ListenOptions): Promise<Listener> {
   const listener = new Listener(options);
   try {
@@ -51,7 +53,8 @@ export class Listener {
     const tries = addresses.map((address, path) => this.#listen(address, path));
     const outcomes = await Promise.allSettled(tries);
     const failures = outcomes.map((outcome) => (outcome.status === "rejected" ? outcome.reason : undefined));
-    if (failures.every((failure) => failure !== undefined)) throw failures[0];
+    if (this.#options.patient !== true && failures.every((failure) => failure !== undefined))
+      throw failures[0];
     failures.forEach((failure, path) => {
       if (failure !== undefined) this.#later(path, failure as LinkError);
     });

@@ -74,6 +74,11 @@ export function sendAll(fd: number, bytes: Uint8Array): void {
   }
 }
 
+/** Writes what can be written without waiting. @returns bytes taken. @throws SystemCallError, EAGAIN if it can take none at present */
+export function sendNow(fd: number, bytes: Uint8Array): number {
+  return checked("send", libc.send(fd, bytes, bytes.length, MSG_NOSIGNAL | MSG_DONTWAIT));
+}
+
 /** Ends both directions; a read that another thread is blocked in returns 0. The descriptor stays open. */
 export function shutdownSocket(fd: number): void {
   libc.shutdown(fd, SHUT_RDWR);

@@ -78,6 +78,7 @@ test("a good file is read, and what is left out has its default", () => {
       witnessMs: 30_000,
       retryMs: 2000,
       hungMs: 5000,
+      shutdownMs: 60000,
     },
     limits: { stagingMiB: 64, maxInFlight: 8, heldMiB: 64, diskMiB: 64, commitMiB: 256 },
     host: "vmhost1",
@@ -221,12 +222,18 @@ test("a guardian with both addresses can be in either role", () => {
   assert.deepEqual(inRole("primary", other!), config);
 });
 
-test("a guardian with the one address that its role needs stays in it", () => {
+test("a primary without an address of its own never becomes a backup; a backup without the other host's can run the VM, and has nobody to protect it towards", () => {
   const config = parseConfig(primary, "f");
   assert.equal(inRole("primary", config), config);
   assert.equal(inRole("backup", config), undefined);
-  const backup = changed("role: primary", "role: backup").replace("peer:", "listen:");
-  assert.equal(inRole("primary", parseConfig(backup, "f")), undefined);
+  const backup = parseConfig(changed("role: primary", "role: backup").replace("peer:", "listen:"), "f");
+  const survivor = inRole("primary", backup);
+  assert.deepEqual(survivor, {
+    ...backup,
+    role: "primary",
+    replication: { listen: backup.replication.listen, peer: [] },
+  });
+  assert.deepEqual(inRole("backup", survivor!)?.replication.listen, backup.replication.listen);
 });
 
 test("each role needs its address, whether it has the other one or not", () => {

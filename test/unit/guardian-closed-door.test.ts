@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { connect as connectTcp } from "node:net";
+import { type AddressInfo, connect as connectTcp, createServer } from "node:net";
 import { test } from "node:test";
 import type { ReplicationMessage } from "../../src/codec/replication.ts";
 import { encodeJoin } from "../../src/codec/replication-encode.ts";
@@ -73,4 +73,43 @@ test("who only wants to mend a path of its old session hears the same: its VM mu
     heard.map(({ type, generation, epoch }) => ({ type, generation, epoch })),
     [{ type: "takeover", generation: 8, epoch: 40 }],
   );
+});
+
+test("I5: a survivor whose addresses are taken or gone listens there when it can, with an alarm meanwhile", async (t) => {
+  const taken = createServer();
+  await new Promise<void>((resolve) => taken.listen(0, "127.0.0.1", resolve));
+  t.after(() => taken.close());
+  const { port } = taken.address() as AddressInfo;
+  const listens = [
+    // Of a network for documents: no host has it.
+    [{ host: "192.0.2.1", port: 7000 }],
+    [{ host: "127.0.0.1", port }],
+    [
+      { host: "127.0.0.1", port },
+      { host: "192.0.2.1", port: 7000 },
+    ],
+  ];
+  const alarms: string[] = [];
+  const publish = ({ about, raised, text }: Readonly<Record<string, unknown>>) =>
+    void alarms.push(`${about} ${raised}: ${text}`);
+  for (const listen of listens) {
+    const config = {
+      vm: { uuid: uuidText(IDS.vmId) },
+      replication: { listen },
+      timing: { heartbeatMs: 25, detectionMs: 200 },
+    } as unknown as PrimaryConfig;
+    const log = { info() {}, warn() {} };
+    const post = { config, control: { publish }, log } as unknown as Post<PrimaryConfig>;
+    const listener = await openClosedDoor(post, 40, () => ({ phase: "unprotected", generation: 8 }));
+    t.after(() => listener!.close());
+    assert.match(alarms.at(-1)!, /^listen true: cannot listen on .*It is tried again/);
+    if (listen.length === 2) assert.match(alarms.at(-1)!, /EADDRINUSE.*; cannot listen on .*EADDRNOTAVAIL/);
+    if (listen[0]!.port !== port || listen.length > 1) continue;
+    await new Promise((resolve) => taken.close(resolve));
+    for (const end = Date.now() + 20_000; !alarms.at(-1)!.startsWith("listen false"); ) {
+      assert.ok(Date.now() < end, "it listens at last");
+      await new Promise((next) => setTimeout(next, 10));
+    }
+    assert.deepEqual(listener!.ports, [port]);
+  }
 });

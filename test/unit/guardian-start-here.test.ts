@@ -9,7 +9,6 @@ type Images = "owner" | "replica" | "syncing";
 interface Circumstances {
   readonly images?: Images;
   readonly phase?: string;
-  readonly peer?: boolean;
   readonly newest?: number | undefined;
   /** The host of the newest claim. */
   readonly holder?: string;
@@ -21,14 +20,14 @@ interface Circumstances {
 }
 
 function backup(circumstances: Circumstances) {
-  const { images = "owner", phase = "waiting", peer = true, newest, verdict, disks } = circumstances;
+  const { images = "owner", phase = "waiting", newest, verdict, disks } = circumstances;
   const { at, generation = 3, holder = "a" } = circumstances;
   const done: string[] = [];
   const config = {
     role: "backup",
     host: "a",
     vm: { name: "vm1", disks: disks ?? [{ storage: "replicated" }] },
-    replication: { listen: [{}], ...(peer ? { peer: [{}] } : {}) },
+    replication: { listen: [{}] },
   };
   const parts = {
     post: {
@@ -75,7 +74,6 @@ test("what is not said in full, or cannot be done, is refused before anything ch
     [{}, { runsNowhereElse: "yes" }, "not-confirmed", /say "runsNowhereElse": true/],
     [{}, { ...SURE, force: true }, "bad-request", /no argument "force"/],
     [{ phase: "filling" }, SURE, "wrong-state", /this backup is filling/],
-    [{ peer: false }, SURE, "wrong-state", /no replication\.peer/],
     [{ images: "replica" }, SURE, "not-confirmed", /say "evenFromCopy": true/],
     [{ images: "syncing" }, { ...SURE, evenFromCopy: true }, "half-copy", /never finished/],
   ];

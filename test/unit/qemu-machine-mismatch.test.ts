@@ -10,7 +10,7 @@ import { test } from "node:test";
 import { type FeatureWord, featureNames, registerName } from "../../src/hypervisor/qemu/cpu-features.ts";
 import { deviceName, parseDeviceTree } from "../../src/hypervisor/qemu/device-tree.ts";
 import type { DiskImageFacts } from "../../src/hypervisor/qemu/disk-image.ts";
-import { type Fingerprint, fingerprint } from "../../src/hypervisor/qemu/fingerprint.ts";
+import { bootFingerprint, type Fingerprint, fingerprint } from "../../src/hypervisor/qemu/fingerprint.ts";
 import { compareMachines } from "../../src/hypervisor/qemu/machine-mismatch.ts";
 import type { VmSpec } from "../../src/hypervisor/vm-spec.ts";
 
@@ -56,7 +56,7 @@ function print(
     images: [],
     running,
   } as const;
-  return fingerprint(vm, { ...usual, ...host });
+  return fingerprint(vm, { ...usual, boot: bootFingerprint(vm), ...host });
 }
 
 function refusal(backup: Fingerprint, primary = print()): string | undefined {

@@ -22,9 +22,11 @@ export function fingerprint(
     readonly images: readonly DiskImageFacts[];
     /** What QEMU itself tells of the machine (running-machine.ts). */
     readonly running: Fingerprint;
+    /** What QEMU has loaded: `bootFingerprint` of the time when it was started. */
+    readonly boot: Fingerprint;
   },
 ): Fingerprint {
-  const { accelerator, images, qemuPackage, qemuVersion, running } = host;
+  const { accelerator, boot, images, qemuPackage, qemuVersion, running } = host;
   const nics = spec.nics.flatMap(({ mac, virtio }, index) => [
     [`nics[${index}].mac`, mac.toLowerCase()] as const,
     [`nics[${index}].virtio`, virtio ?? "standard"] as const,
@@ -42,7 +44,7 @@ export function fingerprint(
     ...Object.fromEntries(nics),
     disks: spec.disks.length,
     ...Object.assign({}, ...spec.disks.map((disk, index) => diskFingerprint(disk, index, images[index]!))),
-    ...bootFingerprint(spec),
+    ...boot,
     ...peripheralFingerprint(spec),
     extraArgs: JSON.stringify(spec.extraArgs),
     ...running,
@@ -62,7 +64,11 @@ function diskFingerprint(disk: DiskSpec, index: number, image: DiskImageFacts): 
   };
 }
 
-function bootFingerprint({ boot }: VmSpec): Fingerprint {
+/**
+ * Kernel and initrd by their contents. To be taken when QEMU is started, which reads them then and never again: later they may be others, or gone.
+ * @throws what the file system says
+ */
+export function bootFingerprint({ boot }: Pick<VmSpec, "boot">): Fingerprint {
   if (boot.kind === "firmware") return { boot: "firmware" };
   const { kernel, initrd, append } = boot;
   return {

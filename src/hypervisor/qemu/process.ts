@@ -53,16 +53,18 @@ export class QemuProcess {
     const monitors = QemuProcess.monitorPaths(launch.runDirectory);
     for (const path of monitors) rmSync(path, { force: true });
     const log = join(launch.runDirectory, "qemu.log");
-    const file = openSync(log, "a");
-    const words = lastWords(log, fstatSync(file).size);
+    const file = openLog(log);
+    const words = file === undefined ? () => "" : lastWords(log, fstatSync(file).size);
     const bind = launch.bindLifetimes ? ["setpriv", "--pdeathsig", "KILL", "--"] : [];
     const nice = getPriority() === guardianNice ? ["nice", "-n", String(-guardianNice)] : [];
     const [program, ...args] = [...nice, ...bind, ...launch.command];
     const child = spawn(program!, args, {
-      stdio: ["ignore", file, file],
+      stdio: ["ignore", file ?? "ignore", file ?? "ignore"],
+      // A session of its own: what a terminal, a shell or a service manager sends to the guardian's group is not for the VM.
+      detached: true,
       env: launch.preload === undefined ? process.env : { ...process.env, LD_PRELOAD: launch.preload },
     });
-    closeSync(file);
+    if (file !== undefined) closeSync(file);
     const exited = new Promise<string>((resolve) => {
       child.once("error", (error) => resolve(`QEMU could not be started: ${error.message}`));
       child.once("exit", (code, signal) =>
@@ -98,5 +100,14 @@ async function soon(exited: Promise<string>): Promise<string | undefined> {
     return await Promise.race([exited, promise]);
   } finally {
     clearTimeout(timer);
+  }
+}
+
+/** For what QEMU says. Undefined where no file can be made, on a full file system for example: then it is lost. */
+function openLog(path: string): number | undefined {
+  try {
+    return openSync(path, "a");
+  } catch {
+    return undefined;
   }
 }
