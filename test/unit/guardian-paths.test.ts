@@ -46,7 +46,7 @@ async function backupLink(t: TestContext, addresses: readonly Address[]) {
       config: {
         vm: { uuid: uuidText(IDS.vmId) },
         host: "host-b",
-        replication: { listen: addresses },
+        replication: { listen: addresses, peer: addresses },
         timing: { heartbeatMs: 10, detectionMs: 2_000 },
       },
       log: { warn() {}, info() {}, error() {} },

@@ -62,7 +62,7 @@ function watched(t: TestContext, choice: WitnessChoice) {
   t.after(() => watch.close());
   watch.begin();
   const next = async (kind: "raised" | "lowered") => {
-    const [event] = (await once(alarms, kind, { signal: AbortSignal.timeout(20_000) })) as [{ text: string }];
+    const [event] = (await once(alarms, kind, { signal: AbortSignal.timeout(60_000) })) as [{ text: string }];
     return event.text;
   };
   return { watch, next };
