@@ -29,8 +29,8 @@ test("images that cannot be used: refused by name, on either host, and nothing i
   await rename(`${raw}.away`, raw);
 
   const swapped = spec.map((disk) => ({ ...disk, format: disk.format === "raw" ? "qcow2" : "raw" }));
-  const both =
-    /vm\.disks\[0\]\.image \S+ is no qcow2 image.*vm\.disks\[1\]\.image \S+ begins like a qcow2 image/s;
+  // Of a raw image only its size can be wrong: what it begins with is the guest's own affair.
+  const both = /vm\.disks\[0\]\.image \S+ is no qcow2 image.*vm\.disks\[1\]\.image \S+ has \d+ bytes/s;
   await refused(lab, lab.startBackup({ disks: swapped }), both);
 
   const readOnly = await readOnlyCopy(lab, raw);
