@@ -67,7 +67,7 @@ test("a job cancelled by somebody, an endpoint that is cut off, a backup whose s
 
   await begins();
   const filler = await storage.fill();
-  await endsWith(/the backup is lost: it cannot go on: .*disk1.*(No space|ENOSPC)/i);
+  await endsWith(/the backup cannot go on: .*disk1.*(No space|ENOSPC)/i);
   assert.equal(await phaseOf(lab.backup), "waiting");
   await assert.rejects(lab.protect(), /cannot go on: .*(No space|ENOSPC)/i);
   await eventually("that is over", async () => (await phaseOf(lab.primary)) === "unprotected");
