@@ -235,7 +235,7 @@ test("static: a tap that another QEMU has open is found", async (t) => {
 });
 
 test("static: a user without rights is told which ones are missing", async () => {
-  const before = `ip tuntap add t0 mode tap; ip link set t0 up; mount -t tmpfs none /dev/net
+  const before = `ip tuntap add t0 mode tap user 4711; ip link set t0 up; mount -t tmpfs none /dev/net
     set -- setpriv --bounding-set=-all --inh-caps=-all "$@"`;
   const asked = { ...question, runDirectory: "/proc/remus" };
   const found = codes(await lookFrom(before, "staticPreflight", spec, asked));
