@@ -19,7 +19,7 @@ export const cases: readonly Case[] = [
     tests: [{ file: SCENARIOS, name: "a slow flush is under way when the backup takes over" }],
   },
   {
-    number: "22a",
+    number: "I7a",
     input: "the write-intent log of a VM that writes much gives way to a new one while protection begins",
     right: "the new log is not taken for one of an earlier protection: what the VM wrote stays on record",
     tests: [

@@ -1,6 +1,6 @@
 /** Plays one seed: a world is made, the VM is protected, things go wrong, things are mended; and at every step it is judged. */
 import { inWorld, type Stage } from "./stage.ts";
-import { AMBUSHES, AWAITED, ambush, FAULTS, SINGLE, STEPS, strike } from "./world/faults.ts";
+import { AMBUSHES, ambush, FAULTS, SINGLE, STEPS, strike } from "./world/faults.ts";
 import { order, primaryOf } from "./world/operator.ts";
 import { Random } from "./world/random.ts";
 import type { Nature, World } from "./world/world.ts";
@@ -192,13 +192,13 @@ class Run {
     const { world } = this;
     const { random } = world;
     const names = this.focus.faults ?? this.someFaults();
-    const ambushes = Object.keys(AMBUSHES).filter((name) => !AWAITED.has(name));
+    const ambushes = Object.keys(AMBUSHES);
     const fault = () => {
       if (world.calm) return;
       const name = random.pick(names);
       const host = world.host(random.pick(["A", "B"]));
       if (this.focus.faults === undefined && random.chance(0.15))
-        ambush(world, random.pick(ambushes), host, (wanted) => this.anOrder(wanted));
+        ambush(world, random.pick(ambushes), host, (wanted) => world.calm || this.anOrder(wanted));
       else if (random.chance(0.4))
         world.at(random.pick(STEPS), random.below(6), () => world.calm || strike(world, name, host));
       else strike(world, name, host);
@@ -218,7 +218,7 @@ class Run {
   /** All that can go wrong, or a few things of it, so that they meet often. */
   private someFaults(): string[] {
     const { random } = this.world;
-    const all = Object.keys(FAULTS).filter((name) => !AWAITED.has(name));
+    const all = Object.keys(FAULTS);
     all.push("an effect fails", "an effect fails");
     if (random.chance(0.5)) return all;
     return Array.from({ length: 3 + random.below(6) }, () => random.pick(all));

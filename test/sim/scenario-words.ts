@@ -124,8 +124,8 @@ export const ACTIONS: readonly (readonly [RegExp, Act])[] = [
     },
   ],
   [
-    /^standby of (A|B) cannot load$/,
-    ({ world }, [, h]) => Object.assign(world.host(h!), { loadFails: true }),
+    /^standby of (A|B) (cannot|can) load$/,
+    ({ world }, [, h, can]) => Object.assign(world.host(h!), { loadFails: can === "cannot" }),
   ],
   [
     /^standby of (A|B) loads for (\d+)$/,

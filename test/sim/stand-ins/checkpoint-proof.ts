@@ -3,11 +3,26 @@ import { theWorld } from "../world/present.ts";
 import { current } from "../world/time.ts";
 
 export class CheckpointProof {
-  begin(): void {}
+  /** Ends what is under way, as a QEMU that is killed while it loads does. */
+  private end: (() => void) | undefined;
 
-  async prove(): Promise<void> {
-    await current().later(theWorld().random.between(5, 120));
+  begin(): void {
+    this.drop();
   }
 
-  drop(): void {}
+  async prove(): Promise<void> {
+    const world = theWorld();
+    const host = world.hostOf(current());
+    const { promise: ended, reject } = Promise.withResolvers<never>();
+    this.end = () => reject(new Error("checkpoint 0 does not load here: QEMU ended (SIGKILL)"));
+    await Promise.race([ended, current().later(world.random.between(5, 120) + host.loadTakesMs)]);
+    if (!host.loadFails) return;
+    world.count("trials that failed to load");
+    throw new Error("checkpoint 0 does not load here: it is refused");
+  }
+
+  drop(): void {
+    this.end?.();
+    this.end = undefined;
+  }
 }
