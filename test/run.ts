@@ -2,7 +2,9 @@
  * `npm test`: first what takes seconds (format and lint, types, layers, dead code), then the unit tests side by side, then the end-to-end
  * tests one after the other, since each of them has the machine to itself.
  *
- *   node test/run.ts [--checks | --unit | --e2e]
+ *   node test/run.ts [--checks | --unit | --e2e | --long]
+ *
+ * `--long` is what takes minutes each (`npm run test:long`), and no part of the others.
  */
 import { spawnSync } from "node:child_process";
 import { globSync } from "node:fs";
@@ -40,8 +42,8 @@ interface Count {
 }
 
 /** Runs test files; counts single tests, not the suites that hold them. */
-async function test(pattern: string, concurrency: number, count: Count): Promise<void> {
-  const stream = run({ files: globSync(pattern).sort(), concurrency, timeout: 300_000 });
+async function test(pattern: string, concurrency: number, count: Count, timeout = 300_000): Promise<void> {
+  const stream = run({ files: globSync(pattern).sort(), concurrency, timeout });
   stream.on("test:pass", ({ details, skip }) => {
     if (details.type === "suite") return;
     if (skip === undefined) count.passed++;
@@ -57,7 +59,10 @@ const only = process.argv[2];
 const count: Count = { passed: 0, failed: 0, skipped: 0 };
 let ok = true;
 if (only === undefined || only === "--checks") ok = check();
-if (ok && only !== "--checks") {
+if (only === "--long") {
+  await test("test/long/*.test.ts", 1, count, 900_000);
+  console.log(`${count.passed} passed, ${count.failed} failed, ${count.skipped} skipped`);
+} else if (ok && only !== "--checks") {
   if (only !== "--e2e") await test("test/unit/*.test.ts", availableParallelism(), count);
   if (only !== "--unit") await test("test/e2e/*.test.ts", 1, count);
   console.log(`${count.passed} passed, ${count.failed} failed, ${count.skipped} skipped`);

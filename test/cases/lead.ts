@@ -29,6 +29,10 @@ export const cases: readonly Case[] = [
         file: IMAGES,
         name: "I7: pages above 4 GiB land where they belong, in an image of 64 GiB; so do their copies",
       },
+      {
+        file: "test/long/large-memory.test.ts",
+        name: "I7, I4: 6 GiB of RAM, high memory full: equal at each check, and right after a failover, with the image's file system full",
+      },
     ],
   },
   {

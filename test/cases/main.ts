@@ -11,7 +11,7 @@ import { run } from "node:test";
 import type { Case } from "./case.ts";
 
 const PROJECT = join(import.meta.dirname, "../..");
-const TEST_TIMEOUT_MS = 300_000;
+const TEST_TIMEOUT_MS = 900_000;
 
 type Outcome = "passed" | "failed" | "skipped" | "not there";
 
