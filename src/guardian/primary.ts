@@ -37,7 +37,7 @@ import type { Post, RoleEnd, TakenOver } from "./role.ts";
 import type { RunningVm } from "./running-vm.ts";
 import { sweepUp } from "./sweep-up.ts";
 import { type Ground, heed, machineOf } from "./vm-process.ts";
-import { watchVm } from "./watched-vm.ts";
+import { type WatchedVm, watchVm } from "./watched-vm.ts";
 
 /** How a VM comes to be this host's. */
 export interface Beginning {
@@ -66,7 +66,7 @@ export class PrimaryGuardian {
   private readonly statistics = new PrimaryStatistics();
   private readonly vm: RunningVm;
   private readonly guestEnd: GuestEnd;
-  private readonly takeCheckpoint: (hold: boolean) => Promise<void>;
+  private readonly watched: WatchedVm;
   private readonly input: InputForwarding;
   private readonly hangs: HangWatch;
   private readonly checkpoints: CheckpointWatch;
@@ -107,7 +107,7 @@ export class PrimaryGuardian {
     this.records = new DirtyRecords(qemu.qmp, numbers, takenOver);
     this.link = new PrimaryLink({
       post,
-      machine: () => machineOf(config, ground, qemu),
+      machine: () => this.watched.changes.describe(() => machineOf(config, ground, qemu)),
       disks: this.disks.all,
       state: () => this.state,
       feed: (event) => this.feed(event),
@@ -146,8 +146,8 @@ export class PrimaryGuardian {
     const { disks, statistics } = this;
     const [state, protection] = [() => this.state, () => this.protection];
     const feed = (event: PrimaryEvent) => this.feed(event);
-    const watched = watchVm({ qemu, disks, post, statistics, state, protection, feed });
-    ({ vm: this.vm, guestEnd: this.guestEnd, takeCheckpoint: this.takeCheckpoint } = watched);
+    this.watched = watchVm({ qemu, disks, post, statistics, state, protection, feed });
+    ({ vm: this.vm, guestEnd: this.guestEnd } = this.watched);
     this.ending = new OrderlyEnd({
       ...{ feed, qemu, log: post.log, orders: this.orders, shutdownMs: config.timing.shutdownMs },
       state: () => this.state,
@@ -310,7 +310,7 @@ export class PrimaryGuardian {
         return this.beginEpochs(this.protection!);
       case "capture":
         if (handsOver(this.state)) this.input.watch();
-        return this.takeCheckpoint(effect.hold);
+        return this.watched.takeCheckpoint(effect.hold);
       case "proceed":
         this.protection!.proceed();
         return;

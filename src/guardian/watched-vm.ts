@@ -1,6 +1,7 @@
 /** The VM with those who act on what its QEMU tells of it. */
 import type { PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
+import { ChangeWatch } from "./change-watch.ts";
 import type { PrimaryConfig } from "./config.ts";
 import { DiskErrors } from "./disk-errors.ts";
 import { GuestEnd } from "./guest-end.ts";
@@ -25,6 +26,7 @@ export interface WatchedVmOptions {
 export interface WatchedVm {
   readonly vm: RunningVm;
   readonly guestEnd: GuestEnd;
+  readonly changes: ChangeWatch;
   /** Of the protection that is under way; feeds `capture-put-off` if the VM does not run. */
   readonly takeCheckpoint: (hold: boolean) => Promise<void>;
 }
@@ -52,5 +54,23 @@ export function watchVm(options: WatchedVmOptions): WatchedVm {
     standsStill: () =>
       vm.standstill?.state === "io-error" && !["handing-over", "superseded"].includes(state().phase),
   });
-  return { vm, guestEnd, takeCheckpoint: (hold) => takeCheckpoint(vm, hold, protection, feed) };
+  const changes = new ChangeWatch({
+    qmp: qemu.qmp,
+    cards: post.config.vm.nics.length,
+    log,
+    isProtected: () => isProtected(state()),
+    onChanged: (what) => {
+      const because = `the VM is no longer what the backup has agreed to: ${what}`;
+      const text = `${because}. Protection ends, and the VM runs on`;
+      log.warn(text);
+      post.control.publish({ kind: "report", level: "warn", text });
+      feed({ type: "stop-asked", because });
+    },
+  });
+  return { vm, guestEnd, changes, takeCheckpoint: (hold) => takeCheckpoint(vm, hold, protection, feed) };
+}
+
+/** A handover is not taken back, and an end that has begun needs no other reason. */
+function isProtected(state: PrimaryState): boolean {
+  return state.phase === "protected" && state.acked >= 0;
 }

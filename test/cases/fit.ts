@@ -93,4 +93,30 @@ export const cases: readonly Case[] = [
       },
     ],
   },
+  {
+    number: "10e",
+    input: "a disc is changed, or a network backend is added, by another monitor while the VM is protected",
+    right: "protection ends with its name, the VM runs on, and the next try is refused for the same",
+    tests: [
+      {
+        file: "test/e2e/checkpoint-proof.test.ts",
+        name: "a device that is plugged in after the handshake is found by loading checkpoint 0, and one beside the protection never gets in (I5)",
+      },
+    ],
+  },
+  {
+    number: "10f",
+    input: "a card is ejected, or a disk resized, while the VM is protected",
+    right: "protection ends with its name",
+    tests: [
+      {
+        file: "test/unit/guardian-change-watch.test.ts",
+        name: "a device that is unplugged while the VM is protected is named, once (I5)",
+      },
+      {
+        file: "test/unit/guardian-change-watch.test.ts",
+        name: "a disk that is resized while the VM is protected is named, once (I5)",
+      },
+    ],
+  },
 ];

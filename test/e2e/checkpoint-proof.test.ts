@@ -4,7 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { existsSync, readdirSync } from "node:fs";
-import { readFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 import { processRuns } from "../../src/lab/lab.ts";
@@ -25,7 +25,13 @@ test("a device that is plugged in after the handshake is found by loading checkp
       if (host === "a" && kind === "phase" && phase === "syncing") syncing.resolve();
     },
   });
-  const monitor = await startWithMonitor(t, lab);
+  const endsWith = async (why: RegExp) => {
+    await eventually(`protection ends: ${why}`, () => told.some((text) => why.test(text)));
+    await eventually("protection has ended", async () => (await phaseOf(lab.primary)) === "unprotected");
+    told.length = 0;
+    await goesOn(client, 5);
+  };
+  const monitor = await startWithMonitor(t, lab, { cdroms: [{}] });
   const client = lab.client();
   await goesOn(client);
   const qemuPid = await lab.qemuPid("a");
@@ -62,5 +68,23 @@ test("a device that is plugged in after the handshake is found by loading checkp
 
   // QEMU itself refuses that while a migration, which COLO is, is under way.
   await assert.rejects(monitor.execute("device_add", { driver: "virtio-rng-pci", id: "later" }), /migrating/);
+  await goesOn(client, 5);
+
+  // What it does not refuse is seen. The next try is refused for the same.
+  const disc = join(lab.directory, "disc");
+  await writeFile(disc, Buffer.alloc(1 << 20));
+  await monitor.execute("blockdev-change-medium", { id: "cdrom0", filename: disc, force: true });
+  await endsWith(/drive cdrom0 was "no medium" and is "1048576 bytes, read-only" now/);
+  await assert.rejects(lab.protect(), /drive cdrom0 is "1048576 bytes, read-only".*"no medium"/);
+  await monitor.execute("blockdev-open-tray", { id: "cdrom0", force: true });
+  await monitor.execute("blockdev-remove-medium", { id: "cdrom0" });
+  await monitor.execute("blockdev-close-tray", { id: "cdrom0" });
+  await lab.protect();
+  await monitor.execute("netdev_add", { type: "user", id: "aside", restrict: true });
+  await endsWith(/Network backend aside \(user\) is none of vm\.nics/);
+  await assert.rejects(lab.protect(), /Network backend aside/);
+  await monitor.execute("netdev_del", { id: "aside" });
+  await lab.protect();
+  assert.ok(processRuns(qemuPid));
   await goesOn(client, 5);
 });

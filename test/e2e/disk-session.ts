@@ -9,6 +9,7 @@ import { promisify } from "node:util";
 import type { SyncSummary } from "../../src/guardian/sync-report.ts";
 import { blockNodes } from "../../src/hypervisor/qemu/disk-nodes.ts";
 import { Qmp } from "../../src/hypervisor/qemu/qmp.ts";
+import type { VmSpec } from "../../src/hypervisor/vm-spec.ts";
 import { countIncrements } from "../../src/lab/append-only-file.ts";
 import type { ClientProcess } from "../../src/lab/client-process.ts";
 import { checkFileSystem } from "../../src/lab/file-system.ts";
@@ -23,12 +24,12 @@ export const PATIENT = { detectionMs: 1000 };
  * Boots the lab's VM with one monitor more than its guardian has, as an administrator might, and connects to it. Both hosts get the same
  * words, and the path leads to the QEMU that was started last, which is the primary's.
  */
-export async function startWithMonitor(t: TestContext, lab: Lab): Promise<Qmp> {
+export async function startWithMonitor(t: TestContext, lab: Lab, vm: Partial<VmSpec> = {}): Promise<Qmp> {
   const directory = await mkdtemp(join(tmpdir(), "remus-admin-"));
   const path = join(directory, "admin.sock");
   const extraArgs = ["-qmp", `unix:${path},server=on,wait=off`];
-  await lab.startBackup({ extraArgs });
-  await lab.startPrimary({ extraArgs });
+  await lab.startBackup({ ...vm, extraArgs });
+  await lab.startPrimary({ ...vm, extraArgs });
   const monitor = await Qmp.connect(path);
   t.after(async () => {
     monitor.close();

@@ -32,7 +32,21 @@ export async function networkFindings(qmp: Qmp, cards: number): Promise<Finding[
       `Network ${name} has several queues; Remus holds the output of one. Start it with one.`,
     ),
   );
-  return [...several, ...strangers.values()];
+  return [...several, ...strangers.values(), ...filterFindings(text)];
+}
+
+/** A filter of another's hands frames on, or writes them down, before their checkpoint is acknowledged. */
+function filterFindings(networks: string): Finding[] {
+  return [...networks.matchAll(/^\s*- (\S+): type=([\w-]+)/gm)].flatMap(([, name, type]) =>
+    name!.startsWith("remus-")
+      ? []
+      : [
+          error(
+            "extra-filter",
+            `Network filter ${name} (${type}) is none of Remus's: it sees what the VM sends before that may be seen. Take it out (object-del ${name}).`,
+          ),
+        ],
+  );
 }
 
 function isOurs(name: string, type: string, cards: number): boolean {
