@@ -1,6 +1,6 @@
 /** A QEMU process as the guardian's child: started, watched, and not outliving its guardian. */
 import { type ChildProcess, spawn } from "node:child_process";
-import { closeSync, fstatSync, openSync, rmSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readFileSync, rmSync } from "node:fs";
 import { getPriority } from "node:os";
 import { join } from "node:path";
 import { lastWords } from "./last-words.ts";
@@ -84,6 +84,15 @@ export class QemuProcess {
     }
     for (const monitor of first) monitor.explain(() => soon(exited));
     return new QemuProcess(child, exited, ...first);
+  }
+
+  /** What the kernel says of the process, a letter of proc(5): `T` and `t` stand for stopped, `Z` for dead. Undefined: it is gone. */
+  get processState(): string | undefined {
+    try {
+      return /\) (\S)/.exec(readFileSync(`/proc/${this.pid}/stat`, "latin1"))?.[1];
+    } catch {
+      return undefined;
+    }
   }
 
   /** SIGKILL: a VM that must not run is not asked. */

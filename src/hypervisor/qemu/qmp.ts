@@ -55,6 +55,7 @@ export class Qmp {
   private rest = "";
   private closedBecause: string | undefined;
   private explanation: () => Promise<string | undefined> = async () => undefined;
+  private oob = false;
   private versionText = "";
   private packageText = "";
 
@@ -83,8 +84,8 @@ export class Qmp {
       const { major, minor, micro } = QMP!.version.qemu;
       qmp.versionText = `${major}.${minor}.${micro}`;
       qmp.packageText = QMP!.version.package ?? "";
-      const oob = options.oob === true && QMP!.capabilities.includes("oob");
-      await qmp.execute("qmp_capabilities", oob ? { enable: ["oob"] } : {});
+      qmp.oob = options.oob === true && QMP!.capabilities.includes("oob");
+      await qmp.execute("qmp_capabilities", qmp.oob ? { enable: ["oob"] } : {});
       return qmp;
     } catch (error) {
       socket.destroy();
@@ -104,12 +105,17 @@ export class Qmp {
     return this.packageText;
   }
 
+  /** Whether commands out of band are taken: asked for at connect, and offered by QEMU. */
+  get takesOob(): boolean {
+    return this.oob;
+  }
+
   /** Runs a command. Fails with `QmpError` when QEMU refuses it, with `QmpClosed` when QEMU goes away. */
   execute<T = unknown>(command: string, args: Record<string, unknown> = {}): Promise<T> {
     return this.request<T>("execute", command, args);
   }
 
-  /** Runs a command out of band: it is answered even while QEMU's main loop is blocked. Needs `oob` at connect. */
+  /** Runs a command out of band: it is answered even while QEMU's main loop is blocked. Needs `takesOob`. */
   executeOob<T = unknown>(command: string, args: Record<string, unknown> = {}): Promise<T> {
     return this.request<T>("exec-oob", command, args);
   }

@@ -66,6 +66,8 @@ export class SimQmp extends EventEmitter {
     return this.qemu.command(answer, !command.startsWith("query-"));
   }
 
+  readonly takesOob = true;
+
   /** A QEMU that hangs here stands still altogether, as after SIGSTOP: the monitor of its own thread is silent, too. */
   executeOob(command: string): Promise<Record<string, unknown>> {
     return this.execute(command);
@@ -117,6 +119,11 @@ export class SimQemu {
     this.exit = resolve;
     // setpriv --pdeathsig KILL
     owner.onDeath(() => this.die("its guardian has died"));
+  }
+
+  get processState(): string | undefined {
+    if (!this.alive) return undefined;
+    return this.hung ? "T" : "S";
   }
 
   /** What the monitor answers, or a rejection when QEMU is gone; or when it refuses, which no question is. */
