@@ -7,7 +7,7 @@
  */
 import { SilenceDetector } from "../core/silence.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
-import { QmpClosed } from "../hypervisor/qemu/qmp.ts";
+import { QmpClosed } from "../hypervisor/qemu/qmp-errors.ts";
 import { monotonicMs } from "../os/monotonic.ts";
 import type { ControlSocket } from "./control.ts";
 import type { Log } from "./log.ts";

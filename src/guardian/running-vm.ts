@@ -95,7 +95,11 @@ export class RunningVm {
     const { running } = await this.qemu.qmp.execute<{ running: boolean }>("query-status");
     // What QEMU has announced before its answer counts, too.
     if (!running || !this.runs || this.end !== undefined) {
-      if (!running) void this.look();
+      // Whoever waits until it runs must not be told at once that it does, and ask again, without end.
+      if (!running) {
+        this.runs = false;
+        this.look().catch(() => {});
+      }
       return false;
     }
     this.cutting = true;
@@ -136,6 +140,8 @@ export class RunningVm {
 
   private resumed(): void {
     this.changes++;
+    // The end may come inside a pause of ours, which QEMU then ends: the guest is no more for that.
+    if (this.end !== undefined) return;
     this.runs = true;
     this.stand(undefined);
     const { waits } = this;

@@ -40,4 +40,47 @@ export const cases: readonly Case[] = [
       },
     ],
   },
+  {
+    number: "14b",
+    input:
+      "power off (with and without -no-shutdown), panic, panic=pause, -no-reboot under protection, also inside a checkpoint's pause",
+    right:
+      "the VM has ended, once; no checkpoint is asked for again and again; the protection ends with QEMU",
+    tests: [
+      {
+        file: "test/e2e/guest-ends.test.ts",
+        name: "I5: power off, panic and a reboot that is to end the guest end the VM once, whatever QEMU does then, and its protection with it",
+      },
+      {
+        file: "test/unit/guardian-running-vm.test.ts",
+        name: "I5: a guest that ends inside a checkpoint's pause does not run when that pause is over: nobody asks for a checkpoint without end",
+      },
+    ],
+  },
+  {
+    number: 30,
+    input: "a QEMU without out-of-band commands on its monitor, and a drain longer than hungMs",
+    right: "never taken to hang; the log says what is not found out",
+    tests: [
+      {
+        file: "test/unit/guardian-hang-qemu.test.ts",
+        name: "I5: a QEMU without out-of-band commands whose main loop waits for a disk is not taken to hang; one that is stopped is",
+      },
+      {
+        file: "test/unit/guardian-hang-watch.test.ts",
+        name: "I5: a QEMU without out-of-band commands is not asked, hangs only while its process is stopped, and that is said once",
+      },
+    ],
+  },
+  {
+    number: "30b",
+    input: "the watchdog's monitor is lost, then QEMU stands still",
+    right: "found to hang all the same",
+    tests: [
+      {
+        file: "test/unit/guardian-hang-qemu.test.ts",
+        name: "I4: a QEMU whose monitor for the watchdog is lost, and that is stopped then, is found to hang",
+      },
+    ],
+  },
 ];

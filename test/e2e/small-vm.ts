@@ -12,6 +12,7 @@ import {
   rmSync,
   truncateSync,
   writeFileSync,
+  writeSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -31,6 +32,11 @@ import { eventually } from "./lab-session.ts";
 const MIB = 1 << 20;
 const DISK_BYTES = 4 * MIB;
 const COUNTER = 0x10000;
+const DEED = COUNTER + 0x10;
+const DEEDS = ["power-off", "reset", "panic", "sleep", "triple-fault"] as const;
+
+/** What the guest does when it is told to. */
+export type Deed = (typeof DEEDS)[number];
 
 /**
  * 55 aa, one block, then, with es = 1000h:
@@ -164,6 +170,16 @@ export class SmallVm {
     }
   }
 
+  /** The guest does it as soon as it runs. */
+  does(deed: Deed): void {
+    const fd = openSync(join(this.directory, "ram"), "r+");
+    try {
+      writeSync(fd, Buffer.from([DEEDS.indexOf(deed) + 1]), 0, 1, DEED);
+    } finally {
+      closeSync(fd);
+    }
+  }
+
   async counts(): Promise<void> {
     const before = this.count;
     await eventually("the guest counts", () => this.count !== before, 30_000);
@@ -246,8 +262,9 @@ export class SmallVm {
   }
 
   private async checkpoint(protection: Protection): Promise<void> {
-    const runs = await this.vm.mayBePaused().catch(() => false);
-    if (this.current !== protection) return;
+    const runs = await this.vm.mayBePaused().catch(() => undefined);
+    // Without an answer QEMU is gone.
+    if (runs === undefined || this.current !== protection) return;
     if (runs) {
       protection.captureCheckpoint(false);
       return;
