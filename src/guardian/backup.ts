@@ -129,9 +129,8 @@ export class BackupGuardian {
     const { config, log } = post;
     const { vm, limits, imageDirectory } = config;
     const ground = await prepareGround(config, log);
-    const { images: disks } = ground;
     const path = join(imageDirectory, `${vm.name}.ram`);
-    const room = { imageDirectory, imageFile: path, bounds: memoryBounds(vm, limits), images: disks };
+    const room = { imageDirectory, imageFile: path, bounds: memoryBounds(vm, limits), images: ground.images };
     heed(await backupPreflight(vm, room), log);
     await mendImages(post);
     const ramBytes = ramKiB(vm.memoryMiB, ground.accelerator) * 1024;
@@ -180,7 +179,8 @@ export class BackupGuardian {
       onApplied: (totalBytes) => this.link.send((ids) => encodeDiskApplied(ids, totalBytes)),
     });
     const { disks: images, ground, held, qemu, taps } = this;
-    this.takeover = new StandbyTakeover({ disks: images, ground, held, qemu, taps });
+    const patience = { mayGiveUp: () => isSpare(this.state), warn: (text: string) => log.warn(text) };
+    this.takeover = new StandbyTakeover({ disks: images, ground, held, patience, qemu, taps });
     this.test = new TestFailover({ post: this.post, ground, held, disks: images, state: () => this.state });
     await this.test.sweep();
     this.link = new BackupLink({

@@ -29,6 +29,13 @@ export const meanings: Readonly<Partial<Record<NodeJS.Signals, Meaning>>> = {
   SIGTSTP: "nothing",
   SIGXCPU: "nothing",
   SIGXFSZ: "nothing",
+  SIGVTALRM: "nothing",
+  SIGPROF: "nothing",
+  SIGIO: "nothing",
+  SIGPWR: "nothing",
+  SIGTTIN: "nothing",
+  SIGTTOU: "nothing",
+  SIGSTKFLT: "nothing",
 };
 
 export class HostSignals {

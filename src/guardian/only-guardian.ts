@@ -6,7 +6,8 @@ import { createHash } from "node:crypto";
 import { readlinkSync, realpathSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { at } from "../link/link-error.ts";
-import { type HeldLocks, LockFolder } from "../os/lock-folder.ts";
+import { HeldLocks, LockFolder, type Taken } from "../os/lock-folder.ts";
+import { whyUnsafe } from "../os/safe-path.ts";
 import type { GuardianConfig } from "./config.ts";
 
 /** Another guardian has what this one needs. */
@@ -24,22 +25,50 @@ export async function beTheOnlyGuardian(
   file: string,
   folders: readonly string[] = lockFolders(config),
 ): Promise<HeldLocks> {
-  const folder = openFirst(folders);
   const all = soles(config);
   const names = all.map(({ name }) => name);
   const by = JSON.stringify({ pid: process.pid, vm: config.vm.name, file: resolve(file) });
-  const answer = await folder.take(names, by);
-  if ("giveBack" in answer) return answer;
+  const held: HeldLocks[] = [];
+  const giveBack = async () => {
+    for (const locks of held) await locks.giveBack();
+  };
+  const reasons: string[] = [];
+  for (const path of folders) {
+    const answer = await take(path, names, by).catch((error: Error) => error);
+    if (answer instanceof HeldLocks) held.push(answer);
+    else if (answer instanceof Error) reasons.push(answer.message);
+    else {
+      await giveBack();
+      throw new NotTheOnlyGuardian(
+        `VM ${config.vm.name} is not started from ${file}: ${holders(answer, all)}. Nothing was touched. ` +
+          "Leave it to the guardian that runs, or end that first; give two VMs names, UUIDs, directories, disks, taps and addresses of their own",
+      );
+    }
+  }
+  if (held.length > 0) return new HeldLocks(giveBack);
+  throw new Error(
+    `no directory can be had for locks, by which a guardian knows that it is the only one of its VM: ${reasons.join("; ")}. Let this user write to stateDirectory`,
+  );
+}
+
+async function take(
+  path: string,
+  names: readonly string[],
+  by: string,
+): Promise<HeldLocks | readonly Taken[]> {
+  // Before it is made: behind a link of somebody else's it would be made, and tidied, in a place of his choice.
+  const why = whyUnsafe(path);
+  if (why !== undefined) throw new Error(why);
+  return await LockFolder.open(path).take(names, by);
+}
+
+function holders(taken: readonly Taken[], all: readonly Sole[]): string {
   const whats = new Map<string, string[]>();
-  for (const { name, by } of answer) {
+  for (const { name, by } of taken) {
     const { what } = all.find((sole) => sole.name === name)!;
     whats.set(by, [...(whats.get(by) ?? []), what]);
   }
-  const reasons = [...whats].map(([by, what]) => `${holder(by)} has ${what.join(", ")}`);
-  throw new NotTheOnlyGuardian(
-    `VM ${config.vm.name} is not started from ${file}: ${reasons.join("; ")}. Nothing was touched. ` +
-      "Leave it to the guardian that runs, or end that first; give two VMs names, UUIDs, directories, disks, taps and addresses of their own",
-  );
+  return [...whats].map(([by, what]) => `${holder(by)} has ${what.join(", ")}`).join("; ");
 }
 
 /** Everything that a guardian must have for itself, in either role: it may come to have the other one. */
@@ -72,27 +101,17 @@ export function soles(config: GuardianConfig): Sole[] {
   return all.filter((one, index) => all.findIndex((other) => other.name === one.name) === index);
 }
 
-/** Where the locks of a host are; the first that this user can have. */
+/**
+ * Where the locks of a host are: each of them that this user can have. Those below /run are one for all VMs, but a login's end or a service manager may remove them
+ * while guardians run on; the one beside the state stays, and the same guardian started again finds it.
+ */
 function lockFolders({ stateDirectory }: GuardianConfig): string[] {
   const user = process.getuid!();
-  const runtime = process.env.XDG_RUNTIME_DIR ?? `/run/user/${user}`;
+  const { XDG_RUNTIME_DIR: runtime = `/run/user/${user}` } = process.env;
   return [
-    ...(user === 0 ? ["/run/remus/locks"] : [join(runtime, "remus/locks")]),
-    join(stateDirectory, "locks"),
+    user === 0 ? "/run/remus/locks" : join(runtime, "remus/locks"),
+    join(stateDirectory, "remus-locks"),
   ];
-}
-
-function openFirst(folders: readonly string[]): LockFolder {
-  const reasons: string[] = [];
-  for (const path of folders)
-    try {
-      return LockFolder.open(path);
-    } catch (error) {
-      reasons.push((error as Error).message);
-    }
-  throw new Error(
-    `no directory can be had for locks, by which a guardian knows that it is the only one of its VM: ${reasons.join("; ")}. Let this user write to stateDirectory`,
-  );
 }
 
 /** One name for one place, by whichever path it is called and whether it is there yet or not. */

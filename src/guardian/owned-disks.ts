@@ -157,10 +157,16 @@ export class OwnedDisks {
    * @param clean the guest has ended of itself, so QEMU has closed its images in order: they are the VM's, whole, even if `settle` had no time
    */
   async putAway(generation: Generation, clean: boolean): Promise<void> {
-    await this.settled();
+    // A flush that has failed, or that QEMU's end has broken off, is made up for by what follows.
+    const settled = await this.settling.then(
+      () => true,
+      () => false,
+    );
     await this.sync();
     const { images, generation: noted } = this.record.state ?? {};
-    if (clean && images === "syncing" && noted === generation) await this.note(generation, true);
+    if (!clean || noted !== generation || (settled && images !== "syncing")) return;
+    this.unsettled = false;
+    await this.note(generation, true);
   }
 
   /** What QEMU has given to the kernel is put on stable storage. */

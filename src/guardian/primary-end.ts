@@ -20,9 +20,12 @@ export async function putAway(
   { generation, phase }: PrimaryState,
   guestShutDown: boolean,
   log: Pick<Log, "error">,
+  link: { close(): void },
 ): Promise<void> {
   // The other host's images are the newer ones. What was handed over is put away with its note.
   if (phase === "superseded") return;
+  // A VM that has died goes on at the backup, which must hear of it before a slow disk has taken all of this (I4).
+  if (!guestShutDown) link.close();
   await disks
     .putAway(generation, guestShutDown)
     .catch((error: Error) =>

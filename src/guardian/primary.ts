@@ -221,7 +221,7 @@ export class PrimaryGuardian {
 
   private async vmGone(how: string): Promise<void> {
     const guestShutDown = this.vm.ended !== undefined;
-    await putAway(this.disks, this.state, guestShutDown, this.post.log);
+    await putAway(this.disks, this.state, guestShutDown, this.post.log, this.link);
     if (guestShutDown) {
       // A QEMU that was not to stay for it: there is nothing any more that a checkpoint could come from.
       if (this.state.phase === "protected") this.feed({ type: "capture-failed", reason: this.vm.ended! });

@@ -12,6 +12,7 @@ import type { Session } from "../link/session.ts";
 import { EpochCell } from "../memory/epoch-cell.ts";
 import { Staging } from "../memory/staging.ts";
 import { FilterChain } from "../net/filter-chain.ts";
+import { leaveRemovedDirectory } from "../os/working-directory.ts";
 import { exportSocket, PrimaryDisks, type PrimaryDisksOptions, SNAPSHOT } from "./primary-disks.ts";
 import { Shipping } from "./shipping.ts";
 
@@ -227,6 +228,7 @@ export class Protection {
       if (this.stopped) throw new Error("protection was given up while it began");
     };
     go();
+    leaveRemovedDirectory();
     if (netdevs.length > 0)
       this.chain = await FilterChain.insert({
         qmp: qemu.qmp,

@@ -3,7 +3,7 @@ import type { BackupState } from "../core/backup.ts";
 import { InvariantBroken } from "../core/transition.ts";
 import type { EpochId } from "../core/words.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
-import { loadStandby, runStandby } from "../hypervisor/qemu/standby.ts";
+import { loadStandby, type Patience, runStandby } from "../hypervisor/qemu/standby.ts";
 import { KeptInput } from "../net/guest-input.ts";
 import type { StandbyTaps } from "../net/standby-taps.ts";
 import { monotonicMs } from "../os/monotonic.ts";
@@ -18,6 +18,7 @@ export interface StandbyParts {
   readonly taps: StandbyTaps;
   readonly disks: BackupDisks;
   readonly held: HeldCheckpoints;
+  readonly patience: Patience;
 }
 
 export class StandbyTakeover {
@@ -53,23 +54,23 @@ export class StandbyTakeover {
   }
 
   private async load(): Promise<void> {
-    const { disks, held, qemu, taps } = this.parts;
+    const { disks, held, patience, qemu, taps } = this.parts;
     taps.open();
     await disks.release();
     if (this.times !== undefined) this.times.imagesFreeAtMs = monotonicMs();
-    await loadStandby(qemu.qmp, held.composition());
+    await loadStandby(qemu.qmp, held.composition(), patience);
     taps.loaded();
     if (this.times !== undefined) this.times.loadedAtMs = monotonicMs();
   }
 
   /** Runs the standby from checkpoint `epoch`. Rejects with what QEMU said; it may come up late then, and must be killed. */
   async run(epoch: EpochId, state: BackupState): Promise<void> {
-    const { disks, qemu, taps } = this.parts;
+    const { disks, patience, qemu, taps } = this.parts;
     this.at = epoch;
     this.planned = state.phase === "recovering" && state.planned;
     disks.claim(state.generation);
     await this.prepare(epoch, state);
-    await runStandby(qemu.qmp);
+    await runStandby(qemu.qmp, patience);
     if (this.times !== undefined) this.times.runningAtMs = monotonicMs();
     taps.deliver(this.input.take());
   }

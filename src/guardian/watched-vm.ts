@@ -46,7 +46,7 @@ export function watchVm(options: WatchedVmOptions): WatchedVm {
     onStandstill: (standstill) => standstills.told(standstill),
     onEnded: (how) => guestEnd.begin(how),
   });
-  new DiskErrors({
+  const diskErrors = new DiskErrors({
     log,
     control: post.control,
     qmp: qemu.qmp,
@@ -67,6 +67,10 @@ export function watchVm(options: WatchedVmOptions): WatchedVm {
       feed({ type: "stop-asked", because });
     },
   });
+  // A VM that was taken over ran before anybody listened: its disk may be full, or its guest have ended.
+  const look = vm.look().then(() => vm.standstill?.state === "io-error" && diskErrors.found());
+  // Without an answer, QEMU's end is heard of next.
+  look.catch(() => {});
   return { vm, guestEnd, changes, takeCheckpoint: (hold) => takeCheckpoint(vm, hold, protection, feed) };
 }
 

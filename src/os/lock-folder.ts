@@ -5,6 +5,7 @@
 import {
   closeSync,
   constants,
+  existsSync,
   ftruncateSync,
   mkdirSync,
   openSync,
@@ -77,9 +78,10 @@ export class LockFolder {
   }
 
   private async giveBack(held: ReadonlyMap<string, number>): Promise<void> {
-    const turn = await this.turn();
+    // Somebody has removed the folder: there are no files any more, and nobody to wait for.
+    const turn = existsSync(this.path) ? await this.turn() : undefined;
     this.remove(held);
-    closeSync(turn);
+    if (turn !== undefined) closeSync(turn);
   }
 
   /** The descriptor that holds the lock; undefined if another one does. */

@@ -196,8 +196,8 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     patches: [
       in1(
         "guardian/standby-takeover.ts",
-        "await loadStandby(qemu.qmp, held.composition());",
-        "await loadStandby(qemu.qmp, held.composition());\nawait runStandby(qemu.qmp);",
+        "await loadStandby(qemu.qmp, held.composition(), patience);",
+        "await loadStandby(qemu.qmp, held.composition(), patience);\nawait runStandby(qemu.qmp, patience);",
       ),
     ],
   },

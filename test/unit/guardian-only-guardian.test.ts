@@ -15,6 +15,7 @@ import {
   readdirSync,
   rmSync,
   statSync,
+  symlinkSync,
 } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { type AddressInfo, createServer, type Socket } from "node:net";
@@ -119,7 +120,35 @@ test("a directory for locks that others may write to is not used", async (t) => 
   const config = read(file(root, 1));
   await (await beTheOnlyGuardian(config, "f", [shared, own])).giveBack();
   assert.deepEqual(readdirSync(shared), []);
-  await assert.rejects(beTheOnlyGuardian(config, "f", [shared]), /others may write to .*shared/);
+  await assert.rejects(beTheOnlyGuardian(config, "f", [shared]), /shared can be changed by every user/);
+});
+
+test("I3: a guardian is the only one also after a login's end has removed the folder of its locks, and ends as it would have", async (t) => {
+  const root = folder(t);
+  const [login, state] = [join(root, "login"), join(root, "state")];
+  const config = read(file(root, 1));
+  const held = await beTheOnlyGuardian(config, "f", [login, state]);
+  rmSync(login, { recursive: true });
+  await assert.rejects(beTheOnlyGuardian(config, "f", [login, state]), NotTheOnlyGuardian);
+  rmSync(login, { recursive: true });
+  await held.giveBack();
+  assert.deepEqual(readdirSync(state), [".turn"]);
+  await (await beTheOnlyGuardian(config, "f", [login, state])).giveBack();
+});
+
+test("locks are not kept, and nothing is tidied, in a folder behind somebody else's link", async (t) => {
+  const root = folder(t);
+  const [place, precious] = [join(root, "place"), join(root, "precious")];
+  for (const path of [place, precious]) mkdirSync(path, { mode: 0o700 });
+  await writeFile(join(precious, "key"), "x");
+  symlinkSync(precious, join(place, "locks"));
+  chmodSync(place, 0o777);
+  const config = read(file(root, 1));
+  await assert.rejects(
+    beTheOnlyGuardian(config, "f", [join(place, "locks")]),
+    /place can be changed by every/,
+  );
+  assert.deepEqual(readdirSync(precious), ["key"]);
 });
 
 test("I3: the same guardian started a second time ends with status 3, names the first, and touches neither socket nor witness", async (t) => {

@@ -99,7 +99,8 @@ async function owner(t: TestContext) {
   const record = await StateFile.open(join(directory, "vm1.json"), VM);
   const config = { runDirectory: directory, vm: { disks: [{ image, storage: "replicated" }] } };
   const ground = { images: [{ virtualBytes: 512 }] };
-  const disks = new OwnedDisks({ config, record } as never, ground as never);
+  const ears = { log: { info() {}, warn() {}, error() {} }, control: { publish() {} } };
+  const disks = new OwnedDisks({ config, record, ...ears } as never, ground as never);
   const probe = await open(image, "r");
   const sync = t.mock.method(Object.getPrototypeOf(probe) as typeof probe, "sync");
   await probe.close();
@@ -153,8 +154,38 @@ test("what cannot be put away is told; a host whose VM is another's puts nothing
     },
   };
   const log = { error: (text: string) => void told.push(text) } as never;
-  await putAway(disks, { phase: "superseded", generation: 2, planned: true }, false, log);
+  const link = { close() {} };
+  await putAway(disks, { phase: "superseded", generation: 2, planned: true }, false, log, link);
   assert.equal(asked, 0);
-  await putAway(disks, { phase: "unprotected", generation: 2 }, true, log);
+  await putAway(disks, { phase: "unprotected", generation: 2 }, true, log, link);
   assert.match(told[0]!, /may be lost if this host loses power: EIO: disk\.raw/);
+});
+
+test("I4: the backup of a VM that has died goes on with it before this host's slow disks are put away; one of a guest that has ended waits for them", async () => {
+  const done: string[] = [];
+  const disks = { putAway: async () => void done.push("put away") };
+  const link = { close: () => void done.push("link closed") };
+  const log = { error() {} } as never;
+  const state = { phase: "protected", generation: 2 } as never;
+  await putAway(disks, state, false, log, link);
+  assert.deepEqual(done.splice(0), ["link closed", "put away"]);
+  await putAway(disks, state, true, log, link);
+  assert.deepEqual(done, ["put away"]);
+});
+
+test("I4: a guest that ends while its disks cannot be settled leaves disks from which it can be started again", async (t) => {
+  const { disks, record } = await owner(t);
+  await record.write({ generation: 2, images: "syncing", session: "s" });
+  const qmp = { execute: async (command: string) => Promise.reject(new Error(`no ${command}`)) } as never;
+  let here = true;
+  t.after(() => {
+    here = false;
+  });
+  const settled = disks.settle(qmp, 2, { wanted: () => true, here: () => here });
+  await disks.putAway(2, false);
+  assert.equal(record.state?.images, "syncing", "killed: the images are a mixture");
+  await disks.putAway(2, true);
+  assert.equal(record.state?.images, "owner");
+  here = false;
+  await settled;
 });

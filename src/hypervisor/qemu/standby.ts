@@ -7,6 +7,16 @@ import type { Qmp } from "./qmp.ts";
 
 const LOAD_TIMEOUT_MS = 10_000;
 
+/** How long a standby is waited for. */
+export interface Patience {
+  /** Whether the VM can go on elsewhere. Where it cannot, this standby is waited for as long as its QEMU lives (I5). */
+  readonly mayGiveUp: () => boolean;
+  /** What keeps the VM from running, and is waited for. */
+  readonly warn: (text: string) => void;
+}
+
+const HASTE: Patience = { mayGiveUp: () => true, warn: () => {} };
+
 /** As QEMU does by itself after a migration: RARP for each card, and guests that can announce themselves are asked to; in ms. */
 const ANNOUNCEMENT = { initial: 50, max: 550, rounds: 5, step: 100 };
 
@@ -23,8 +33,8 @@ export async function prepareStandby(qmp: Qmp): Promise<void> {
  * Loads the state into a QEMU that was started with `-S -incoming defer` over the RAM image. Its VM does not run yet. Fails with what QEMU said; the standby
  * is then of no more use.
  */
-export async function loadStandby(qmp: Qmp, from: ComposedFrom): Promise<void> {
-  const loaded = heard(qmp, "load its state", (settle) =>
+export async function loadStandby(qmp: Qmp, from: ComposedFrom, patience = HASTE): Promise<void> {
+  const loaded = heard(qmp, "load its state", patience, (settle) =>
     qmp.on("MIGRATION", (data) => {
       const { status } = data as { status: string };
       if (status === "completed") settle();
@@ -53,8 +63,8 @@ export async function loadStandby(qmp: Qmp, from: ComposedFrom): Promise<void> {
 }
 
 /** Has the VM run that was loaded; resolves when it does. Its MAC addresses are announced then. */
-export async function runStandby(qmp: Qmp): Promise<void> {
-  const running = heard(qmp, "run", (settle) => qmp.on("RESUME", () => settle()));
+export async function runStandby(qmp: Qmp, patience = HASTE): Promise<void> {
+  const running = heard(qmp, "run", patience, (settle) => qmp.on("RESUME", () => settle()));
   await qmp.execute("cont");
   await running.promise;
   qmp.execute("announce-self", ANNOUNCEMENT).catch(() => {});
@@ -64,6 +74,7 @@ export async function runStandby(qmp: Qmp): Promise<void> {
 function heard(
   qmp: Qmp,
   what: string,
+  { mayGiveUp, warn }: Patience,
   listen: (settle: (error?: Error) => void) => void,
 ): { readonly promise: Promise<void>; readonly fail: (error: Error) => void } {
   const { promise, reject, resolve } = Promise.withResolvers<void>();
@@ -76,11 +87,12 @@ function heard(
       );
     });
   });
-  const timer = setTimeout(
-    () => reject(new Error(`the standby QEMU did not ${what} within ${LOAD_TIMEOUT_MS} ms`)),
-    LOAD_TIMEOUT_MS,
-  );
-  const over = () => clearTimeout(timer);
+  const timer = setInterval(() => {
+    const late = `the standby QEMU did not ${what} within ${LOAD_TIMEOUT_MS} ms`;
+    if (mayGiveUp()) reject(new Error(late));
+    else warn(`${late}; nobody else has the VM, so it is waited for`);
+  }, LOAD_TIMEOUT_MS);
+  const over = () => clearInterval(timer);
   promise.then(over, over);
   return { promise, fail: reject };
 }
