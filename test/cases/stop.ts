@@ -48,10 +48,6 @@ export const cases: readonly Case[] = [
       "the VM has ended, once; no checkpoint is asked for again and again; the protection ends with QEMU",
     tests: [
       {
-        file: "test/e2e/guest-ends.test.ts",
-        name: "I5: power off, panic and a reboot that is to end the guest end the VM once, whatever QEMU does then, and its protection with it",
-      },
-      {
         file: "test/unit/guardian-running-vm.test.ts",
         name: "I5: a guest that ends inside a checkpoint's pause does not run when that pause is over: nobody asks for a checkpoint without end",
       },

@@ -2,19 +2,10 @@
  * Planted bugs: a rule of the protocol is broken in one place of the production code, as it is loaded, and the simulator must find it. Each
  * says what is wrong with it.
  */
-import type { Focus } from "./play.ts";
-import type { Patch } from "./stand-ins.ts";
+import { type Bug, in1 } from "./bug.ts";
+import { HOST_BUGS } from "./bugs-of-hosts.ts";
 
 const LOST = ["host loses power", "link is cut", "guardian is killed"];
-
-export interface Bug {
-  readonly why: string;
-  /** What a run must be like to show it; a hunt without it takes longer. */
-  readonly focus: Focus;
-  readonly patches: readonly Patch[];
-}
-
-const in1 = (file: string, find: string, put: string): Patch => ({ file, find, put });
 
 export const BUGS: Readonly<Record<string, Bug>> = {
   "release before ack": {
@@ -351,4 +342,5 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     focus: {},
     patches: [in1("core/keep-protected.ts", "return wanted && phase", "return false && phase")],
   },
+  ...HOST_BUGS,
 };
