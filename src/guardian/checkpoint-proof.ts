@@ -58,6 +58,7 @@ export class CheckpointProof {
     if (probe === undefined) return;
     const begunMs = performance.now();
     try {
+      if (!(await this.isReady(probe))) return;
       await probe.load(from);
       this.log.info(`checkpoint 0 was loaded on trial, in ${Math.round(performance.now() - begunMs)} ms`);
     } catch (error) {
@@ -68,6 +69,19 @@ export class CheckpointProof {
       );
     } finally {
       if (probe === this.probe) this.drop();
+    }
+  }
+
+  /** A host may forbid what the trial needs beside the standby, a network of its own for example: that does not make it unfit. */
+  private async isReady(probe: Probe): Promise<boolean> {
+    try {
+      await probe.ready();
+      return true;
+    } catch (error) {
+      this.log.warn(
+        `whether this host could go on with the VM is not tried beforehand, for no QEMU could be started for it: ${(error as Error).message}`,
+      );
+      return false;
     }
   }
 

@@ -58,5 +58,10 @@ export function cutOff({ nics }: Pick<VmSpec, "nics">): string[] {
     `ip link set dev '${tap}' up`,
   ]);
   const script = ["ip link set dev lo up", ...taps, 'exec "$@"'].join(" && ");
-  return ["unshare", "--net", "--", "sh", "-c", script, "clone"];
+  return [...ownNetwork(), "--", "sh", "-c", script, "clone"];
+}
+
+/** Who is not root makes a network only where he is root, which any user may be in a user namespace of his own. */
+function ownNetwork(): string[] {
+  return process.geteuid!() === 0 ? ["unshare", "--net"] : ["unshare", "--user", "--map-root-user", "--net"];
 }

@@ -28,11 +28,16 @@ export class Probe {
   private readonly launched: Promise<QemuProcess>;
   private dropped: Promise<void> | undefined;
 
-  /** Begins to start it. What goes wrong is told by `load`. */
+  /** Begins to start it. What goes wrong is told by `ready`. */
   constructor(spec: VmSpec, launch: ProbeLaunch) {
     this.runDirectory = launch.runDirectory;
     this.launched = start(spec, launch);
     this.launched.catch(() => {});
+  }
+
+  /** It waits for the state. Fails with what keeps it from being started here, which says nothing of the state. */
+  async ready(): Promise<void> {
+    await this.launched;
   }
 
   /** Gives it the state; the RAM image must not change meanwhile. Fails with what QEMU said, which names what it cannot take. */
