@@ -208,3 +208,13 @@ test("a dirty ring is seen in -accel, and only there", () => {
   assert.equal(asksForDirtyRing(["-accel", "kvm,dirty-ring-size=0"]), false);
   assert.equal(asksForDirtyRing(["-name", "dirty-ring-size=4096"]), false);
 });
+
+test("what has QEMU end with its guest is refused, for the backup would take that for a failure", () => {
+  for (const action of ["shutdown=poweroff", "panic=exit-failure", "reboot=shutdown,shutdown=poweroff"]) {
+    const [finding] = extraArgsFindings(["-action", action]);
+    assert.equal(finding?.code, "reserved-argument", action);
+    assert.match(finding!.message, /looks like a failure of this host/);
+  }
+  for (const action of ["shutdown=pause", "panic=pause", "reboot=shutdown", "watchdog=reset"])
+    assert.deepEqual(extraArgsFindings(["-action", action]), []);
+});

@@ -41,7 +41,7 @@ function judge(argument: Argument): Finding | undefined {
 /** Change what the guest sees or how QEMU works, and open no way out. */
 const harmless =
   "k msg rtc boot vga smbios acpitable fw_cfg usb no-acpi no-hpet no-fd-bootchk win2k-hack overcommit mem-prealloc bios L " +
-  "option-rom only-migratable nodefaults no-user-config pidfile D d dfilter trace sandbox watchdog watchdog-action action " +
+  "option-rom only-migratable nodefaults no-user-config pidfile D d dfilter trace sandbox watchdog watchdog-action " +
   "no-reboot no-shutdown compat seed cdrom";
 
 /** What Remus says of these options itself, and where the user says it to Remus. */
@@ -77,6 +77,7 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
       ? undefined
       : refused("reserved-argument", "is set by Remus itself", reserved["machine M"]!)(argument);
   }),
+  ...each("action", actionFinding),
   ...each("netdev nic net", cardFinding),
   ...each("device", deviceFinding),
   ...each("object", objectFinding),
@@ -181,6 +182,19 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
 
 function each(options: string, rule: Rule): [string, Rule][] {
   return options.split(" ").map((option) => [option, rule]);
+}
+
+/** What becomes of a guest that has ended is the guardian's affair: a QEMU that ends by itself looks like a host that fails, and the backup would go on. */
+function actionFinding(argument: Argument): Finding | undefined {
+  const { properties } = argument;
+  const ends =
+    (properties.get("shutdown") ?? "pause") !== "pause" || properties.get("panic") === "exit-failure";
+  if (!ends) return undefined;
+  return refused(
+    "reserved-argument",
+    "ends QEMU with its guest, which looks like a failure of this host",
+    "Leave it out: when the guest powers off or panics, its guardian ends the VM on both hosts.",
+  )(argument);
 }
 
 /** Without a file it is an empty tray, and a CD cannot be written. */
