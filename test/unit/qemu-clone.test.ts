@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { confined } from "../../src/hypervisor/qemu/clone.ts";
+import { confined, cutOff } from "../../src/hypervisor/qemu/clone.ts";
 import { cloneArguments } from "../../src/hypervisor/qemu/clone-args.ts";
 import { qemuCommand } from "../../src/hypervisor/qemu/command-line.ts";
 import type { VmSpec } from "../../src/hypervisor/vm-spec.ts";
@@ -81,10 +81,20 @@ test("extra arguments: what the guest sees stays, what leads out leads nowhere, 
   assert.deepEqual(cloneArguments(["-spice", "port=5900", "-audiodev", "pa,id=a", "-net", "none"]), [
     ...["-audiodev", "none,id=a", "-net", "none"],
   ]);
+  // Its RAM is a private mapping: all of it touched or locked would be taken a second time.
+  assert.deepEqual(
+    cloneArguments(["-mem-prealloc", "-overcommit", "mem-lock=on,cpu-pm=on", "-overcommit", "mem-lock=on"]),
+    ["-overcommit", "cpu-pm=on"],
+  );
   for (const args of [
     ["-object", "memory-backend-file,id=m,mem-path=/x,share=on"],
     ["-nic", "user"],
     ["-netdev", "user,id=u"],
   ])
     assert.throws(() => cloneArguments(args), /leads out of a test failover's clone is not known/);
+});
+
+test("an ordinary user has a network of his own only as root of a user namespace of his own", (t) => {
+  t.mock.method(process as Required<typeof process>, "geteuid", () => 1000);
+  assert.deepEqual(cutOff(SPEC).slice(0, 5), ["unshare", "--user", "--map-root-user", "--net", "--"]);
 });

@@ -8,8 +8,8 @@ import { type Argument, parseArguments } from "./arguments.ts";
 const guestVisible = new Set(
   (
     "device global rtc boot vga smbios fw_cfg acpitable usb k msg watchdog watchdog-action action no-reboot no-shutdown " +
-    "no-acpi no-hpet icount overcommit realtime cdrom drive blockdev nodefaults no-user-config bios L option-rom machine numa " +
-    "usbdevice win2k-hack no-fd-bootchk mem-prealloc compat seed"
+    "no-acpi no-hpet icount realtime cdrom drive blockdev nodefaults no-user-config bios L option-rom machine numa " +
+    "usbdevice win2k-hack no-fd-bootchk compat seed"
   ).split(" "),
 );
 /** Are the host's alone: left out. With a value each, but for the last. */
@@ -17,7 +17,7 @@ const hostOnly = new Set([
   ...["qmp", "qmp-pretty", "monitor", "mon", "pidfile", "D", "d", "dfilter", "trace"],
   ...["vnc", "spice", "gdb", "sandbox", "run-with"],
 ]);
-const hostOnlyFlags = new Set(["s"]);
+const hostOnlyFlags = new Set(["s", "mem-prealloc"]);
 /** The guest has a port there; it leads nowhere. */
 const ports = new Set(["serial", "parallel", "debugcon"]);
 const objects = /^(rng-random|rng-builtin|iothread|throttle-group|can-bus|secret|tls-creds-.*|authz-.*)$/;
@@ -27,6 +27,11 @@ export function cloneArguments(extraArgs: readonly string[]): string[] {
   return parseArguments(extraArgs).flatMap((argument) => {
     const { head, option, properties, value } = argument;
     if (hostOnly.has(option) || hostOnlyFlags.has(option)) return [];
+    // A clone that locks or touches all of its memory would take as much again as the standby beside it has.
+    if (option === "overcommit") {
+      const cpu = properties.get("cpu-pm");
+      return cpu === undefined ? [] : ["-overcommit", `cpu-pm=${cpu}`];
+    }
     if (ports.has(option)) return [`-${option}`, value.startsWith("chardev:") ? value : "null"];
     if (option === "audiodev") return ["-audiodev", `none,id=${properties.get("id") ?? ""}`];
     if (option === "chardev") return ["-chardev", `null,id=${properties.get("id") ?? ""}`];
