@@ -100,9 +100,11 @@ class CardWatch {
     const { portState } = now;
     if (now.carrier && (portState === "listening" || portState === "learning" || portState === "blocking"))
       return `gets no frames from ${bridge.name} yet: its spanning tree has the port ${portState}. It takes twice the forward delay after QEMU has opened the tap; without loops, turn it off: ip link set ${bridge.name} type bridge stp_state 0`;
+    // With nothing but taps in it, its host is the way out, and those of VMs that are off say nothing.
     const others = this.links.ports(bridge.index).filter(({ index }) => index !== now.index);
-    if (others.length === 0 || others.some(({ carrier, up }) => carrier && up)) return undefined;
-    const names = others.map(({ name }) => name).join(", ");
+    const uplinks = others.filter(({ kind }) => kind !== "tun");
+    if (uplinks.length === 0 || others.some(({ carrier, up }) => carrier && up)) return undefined;
+    const names = uplinks.map(({ name }) => name).join(", ");
     return `is alone in ${bridge.name}: no other port of it (${names}) has a carrier, so the VM would reach nobody outside. Look at the cable, or set the port up`;
   }
 }

@@ -95,3 +95,12 @@ test("a tap that is in no bridge, or the only port of one, is no fault", () => {
   assert.deepEqual(watched({ ...tap0, master: undefined, portState: undefined }).told, []);
   assert.deepEqual(watched(tap0, br0).told, []);
 });
+
+test("a host that routes for its bridge is no cut-off one: taps of VMs that are off are no uplinks", () => {
+  const off = { ...tap0, index: 7, name: "tap7", up: false, carrier: false };
+  assert.deepEqual(watched(tap0, br0, off).told, []);
+  const { host, told, watch } = watched(tap0, br0, off, up0);
+  host.links = [tap0, br0, { ...off, up: true, carrier: true }, { ...up0, carrier: false }];
+  watch.look();
+  assert.equal(told.length, 0, "the VMs of one host still reach each other");
+});
