@@ -204,11 +204,12 @@ export const NASTY: readonly Scenario[] = [
   {
     name: "a host that has lost its backup fails before it is protected again",
     story:
-      "Found by this simulator: the wish to be protected was lost with the end of the protection, though nobody had said stop.",
+      "Found by this simulator: the wish to be protected was lost with the end of the protection, though nobody had said stop. (The order has been answered: one that fails leaves no wish.)",
     script: `
       begin unprotected
       order protect A
       expect protected on A within 4000
+      wait 50
       power off B
       wait 700
       expect served by A
