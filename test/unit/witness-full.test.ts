@@ -16,6 +16,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
+import { setTimeout as pause } from "node:timers/promises";
 import { WitnessWatch } from "../../src/guardian/witness-watch.ts";
 import { MARK } from "../../src/witness/lock-directory.ts";
 import type { WitnessChoice } from "../../src/witness/open-witness.ts";
@@ -39,7 +40,7 @@ function smallDisk(t: TestContext): string {
 /** Takes all room there is; returns what gives it back. */
 function fill(directory: string): () => void {
   const path = join(directory, "something-else");
-  const file = openSync(path, "w");
+  const file = openSync(path, "a");
   try {
     for (;;) writeSync(file, Buffer.alloc(4096));
   } catch (error) {
@@ -48,6 +49,18 @@ function fill(directory: string): () => void {
     closeSync(file);
   }
   return () => rmSync(path);
+}
+
+/** The same until `told` has come: what somebody was just writing there may have been removed after the first time. */
+async function fillUntil<T>(
+  directory: string,
+  told: Promise<T>,
+): Promise<{ told: T; freeAgain: () => void }> {
+  for (;;) {
+    const freeAgain = fill(directory);
+    const heard = await Promise.race([told.then((what) => ({ what })), pause(50)]);
+    if (heard !== undefined) return { told: heard.what, freeAgain };
+  }
 }
 
 /** A guardian's watch over the witness. */
@@ -76,8 +89,8 @@ test("I4: Remus's witness on a full disk lives on, is no witness meanwhile, and 
   const { watch, next } = watched(t, { kind: "server", url: server.url });
   assert.equal((await watch.ask(1)).granted, true);
   const raised = next("raised");
-  const freeAgain = fill(disk);
-  assert.match(await raised, /no claim can be stored: ENOSPC/);
+  const { told, freeAgain } = await fillUntil(disk, raised);
+  assert.match(told, /no claim can be stored: ENOSPC/);
   assert.equal(watch.status.reachable, false);
   const asked = Promise.all(
     Array.from({ length: 40 }, (_, n) => watch.ask(2 + n, AbortSignal.timeout(15_000))),
@@ -112,8 +125,8 @@ test("I4: shared storage that is full or read-only is no witness until it can be
   const { watch, next } = watched(t, { kind: "lock-file", directory: disk });
   assert.equal((await watch.ask(1)).granted, true);
   let raised = next("raised");
-  const freeAgain = fill(disk);
-  assert.match(await raised, /ENOSPC/);
+  const { told, freeAgain } = await fillUntil(disk, raised);
+  assert.match(told, /ENOSPC/);
   let lowered = next("lowered");
   freeAgain();
   await lowered;
