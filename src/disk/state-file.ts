@@ -5,6 +5,7 @@
 import { mkdir, open, readFile, rename } from "node:fs/promises";
 import { dirname } from "node:path";
 import type { EpochId, Generation } from "../core/words.ts";
+import { whatToDo } from "../os/file-trouble.ts";
 
 export interface DiskState {
   readonly version: 1;
@@ -26,7 +27,7 @@ export interface DiskState {
   readonly wanted?: boolean;
 }
 
-/** The file is there and cannot be used. */
+/** The file is there and cannot be used, or cannot be written. */
 export class StateFileError extends Error {}
 
 export class StateFile {
@@ -69,7 +70,11 @@ export class StateFile {
     }
     const next: DiskState = { version: 1, vm: this.vm, ...state };
     this.last = next;
-    const after = () => put(this.path, `${JSON.stringify(next, null, 2)}\n`);
+    const after = () =>
+      put(this.path, `${JSON.stringify(next, null, 2)}\n`).catch((cause: Error) => {
+        const text = `${this.path} cannot be written: ${cause.message}; ${whatToDo(cause)}`;
+        throw new StateFileError(text, { cause });
+      });
     const done = this.writing.then(after, after);
     this.writing = done;
     return done;

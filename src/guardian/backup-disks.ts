@@ -14,7 +14,9 @@ import { NbdClient } from "../disk/nbd-client.ts";
 import type { StateFile } from "../disk/state-file.ts";
 import { addBitmap, exportDisk, removeExport, startExports, stopExports } from "../hypervisor/qemu/disks.ts";
 import type { Qmp } from "../hypervisor/qemu/qmp.ts";
+import type { VmSpec } from "../hypervisor/vm-spec.ts";
 import { soloBitmap } from "./dirty-records.ts";
+import { replicatedDisks } from "./owned-disks.ts";
 
 /** How often what was applied is put on stable storage: so much at most a quick resync brings over for nothing. */
 const DURABLE_EVERY_MS = 2_000;
@@ -22,8 +24,21 @@ const DURABLE_EVERY_MS = 2_000;
 export interface FollowedDisk {
   /** Its number in `vm.disks`. */
   readonly disk: number;
+  /** Its image's path on this host. */
+  readonly image: string;
   /** Of an image that is kept in clusters: their size. */
   readonly clusterBytes: number | undefined;
+}
+
+/** @param images by the disk's number */
+export function followedDisks(
+  vm: VmSpec,
+  images: readonly { readonly clusterBytes?: number }[],
+): FollowedDisk[] {
+  return replicatedDisks(vm).map((disk) => {
+    const { clusterBytes } = images[disk]!;
+    return { disk, image: vm.disks[disk]!.image, clusterBytes };
+  });
 }
 
 export interface BackupDisksOptions {
@@ -253,7 +268,15 @@ export class BackupDisks {
   private fail(error: Error): void {
     if (this.failed || this.released) return;
     this.failed = true;
-    this.options.onFailed(error.message);
+    this.options.onFailed(this.explained(error.message));
+  }
+
+  /** What an endpoint says of a full image names neither the file nor a remedy. */
+  private explained(message: string): string {
+    const number = /^disk(\d+)\b.*(ENOSPC|no space)/i.exec(message)?.[1];
+    const image = this.options.disks.find(({ disk }) => disk === Number(number))?.image;
+    if (number === undefined || image === undefined) return message;
+    return `${message}. Make room for ${image} there: protection then comes back by itself`;
   }
 }
 

@@ -29,7 +29,7 @@ import { BackupImages } from "../memory/backup-images.ts";
 import { memoryBounds } from "../memory/memory-bounds.ts";
 import { StandbyTaps } from "../net/standby-taps.ts";
 import { monotonicMs } from "../os/monotonic.ts";
-import { BackupDisks } from "./backup-disks.ts";
+import { BackupDisks, followedDisks } from "./backup-disks.ts";
 import { BackupFailures, endingOf, isSpare } from "./backup-failures.ts";
 import { BackupLink } from "./backup-link.ts";
 import { backupStatus } from "./backup-status.ts";
@@ -40,7 +40,6 @@ import { type HangWatch, watchStandby } from "./hang-watch.ts";
 import { HeldCheckpoints } from "./held-checkpoints.ts";
 import type { Attended } from "./host-signals.ts";
 import { mendImages } from "./image-repair.ts";
-import { replicatedDisks } from "./owned-disks.ts";
 import type { Post, RoleEnd } from "./role.ts";
 import { StandbyTakeover } from "./standby-takeover.ts";
 import { type StartHereParts, startHere } from "./start-here.ts";
@@ -155,8 +154,7 @@ export class BackupGuardian {
     const { config, control, log, record } = this.post;
     const { replication, vm, limits, runDirectory } = config;
     this.taps.park();
-    const facts = this.ground.images;
-    const disks = replicatedDisks(vm).map((disk) => ({ disk, clusterBytes: facts[disk]!.clusterBytes }));
+    const disks = followedDisks(vm, this.ground.images);
     this.disks = await BackupDisks.open({
       qmp: this.qemu.qmp,
       runDirectory,

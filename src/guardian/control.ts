@@ -50,6 +50,15 @@ export class ControlSocket {
       this.server.listen(this.path, resolve);
       process.umask(before);
     });
+    this.server.removeAllListeners("error");
+    // A caller who could not be taken in costs no more than that.
+    this.server.on("error", ({ message }) =>
+      this.publish({
+        kind: "report",
+        level: "warn",
+        text: `a caller of the control socket is lost: ${message}`,
+      }),
+    );
   }
 
   /** Sends an event to all who watch. One who does not read is dropped rather than waited for. */

@@ -10,7 +10,7 @@ import { Alarm, type Told } from "./alarm.ts";
 /** The part of QEMU's monitor that is needed. */
 export interface Monitor {
   on(event: string, listener: (data: unknown) => void): unknown;
-  execute(command: string, args?: Record<string, unknown>): Promise<unknown>;
+  execute<T>(command: string, args?: Record<string, unknown>): Promise<T>;
 }
 
 export interface DiskErrorsOptions extends Told {
@@ -32,6 +32,13 @@ interface BlockIoError {
   readonly action: string;
   readonly nospace?: boolean;
   readonly reason?: string;
+}
+
+/** Of `query-block`. */
+interface BlockDevice {
+  readonly qdev?: string;
+  readonly "io-status"?: "ok" | "failed" | "nospace";
+  readonly inserted?: { readonly "node-name"?: string };
 }
 
 interface BlockNode {
@@ -62,7 +69,9 @@ export class DiskErrors {
     this.alarm = new Alarm(options, "disk");
     const { qmp } = options;
     qmp.on("BLOCK_IO_ERROR", (data) => void this.failed(data as BlockIoError));
+    qmp.on("RESUME", () => this.resumed());
     qmp.on("closed", () => this.close());
+    void this.findOut();
   }
 
   /** It was found to stand still because of a disk, and QEMU has told of that before anybody listened: it tells again of what is tried again. */
@@ -91,7 +100,7 @@ export class DiskErrors {
     if (this.closed) return;
     const room =
       error.nospace === true && free !== undefined
-        ? `; its file system has ${(free / MIB).toFixed(1)} MiB left. Make room, and it goes on by itself`
+        ? `; its file system has ${(free / MIB).toFixed(1)} MiB left. Make room: it then goes on by itself, or at once with the order \`resume\``
         : "; it is tried again and again. Look at this host's disk";
     // QEMU tells of each request: that one is being waited for is the same trouble, unless it comes after the VM was to go on.
     if (this.waits) return;
@@ -100,6 +109,33 @@ export class DiskErrors {
     if (this.alarm.standing === undefined) this.alarm.raise(`the VM stands still: ${what}${room}`, "error");
     this.waitMs = Math.min(2 * this.waitMs || (this.options.firstMs ?? FIRST_MS), LONGEST_MS);
     this.again(image, error.nospace === true);
+  }
+
+  /** A VM that this host has taken over may have met a full file system before anybody listened. */
+  private async findOut(): Promise<void> {
+    try {
+      const { status } = await this.options.qmp.execute<{ status: string }>("query-status");
+      if (status !== "io-error") return;
+      for (const one of await this.options.qmp.execute<readonly BlockDevice[]>("query-block")) {
+        const io = one["io-status"];
+        if (io !== "nospace" && io !== "failed") continue;
+        const at = { "node-name": one.inserted?.["node-name"] ?? "", "qom-path": one.qdev ?? "" };
+        await this.failed({ ...at, operation: "request", action: "stop", nospace: io === "nospace" });
+      }
+    } catch (error) {
+      // Of its end others tell.
+      if (!this.closed)
+        this.options.log.warn(`asking QEMU for its disks' errors: ${(error as Error).message}`);
+    }
+  }
+
+  /** Its operator did not wait for us. QEMU may say it of a stop that is still to come, too: so it is looked at again. */
+  private resumed(): void {
+    if (!this.waits) return;
+    this.waits = false;
+    clearTimeout(this.waiting);
+    this.waiting = setTimeout(() => this.perhapsOver(), this.waitMs);
+    this.waiting.unref();
   }
 
   /** Has the VM go on when that may help; if it does not, QEMU says so with another event. */
@@ -161,7 +197,7 @@ export class DiskErrors {
     const { disks, qmp } = this.options;
     if (disks.length === 1) return disks[0]!.image;
     try {
-      const nodes = (await qmp.execute("query-named-block-nodes", { flat: true })) as readonly BlockNode[];
+      const nodes = await qmp.execute<readonly BlockNode[]>("query-named-block-nodes", { flat: true });
       const file = nodes.find((node) => node["node-name"] === name)?.file;
       return disks.find(({ image }) => file?.includes(image))?.image;
     } catch {

@@ -7,6 +7,7 @@ import { StateFile } from "../disk/state-file.ts";
 import { guardianNice } from "../hypervisor/qemu/process.ts";
 import { ConfigError, readConfig } from "./config.ts";
 import { ControlSocket } from "./control.ts";
+import { DescriptorWatch } from "./descriptor-watch.ts";
 import { HostSignals } from "./host-signals.ts";
 import { LAST_LINES_MS, type Log, openLog } from "./log.ts";
 import { LogSink } from "./log-sink.ts";
@@ -59,11 +60,14 @@ async function main(path: string | undefined): Promise<number> {
       vm.nics.map(({ tap }) => tap),
       post,
     );
+    const descriptors = new DescriptorWatch(post);
     post.witness.begin();
     taps.begin();
+    descriptors.begin();
     try {
       return await serve(post, signals);
     } finally {
+      descriptors.close();
       taps.close();
       post.witness.close();
       post.control.close();

@@ -1,6 +1,7 @@
 /** The orders that a primary guardian takes (docs/specs/control.md): each asks core for something and waits until it is so, or will not be. */
 import type { PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
 import { type Caller, type Order, OrderRefused } from "./control.ts";
+import type { RunningVm } from "./running-vm.ts";
 
 /** What orders need of the guardian. */
 export interface Ordered {
@@ -28,7 +29,7 @@ export class PrimaryOrders {
   }
 
   /** As the control socket takes them. @param refuseToMove throws if the VM cannot be moved by plan */
-  table(refuseToMove: () => void): Record<string, Order> {
+  table(refuseToMove: () => void, vm: Pick<RunningVm, "resume">): Record<string, Order> {
     return {
       protect: () => this.protect(),
       stop: () => this.stop(),
@@ -38,6 +39,7 @@ export class PrimaryOrders {
       },
       hold: ({ atEpoch }, caller) => this.hold(atEpoch ?? 0, caller),
       proceed: () => this.proceed(),
+      resume: () => this.resume(vm),
       quit: () => this.quit(),
     };
   }
@@ -138,6 +140,13 @@ export class PrimaryOrders {
       if (this.holder === caller) this.holder = undefined;
       throw error;
     }
+  }
+
+  /** Has the VM run on that its operator, its disk or its watchdog has stopped. */
+  async resume(vm: Pick<RunningVm, "resume">): Promise<void> {
+    if (["handing-over", "superseded"].includes(this.guardian.state.phase))
+      throw new OrderRefused("wrong-state", "the VM belongs to the backup now, or is about to");
+    await vm.resume();
   }
 
   proceed(): void {

@@ -175,7 +175,7 @@ export class PrimaryGuardian {
       this.listener = await openClosedDoor(post, takenOver.epoch, () => this.state);
     }
     await post.control.take({
-      ...orders.table(() => this.disks.refuseToMove()),
+      ...orders.table(() => this.disks.refuseToMove(), this.vm),
       status: () => this.status(),
       samples: ({ from }) => statistics.samples(from),
       "reset-statistics": () => statistics.reset(this.protection?.bytesOnWire ?? 0),

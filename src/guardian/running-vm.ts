@@ -3,6 +3,7 @@
  * it ended. docs/guests.md says what follows from each.
  */
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
+import { OrderRefused } from "./control.ts";
 import type { PrimaryStatistics } from "./primary-statistics.ts";
 
 /** QEMU's own words (`query-status`) for a VM that stands still, and not because of Remus. */
@@ -18,6 +19,15 @@ const FOREIGN = [
 ] as const;
 
 export type StandstillState = (typeof FOREIGN)[number];
+
+const ENDED = "the guest has ended";
+/** Why a VM that stands still so is not let run by an order. */
+const NOT_RESUMED: Readonly<Partial<Record<StandstillState, string>>> = {
+  suspended: "the guest sleeps (S3); wake it with `system_wakeup` on one of QEMU's monitors",
+  "internal-error": "QEMU cannot run the VM on (internal-error); its log in the run directory may say why",
+  "guest-panicked": ENDED,
+  shutdown: ENDED,
+};
 
 /** The VM is there and does not run: its operator, its disk, its watchdog or the guest itself has seen to that. */
 export interface Standstill {
@@ -109,6 +119,18 @@ export class RunningVm {
   /** The next pause is ours. */
   pausing(): void {
     this.cutting = true;
+  }
+
+  /**
+   * The order `resume`: has a VM run on that stands still.
+   * @throws OrderRefused where it runs, has ended, or where letting it run would not help or do harm
+   */
+  async resume(): Promise<void> {
+    if (this.stands === undefined) await this.look();
+    const state = this.stands?.state;
+    const no = state === undefined ? "the VM does not stand still" : NOT_RESUMED[state];
+    if (no !== undefined) throw new OrderRefused("wrong-state", no);
+    await this.qemu.qmp.execute("cont");
   }
 
   /** Whether QEMU still answers: if it does not, the VM is gone, or soon will be. */

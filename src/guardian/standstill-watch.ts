@@ -9,12 +9,13 @@ import type { Standstill, StandstillState } from "./running-vm.ts";
 
 /** A sentence each. A guest that has ended is no standstill but an end. */
 const TEXTS: Readonly<Partial<Record<StandstillState, string>>> = {
-  paused: "the VM is paused by its operator, and stays so; it runs on with `cont` on one of QEMU's monitors",
+  paused:
+    "the VM is paused by its operator, and stays so; it runs on with the order `resume`, or `cont` on one of QEMU's monitors",
   suspended: "the guest sleeps (S3); its operator wakes it with `system_wakeup` on one of QEMU's monitors",
   watchdog:
-    "the guest's watchdog has paused the VM; look at the guest, and let it run on with `cont`, or reset it",
+    "the guest's watchdog has paused the VM; look at the guest, and let it run on with the order `resume`, or reset it",
   "internal-error": "QEMU cannot run the VM on (internal-error); its log in the run directory may say why",
-  debug: "a debugger has stopped the VM",
+  debug: "a debugger has stopped the VM; it runs on with the order `resume`",
 };
 
 export interface StandstillWatchOptions {

@@ -37,6 +37,37 @@ export const cases: readonly Case[] = [
         file: DISK_ERRORS,
         name: "an error that only the guest is told of reaches the operator by name, once a minute",
       },
+      {
+        file: DISK_ERRORS,
+        name: "I5: a VM that had no room before anybody listened, as one that was just taken over, is found and goes on",
+      },
+      {
+        file: "test/unit/guardian-resume.test.ts",
+        name: "`resume` lets a VM run on that its operator, its disk, its watchdog or a debugger has stopped",
+      },
+    ],
+  },
+  {
+    number: "24b",
+    input: "the file system of the state directory is full",
+    right: "the file, the reason and the remedy are named; whole when there is room again",
+    tests: [
+      {
+        file: "test/unit/disk-state-file.test.ts",
+        name: "I2: a state file that finds no room names itself, the reason and the remedy, and is whole when there is room again",
+      },
+    ],
+  },
+  {
+    number: "24c",
+    input: "a guardian has no file descriptors left (EMFILE): replication port, control socket, threads",
+    right:
+      "an alarm with the remedy; nobody hangs, the process lives on, and callers get in when there are some",
+    tests: [
+      {
+        file: "test/unit/guardian-descriptors.test.ts",
+        name: "I5: without file descriptors a guardian's doors live on: an alarm with the remedy, and callers get in when there are some",
+      },
     ],
   },
   {

@@ -1,6 +1,6 @@
 /** The state file says what a host is to the VM. What follows from that is in core-start-up.test.ts. */
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
@@ -39,4 +39,22 @@ test("a file that is no state file, or another VM's, is refused by its name", as
     writeFileSync(path, text);
     await assert.rejects(StateFile.open(path, VM), StateFileError, text);
   }
+});
+
+test("I2: a state file that finds no room names itself, the reason and the remedy, and is whole when there is room again", async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), "remus-state-"));
+  t.after(() => rmSync(directory, { recursive: true, force: true }));
+  // A device that takes nothing: as full as a disk can be.
+  symlinkSync("/dev/full", join(directory, "vm1.json.new"));
+  const path = join(directory, "vm1.json");
+  const file = await StateFile.open(path, VM);
+  await assert.rejects(file.write({ generation: 1, images: "owner" }), (error: Error) => {
+    assert.ok(error instanceof StateFileError);
+    assert.ok(error.message.startsWith(`${path} cannot be written: ENOSPC`), error.message);
+    assert.match(error.message, /make room on its file system$/);
+    return true;
+  });
+  rmSync(`${path}.new`);
+  await file.write({ generation: 1, images: "owner", wanted: true });
+  assert.deepEqual((await StateFile.open(path, VM)).state, file.state);
 });

@@ -13,11 +13,30 @@ const NO_SPACE = {
 };
 
 /** A QEMU whose second disk has no room; what is told of it. */
-function opened(t: TestContext) {
+function opened(t: TestContext, stands = false) {
   const qemu = new EventEmitter();
   const told = new EventEmitter();
-  const host = { free: 4096, stands: false, conts: 0 };
+  const host = { free: 4096, stands, conts: 0 };
   const log = { info: () => {}, warn: () => {}, error: () => {} };
+  const answer = (command: string): unknown => {
+    switch (command) {
+      case "query-status":
+        return { status: host.stands ? "io-error" : "running" };
+      case "query-block":
+        return [
+          { qdev: "/machine/peripheral/vdisk0/virtio-backend", "io-status": "ok" },
+          { qdev: "/machine/peripheral/vdisk1/virtio-backend", "io-status": "nospace" },
+        ];
+      case "query-named-block-nodes":
+        return [{ "node-name": "#block089", file: "/images/data.raw" }];
+      default:
+        assert.equal(command, "cont");
+        host.conts++;
+        host.stands = host.free < 1 << 20;
+        qemu.emit(host.stands ? "BLOCK_IO_ERROR" : "RESUME", NO_SPACE);
+        return {};
+    }
+  };
   new DiskErrors({
     log,
     control: {
@@ -29,15 +48,7 @@ function opened(t: TestContext) {
     },
     qmp: {
       on: (event, listener) => qemu.on(event, listener),
-      execute: (command) => {
-        if (command === "query-named-block-nodes")
-          return Promise.resolve([{ "node-name": "#block089", file: "/images/data.raw" }]);
-        assert.equal(command, "cont");
-        host.conts++;
-        host.stands = host.free < 1 << 20;
-        if (host.stands) qemu.emit("BLOCK_IO_ERROR", NO_SPACE);
-        return Promise.resolve({});
-      },
+      execute: async <T>(command: string) => answer(command) as T,
     },
     disks: [{ image: "/images/root.raw" }, { image: "/images/data.raw" }],
     standsStill: () => host.stands,
@@ -99,5 +110,27 @@ test("an error that only the guest is told of reaches the operator by name, once
     reports[0]!,
     /read of the VM's to \/images\/root\.raw has failed: Input\/output error.*guest is told/,
   );
+  assert.equal(host.conts, 0);
+});
+
+test("I5: a VM that had no room before anybody listened, as one that was just taken over, is found and goes on", async (t) => {
+  const { host, next } = opened(t, true);
+  assert.match(await next("raised"), /stands still.*data\.raw.*no space left/);
+  const lowered = next("lowered");
+  host.free = 8 << 20;
+  await lowered;
+  assert.equal(host.conts, 1);
+});
+
+test("a VM that its operator lets run on over a full disk is not called still any more", async (t) => {
+  const { host, next, qemu } = opened(t);
+  const raised = next("raised");
+  host.stands = true;
+  qemu.emit("BLOCK_IO_ERROR", NO_SPACE);
+  await raised;
+  const lowered = next("lowered");
+  host.stands = false;
+  qemu.emit("RESUME");
+  await lowered;
   assert.equal(host.conts, 0);
 });
