@@ -74,12 +74,6 @@ export class DiskErrors {
     void this.findOut();
   }
 
-  /** It was found to stand still because of a disk, and QEMU has told of that before anybody listened: it tells again of what is tried again. */
-  found(): void {
-    this.waitMs = this.options.firstMs ?? FIRST_MS;
-    void this.goOn();
-  }
-
   private close(): void {
     this.closed = true;
     clearTimeout(this.waiting);

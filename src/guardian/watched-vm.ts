@@ -46,7 +46,7 @@ export function watchVm(options: WatchedVmOptions): WatchedVm {
     onStandstill: (standstill) => standstills.told(standstill),
     onEnded: (how) => guestEnd.begin(how),
   });
-  const diskErrors = new DiskErrors({
+  new DiskErrors({
     log,
     control: post.control,
     qmp: qemu.qmp,
@@ -67,10 +67,8 @@ export function watchVm(options: WatchedVmOptions): WatchedVm {
       feed({ type: "stop-asked", because });
     },
   });
-  // A VM that was taken over ran before anybody listened: its disk may be full, or its guest have ended.
-  const look = vm.look().then(() => vm.standstill?.state === "io-error" && diskErrors.found());
-  // Without an answer, QEMU's end is heard of next.
-  look.catch(() => {});
+  // A VM that was taken over ran before anybody listened: its guest may have ended. Without an answer, QEMU's end is heard of next.
+  vm.look().catch(() => {});
   return { vm, guestEnd, changes, takeCheckpoint: (hold) => takeCheckpoint(vm, hold, protection, feed) };
 }
 
