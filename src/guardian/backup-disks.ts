@@ -273,10 +273,10 @@ export class BackupDisks {
 
   /** What an endpoint says of a full image names neither the file nor a remedy. */
   private explained(message: string): string {
-    const number = /^disk(\d+)\b.*(ENOSPC|no space)/i.exec(message)?.[1];
+    const number = /\bdisk(\d+)\b.*(ENOSPC|no space)/i.exec(message)?.[1];
     const image = this.options.disks.find(({ disk }) => disk === Number(number))?.image;
     if (number === undefined || image === undefined) return message;
-    return `${message}. Make room for ${image} there: protection then comes back by itself`;
+    return `${message}. Make room for ${image} on that host: protection then comes back by itself`;
   }
 }
 

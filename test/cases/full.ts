@@ -38,6 +38,10 @@ export const cases: readonly Case[] = [
         name: "an error that only the guest is told of reaches the operator by name, once a minute",
       },
       {
+        file: "test/e2e/disk-full.test.ts",
+        name: "the primary's image has no room, unprotected and protected, then the backup's: alarms, and all go on by themselves (I5)",
+      },
+      {
         file: DISK_ERRORS,
         name: "I5: a VM that had no room before anybody listened, as one that was just taken over, is found and goes on",
       },

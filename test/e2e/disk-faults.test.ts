@@ -3,25 +3,19 @@
  * And of a disk with `durability: replicated`: whenever one host alone holds it, its flushes reach the storage.
  */
 import assert from "node:assert/strict";
-import { execFile } from "node:child_process";
-import { mkdir, rename, rm, symlink, writeFile } from "node:fs/promises";
-import { basename, join } from "node:path";
+import { rm } from "node:fs/promises";
 import { test } from "node:test";
-import { promisify } from "node:util";
-import type { Lab } from "../../src/lab/lab.ts";
 import {
   assertHostsEqual,
   assertNothingLost,
   flushing,
   goesOn,
+  ownStorage,
   PATIENT,
   startWithMonitor,
   syncsOf,
 } from "./disk-session.ts";
 import { assertUnharmed, eventually, makeLab, phaseOf } from "./lab-session.ts";
-
-const run = promisify(execFile);
-const MIB = 1 << 20;
 
 test("a job cancelled by somebody, an endpoint that is cut off, a backup whose storage is full, then a failover (I4, I5)", async (t) => {
   const told: string[] = [];
@@ -37,7 +31,7 @@ test("a job cancelled by somebody, an endpoint that is cut off, a backup whose s
       if (host === "a" && text !== undefined) told.push(text);
     },
   });
-  const storage = await ownStorage(lab, 1, 96);
+  const storage = await ownStorage(lab, "b", 1, 96);
   const monitor = await startWithMonitor(t, lab);
   const client = lab.client();
   await goesOn(client);
@@ -86,26 +80,3 @@ test("a job cancelled by somebody, an endpoint that is cut off, a backup whose s
   await lab.kill("power", "b");
   await assertNothingLost(lab.disks.image("b", 0), "raw", highest);
 });
-
-/** Puts the backup's image of a disk on a file system of its own, which the lab unmounts. */
-async function ownStorage(
-  lab: Lab,
-  disk: number,
-  mebibytes: number,
-): Promise<{ fill: () => Promise<string> }> {
-  const image = lab.disks.image("b", disk);
-  const folder = join(lab.disks.directory, "b", "storage");
-  await mkdir(folder);
-  await run("mount", ["-t", "tmpfs", "-o", `size=${mebibytes}m`, "tmpfs", folder]);
-  const moved = join(folder, basename(image));
-  await run("cp", ["--sparse=always", image, moved]);
-  await rename(image, `${image}.before`);
-  await symlink(moved, image);
-  return {
-    fill: async () => {
-      const filler = join(folder, "filler");
-      await assert.rejects(writeFile(filler, Buffer.alloc(mebibytes * MIB)), /ENOSPC/);
-      return filler;
-    },
-  };
-}

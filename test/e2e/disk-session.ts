@@ -1,9 +1,9 @@
 /** What tests of disks need beside a lab: a monitor of their own, and the two hosts compared. */
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import type { TestContext } from "node:test";
 import { promisify } from "node:util";
 import type { SyncSummary } from "../../src/guardian/sync-report.ts";
@@ -17,6 +17,7 @@ import type { Lab } from "../../src/lab/lab.ts";
 import { PATIENCE_MS } from "./lab-session.ts";
 
 const run = promisify(execFile);
+const MIB = 1 << 20;
 /** Where how long a failure takes to be noticed is not the question, a busy machine shall not look like one. */
 export const PATIENT = { detectionMs: 1000 };
 
@@ -114,4 +115,28 @@ export async function allocatedBytes(path: string): Promise<number> {
 
 export async function goesOn(client: ClientProcess, answers = 20): Promise<void> {
   await client.answers(answers, PATIENCE_MS);
+}
+
+/** Puts a host's image of a disk on a file system of its own, which the lab unmounts. @returns what fills it up, and names the file to be removed */
+export async function ownStorage(
+  lab: Lab,
+  host: "a" | "b",
+  disk: number,
+  mebibytes: number,
+): Promise<{ fill: () => Promise<string> }> {
+  const image = lab.disks.image(host, disk);
+  const folder = join(lab.disks.directory, host, "storage");
+  await mkdir(folder);
+  await run("mount", ["-t", "tmpfs", "-o", `size=${mebibytes}m`, "tmpfs", folder]);
+  const moved = join(folder, basename(image));
+  await run("cp", ["--sparse=always", image, moved]);
+  await rename(image, `${image}.before`);
+  await symlink(moved, image);
+  return {
+    fill: async () => {
+      const filler = join(folder, "filler");
+      await assert.rejects(writeFile(filler, Buffer.alloc(mebibytes * MIB)), /ENOSPC/);
+      return filler;
+    },
+  };
 }
