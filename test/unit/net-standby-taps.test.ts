@@ -11,13 +11,15 @@ const MAC = "52:54:00:72:65:01";
 
 const BEGINNING = `
   import { execFileSync } from "node:child_process";
-  import { openSync, readSync } from "node:fs";
+  import { openSync, readSync, writeFileSync } from "node:fs";
   import { StandbyTaps } from ${at("net/standby-taps.ts")};
   import { checked, libc } from ${at("os/libc.ts")};
   import { networkLink } from ${at("os/network-link.ts")};
   import { PacketSocket } from ${at("os/packet-socket.ts")};
   const ip = (...words) => execFileSync("ip", words, { encoding: "utf8" });
   const bridge = (...words) => execFileSync("bridge", words, { encoding: "utf8" });
+  // The kernel's own neighbour discovery would be the first frame at the tap now and then.
+  writeFileSync("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
   ip("link", "add", "br0", "type", "bridge", "forward_delay", "0", "mcast_snooping", "0");
   ip("link", "add", "up0", "type", "veth", "peer", "name", "far0");
   ip("tuntap", "add", "tap0", "mode", "tap", "vnet_hdr");
