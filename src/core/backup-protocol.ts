@@ -55,7 +55,7 @@ export type BackupEvent =
   | { readonly type: "handover-asked"; readonly epoch: EpochId }
   /** The arbiter has not answered within the time that a paused VM can wait. */
   | { readonly type: "handover-expired" }
-  /** The images cannot take what has come (a full disk, say): they will not be whole any more. */
+  /** The images cannot take what has come (a full disk, say): they are not whole, and will not be unless it is tried again. */
   | { readonly type: "commit-failed"; readonly reason: string };
 
 export type BackupEffect =
@@ -63,6 +63,8 @@ export type BackupEffect =
   | { readonly type: "ack"; readonly epoch: EpochId }
   /** Put checkpoint `epoch` into the images, after all earlier ones (I2). */
   | { readonly type: "commit"; readonly epoch: EpochId }
+  /** The images did not take the checkpoint after the last committed one: put it in anew, after a while, and then those behind it. */
+  | { readonly type: "commit-again"; readonly reason: string }
   | { readonly type: "drop-incomplete" }
   /** The images mean nothing any more: drop every checkpoint, committed or not. */
   | { readonly type: "forget" }

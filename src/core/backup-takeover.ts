@@ -19,14 +19,14 @@ export function fromArbitrating(state: ArbitratingState, event: BackupEvent): Ba
       // Of a lost primary nobody waits for us: however long it takes, the arbiter's word decides.
       return state.planned ? standDown(state, state.generation + 1, error, NO_VERDICT) : stay(state);
     case "commit-failed":
-      return standDown(state, state.generation + 1, error, `the images are not whole: ${event.reason}`);
+      return commitFailed(state, state.generation + 1, event.reason);
     case "standby-failed":
       return standDown(state, state.generation + 1, error, `the standby cannot run the VM: ${event.reason}`);
     case "primary-lost":
       if (!state.planned) return stay(state);
       return {
         state: { ...state, planned: false },
-        effects: [warn(`the primary was lost in the handover: ${event.reason}`)],
+        effects: [lostInHandover(event.reason)],
       };
     default:
       return illegal(state, event);
@@ -34,6 +34,10 @@ export function fromArbitrating(state: ArbitratingState, event: BackupEvent): Ba
 }
 
 const NO_VERDICT = "the arbiter has not answered in time";
+
+function lostInHandover(reason: string): Report {
+  return warn(`the primary was lost in the handover: ${reason}`);
+}
 
 function granted(state: ArbitratingState, generation: Generation): BackupStep {
   const { acked, planned } = state;
@@ -61,8 +65,14 @@ export function fromRecovering(state: RecoveringState, event: BackupEvent): Back
     case "standby-failed":
       return standDown(state, generation, error, `the standby could not run the VM: ${event.reason}`);
     case "commit-failed":
-      return standDown(state, generation, error, `the images are not whole: ${event.reason}`);
+      return commitFailed(state, generation, event.reason);
     case "primary-lost":
+      if (!planned) return stay(state);
+      // The old copy has lost its claim: this one is the only one now, and is treated as that.
+      return {
+        state: { ...state, planned: false },
+        effects: [{ type: "takeover", generation, epoch: acked }, lostInHandover(event.reason)],
+      };
     case "handover-expired":
       return stay(state);
     default:
@@ -77,6 +87,16 @@ function recover(state: RecoveringState, ...first: BackupEffect[]): BackupStep {
     state: { ...state, loading: true },
     effects: [...first, { type: "run-standby", epoch: state.acked }],
   };
+}
+
+/** A primary that waits, with the VM paused, keeps it. Of a lost one nobody else may have it: the images are tried again until they take the rest. */
+function commitFailed(
+  state: ArbitratingState | RecoveringState,
+  generation: Generation,
+  reason: string,
+): BackupStep {
+  if (state.planned) return standDown(state, generation, error, `the images are not whole: ${reason}`);
+  return { state, effects: [{ type: "commit-again", reason }] };
 }
 
 /** @param generation one that this host may have been given by now, whether it has heard of that or not: the primary goes on with it */

@@ -64,6 +64,7 @@ const PRIMARY: Readonly<Record<PrimaryDuty, PrimaryRemedy>> = {
 const BACKUP: Readonly<Record<BackupDuty, BackupRemedy>> = {
   ack: "primary-lost",
   commit: "commit-failed",
+  "commit-again": "again",
   "drop-incomplete": "again",
   forget: "begin-anew",
   "goodbye-ok": "primary-lost",
@@ -93,6 +94,7 @@ const WANTED_AT_PRIMARY: Readonly<Partial<Record<PrimaryDuty, readonly PrimarySt
 const WANTED_AT_BACKUP: Readonly<Partial<Record<BackupDuty, readonly BackupState["phase"][]>>> = {
   ack: ["armed"],
   commit: ["armed", "arbitrating", "recovering"],
+  "commit-again": ["arbitrating", "recovering"],
   "goodbye-ok": ["waiting"],
   unable: ["waiting"],
   "refuse-handover": ["filling", "armed", "stood-down"],
@@ -129,8 +131,10 @@ export function backupRemedy(duty: BackupDuty, broken: boolean, state: BackupSta
   switch (phase) {
     case "waiting":
     case "filling":
-    case "armed":
       return remedy;
+    case "armed":
+      // What is acknowledged may be all that is left of the VM: it is kept, unless it is not what it is taken for.
+      return broken ? remedy : "primary-lost";
     case "arbitrating":
     case "recovering":
       // Of a lost primary's VM the only copy may be here.

@@ -59,7 +59,11 @@ export class BackupDisks {
   /** Bytes of epoch 0 that were given to `applyNow` and are in the images. */
   appliedBytes = 0;
   private readonly options: BackupDisksOptions;
-  private readonly clients: ReadonlyMap<number, NbdClient>;
+  private readonly clients: Map<number, NbdClient>;
+  /** Disks whose connection to QEMU is over. */
+  private readonly lost = new Set<number>();
+  /** Of epoch 0, in order: what was given to `applyNow` and is not in the images. */
+  private readonly early = new Set<FirstWrites>();
   private applier: DiskApplier;
   private session: { readonly id: string; readonly generation: Generation } | undefined;
   /** What the images are in this session; undefined while nothing of it has come. */
@@ -73,25 +77,22 @@ export class BackupDisks {
   /** The VM is this host's: that they are a replica must not be noted any more, whatever was under way. */
   private claimed = false;
 
-  private constructor(options: BackupDisksOptions, clients: ReadonlyMap<number, NbdClient>) {
+  private constructor(options: BackupDisksOptions, clients: Map<number, NbdClient>) {
     this.options = options;
     this.clients = clients;
     this.applier = this.newApplier();
     this.before = this.applier;
-    for (const [disk, client] of clients)
-      void client.closed.then(({ message }) => this.fail(new Error(`disk${disk}: ${message}`)));
+    for (const [disk, client] of clients) this.watch(disk, client);
   }
 
   /** Has the standby export its disks, and connects to them. Rejects when an image is in use, or cannot be written. */
   static async open(options: BackupDisksOptions): Promise<BackupDisks> {
     const { qmp, disks, runDirectory } = options;
-    const path = join(runDirectory, "standby-disks.sock");
-    if (disks.length > 0) await startExports(qmp, path);
+    if (disks.length > 0) await startExports(qmp, socketPath(runDirectory));
     const clients = new Map<number, NbdClient>();
     for (const { disk } of disks) {
       await exportDisk(qmp, { index: disk, writable: true });
-      const contexts = ["base:allocation"];
-      clients.set(disk, await NbdClient.connect({ path, exportName: `disk${disk}`, contexts }));
+      clients.set(disk, await connectTo(runDirectory, disk));
     }
     return new BackupDisks(options, clients);
   }
@@ -128,6 +129,7 @@ export class BackupDisks {
     this.failed = false;
     this.noted = undefined;
     this.before = before;
+    this.early.clear();
   }
 
   /** Its first pass has come: from here on the images are no more what they were. Noted before the first byte is written. */
@@ -141,11 +143,36 @@ export class BackupDisks {
 
   /** Puts entries of epoch 0 in as they come. `then` is called when they are in the images. */
   applyNow(entries: readonly DiskEntry[], payloadBytes: number, then: () => void): void {
+    const writes: FirstWrites = { entries, payloadBytes, then };
+    this.early.add(writes);
     void this.apply(entries).then((done) => {
-      if (!done) return;
+      // Given again meanwhile, it is not the first time's any more.
+      if (!done || !this.early.delete(writes)) return;
       this.appliedBytes += payloadBytes;
       then();
     });
+  }
+
+  /**
+   * The images did not take something, and nobody else has the VM: they may take it now. What is of epoch 0 is given to them once more; a checkpoint is for whoever
+   * gave it.
+   */
+  async again(): Promise<void> {
+    if (!this.failed || this.released) return;
+    await this.applier.idle();
+    if (!(await settledWell(this.noted))) this.noted = undefined;
+    for (const disk of this.lost) {
+      const client = await connectTo(this.options.runDirectory, disk);
+      this.lost.delete(disk);
+      this.clients.set(disk, client);
+      this.watch(disk, client);
+    }
+    if (this.released || !this.failed) return;
+    this.failed = false;
+    this.applier = this.newApplier();
+    const early = [...this.early];
+    this.early.clear();
+    for (const { entries, payloadBytes, then } of early) this.applyNow(entries, payloadBytes, then);
   }
 
   /** Puts the writes of a whole checkpoint in, behind all before it. False: they are not, and `onFailed` was told or the session is over. */
@@ -234,6 +261,13 @@ export class BackupDisks {
     for (const client of this.clients.values()) client.destroy("the guardian ends");
   }
 
+  private watch(disk: number, client: NbdClient): void {
+    void client.closed.then(({ message }) => {
+      this.lost.add(disk);
+      this.fail(new Error(`disk${disk}: ${message}`));
+    });
+  }
+
   private newApplier(): DiskApplier {
     const applied = this.options.disks.map(
       ({ disk, clusterBytes: grainBytes }) =>
@@ -276,8 +310,30 @@ export class BackupDisks {
     const number = /\bdisk(\d+)\b.*(ENOSPC|no space)/i.exec(message)?.[1];
     const image = this.options.disks.find(({ disk }) => disk === Number(number))?.image;
     if (number === undefined || image === undefined) return message;
-    return `${message}. Make room for ${image} on that host: protection then comes back by itself`;
+    return `${message}. Make room for ${image} on that host: it then goes on by itself`;
   }
+}
+
+interface FirstWrites {
+  readonly entries: readonly DiskEntry[];
+  readonly payloadBytes: number;
+  readonly then: () => void;
+}
+
+function socketPath(runDirectory: string): string {
+  return join(runDirectory, "standby-disks.sock");
+}
+
+function connectTo(runDirectory: string, disk: number): Promise<NbdClient> {
+  const contexts = ["base:allocation"];
+  return NbdClient.connect({ path: socketPath(runDirectory), exportName: `disk${disk}`, contexts });
+}
+
+async function settledWell(promise: Promise<void> | undefined): Promise<boolean> {
+  return await Promise.resolve(promise).then(
+    () => true,
+    () => false,
+  );
 }
 
 async function isBlank(client: NbdClient): Promise<boolean> {

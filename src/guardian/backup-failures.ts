@@ -14,6 +14,9 @@ export interface BackupFailureParts extends Told {
   readonly beginAnew: () => void;
 }
 
+/** An event that the core did not take is not told to it again. Without one of these it does not know what is in the images, or would refuse it for ever. */
+const LEFT_OUT: ReadonlySet<BackupEvent["type"]> = new Set(["committed", "primary-lost"]);
+
 export class BackupFailures {
   private readonly parts: BackupFailureParts;
   private readonly tried: TriedAgain;
@@ -36,7 +39,8 @@ export class BackupFailures {
         if ("again" in what) this.tried.again(duty, error, what.again, () => remedy() === "again");
         return;
       case "primary-lost":
-        loseLink(reason);
+        if (what.duty === "step" && LEFT_OUT.has(what.event.type)) beginAnew();
+        else loseLink(reason);
         return;
       case "commit-failed":
       case "standby-failed":
@@ -49,10 +53,14 @@ export class BackupFailures {
   }
 }
 
+/** The primary is lost, and the VM does not run here yet: nobody else may have it. */
+export function isOnlyCopy(state: BackupState): boolean {
+  return (state.phase === "arbitrating" || state.phase === "recovering") && !state.planned;
+}
+
 /** Whether the VM is elsewhere: a standby that does nothing is ended. Where the primary is lost it may be the only way the VM can go on (I5). */
 export function isSpare(state: BackupState): boolean {
-  if (state.phase === "arbitrating" || state.phase === "recovering") return state.planned;
-  return state.phase !== "running";
+  return state.phase !== "running" && !isOnlyCopy(state);
 }
 
 /**

@@ -30,10 +30,11 @@ import { memoryBounds } from "../memory/memory-bounds.ts";
 import { StandbyTaps } from "../net/standby-taps.ts";
 import { monotonicMs } from "../os/monotonic.ts";
 import { BackupDisks, followedDisks } from "./backup-disks.ts";
-import { BackupFailures, endingOf, isSpare } from "./backup-failures.ts";
+import { BackupFailures, endingOf, isOnlyCopy, isSpare } from "./backup-failures.ts";
 import { BackupLink } from "./backup-link.ts";
 import { backupStatus } from "./backup-status.ts";
 import { CheckpointProof } from "./checkpoint-proof.ts";
+import { CommitAgain } from "./commit-again.ts";
 import type { BackupConfig } from "./config.ts";
 import { EventLoop } from "./event-loop.ts";
 import { type HangWatch, watchStandby } from "./hang-watch.ts";
@@ -41,6 +42,7 @@ import { HeldCheckpoints } from "./held-checkpoints.ts";
 import type { Attended } from "./host-signals.ts";
 import { mendImages } from "./image-repair.ts";
 import type { Post, RoleEnd } from "./role.ts";
+import { clearAway } from "./standby-end.ts";
 import { StandbyTakeover } from "./standby-takeover.ts";
 import { type StartHereParts, startHere } from "./start-here.ts";
 import { TestFailover } from "./test-failover.ts";
@@ -68,6 +70,7 @@ export class BackupGuardian {
   private disks!: BackupDisks;
   private held!: HeldCheckpoints;
   private link!: BackupLink;
+  private commits!: CommitAgain;
   private readonly loop: EventLoop<BackupState, BackupEvent, BackupEffect>;
   private readonly failures: BackupFailures;
   private published: BackupState["phase"] = "waiting";
@@ -155,13 +158,14 @@ export class BackupGuardian {
     const { replication, vm, limits, runDirectory } = config;
     this.taps.park();
     const disks = followedDisks(vm, this.ground.images);
+    const onFailed = (reason: string) => this.feed({ type: "commit-failed", reason });
     this.disks = await BackupDisks.open({
       qmp: this.qemu.qmp,
       runDirectory,
       disks,
       record,
       log: { folder: config.stateDirectory, vm: vm.name },
-      onFailed: (reason) => this.feed({ type: "commit-failed", reason }),
+      onFailed,
       onDurable: (epoch) => this.link.send((ids) => encodeDiskDurable(ids, epoch)),
     });
     this.held = new HeldCheckpoints({
@@ -171,12 +175,21 @@ export class BackupGuardian {
       flash: vm.disks.find(({ bus }) => bus === "pflash")?.image,
       bounds: memoryBounds(vm, limits),
       onWhole: (epoch) => this.feed({ type: "checkpoint-whole", epoch }),
-      onCommitted: (epoch) => this.feed({ type: "committed", epoch }),
+      onCommitted: (epoch) => {
+        this.commits.worked();
+        this.feed({ type: "committed", epoch });
+      },
+      onFailed,
       proof: new CheckpointProof({ config, ground: this.ground, ramFile: this.images.path, log }),
-      onUnfit: (reason) => this.feed({ type: "commit-failed", reason }),
       onApplied: (totalBytes) => this.link.send((ids) => encodeDiskApplied(ids, totalBytes)),
     });
     const { disks: images, ground, held, qemu, taps } = this;
+    this.commits = new CommitAgain({
+      ...this.post,
+      ready: () => images.again(),
+      commit: () => held.commitAgain(),
+      wanted: () => isOnlyCopy(this.state),
+    });
     const patience = { mayGiveUp: () => isSpare(this.state), warn: (text: string) => log.warn(text) };
     this.takeover = new StandbyTakeover({ disks: images, ground, held, patience, qemu, taps });
     this.test = new TestFailover({ post: this.post, ground, held, disks: images, state: () => this.state });
@@ -261,26 +274,12 @@ export class BackupGuardian {
     if (!asked && (this.state.phase === "arbitrating" || this.state.phase === "recovering"))
       this.feed({ type: "standby-failed", reason: how });
     this.quitting = true;
-    this.test?.drop("the standby is gone");
-    await this.link?.refusalHeard();
-    // Without a standby this host must not ask for the VM: the primary is to hear at once that it is alone.
-    this.link?.close();
-    this.link?.shut();
-    this.held?.forget();
-    this.disks?.close();
-    this.images.discard();
-    this.taps.restore();
-    const { state } = this;
+    const { commits, disks, held, images, link, taps, test } = this;
+    await clearAway({ commits, disks, held, images, link, taps, test }, this.post.log);
+    const { generation, phase } = this.state;
     if (this.next !== undefined) this.finish(this.next);
-    else if (state.phase === "stood-down" || this.hung)
-      this.finish({ kind: "backup", generation: state.generation });
+    else if (phase === "stood-down" || this.hung) this.finish({ kind: "backup", generation });
     else this.finish({ kind: "exit", status: asked ? 0 : 1 });
-  }
-
-  /** The VM is the other host's, or this standby is spent: another one takes its place. */
-  private async beginAnew(): Promise<void> {
-    await this.link.refusalHeard();
-    this.quit();
   }
 
   private primaryLost(reason: string): void {
@@ -307,7 +306,8 @@ export class BackupGuardian {
     if (state.phase === "arbitrating" && state.planned && state.committed === state.acked)
       void this.takeover.prepare(state.acked, state);
     if (state.phase === "running") this.becomePrimary();
-    if (state.phase === "stood-down") void this.beginAnew();
+    // The VM is the other host's, or this standby is spent: another one takes its place.
+    if (state.phase === "stood-down") void this.link.refusalHeard().then(() => this.quit());
   }
 
   /** The VM is this host's now; what is left of the backup's role is taken down, but for the VM itself. */
@@ -332,6 +332,9 @@ export class BackupGuardian {
         return;
       case "commit":
         this.held.commit();
+        return;
+      case "commit-again":
+        this.commits.failed(effect.reason);
         return;
       case "drop-incomplete":
         this.held.dropIncomplete();

@@ -3,7 +3,7 @@
  * keep this process from hearing and sending heartbeats.
  */
 import { payloadMemory } from "../codec/payload-memory.ts";
-import type { DiskEntry } from "../codec/replication.ts";
+import type { DiskEntry, PageList } from "../codec/replication.ts";
 import type { EpochId } from "../core/words.ts";
 import type { BackupImages } from "../memory/backup-images.ts";
 import type { WholeCheckpoint } from "../memory/checkpoint-buffer.ts";
@@ -24,6 +24,7 @@ export class Committer {
   private readonly images: BackupImages;
   private readonly disks: DiskImages | undefined;
   private readonly onCommitted: (epoch: EpochId) => void;
+  private readonly onFailed: (error: Error) => void;
   private queue: WholeCheckpoint[] = [];
   private nextSlice: NodeJS.Immediate | undefined;
   /**
@@ -31,14 +32,25 @@ export class Committer {
    * whole only when it is not.
    */
   busy = false;
+  /** The first of the queue could not be put in. It waits for `again`, and those behind it with it. */
+  private stuck = false;
   /** Counts what was forgotten: disk writes that are under way then are nobody's any more. */
   private life = 0;
 
-  /** @param disks undefined where the VM has none that are replicated */
-  constructor(images: BackupImages, disks: DiskImages | undefined, onCommitted: (epoch: EpochId) => void) {
+  /**
+   * @param disks undefined where the VM has none that are replicated
+   * @param onFailed a checkpoint could not be put into the RAM image
+   */
+  constructor(
+    images: BackupImages,
+    disks: DiskImages | undefined,
+    onCommitted: (epoch: EpochId) => void,
+    onFailed: (error: Error) => void,
+  ) {
     this.images = images;
     this.disks = disks;
     this.onCommitted = onCommitted;
+    this.onFailed = onFailed;
   }
 
   /** Queues a checkpoint. A small one with nothing before it is in the images when this returns. */
@@ -48,11 +60,23 @@ export class Committer {
     if (!this.busy) this.run(0);
   }
 
+  /**
+   * Puts the checkpoint in anew that could not be put in, all of it, and then those behind it. What of it is in the images already is the same.
+   * @returns whether there was one
+   */
+  again(): boolean {
+    if (!this.stuck) return false;
+    this.stuck = false;
+    this.run(0);
+    return true;
+  }
+
   /** Drops everything that waits; the images are left half-written. */
   forget(): void {
     clearImmediate(this.nextSlice);
     this.nextSlice = undefined;
     this.busy = false;
+    this.stuck = false;
     this.life++;
     this.queue = [];
     this.waitingBytes = 0;
@@ -70,7 +94,7 @@ export class Committer {
           this.nextSlice = setImmediate(() => this.run(next));
           return;
         }
-        this.images.write(first.pages[next++]!);
+        if (!this.write(first.pages[next++]!)) return;
       }
       if (this.disks !== undefined) {
         this.putOnDisks(this.disks, first);
@@ -83,10 +107,23 @@ export class Committer {
     this.busy = false;
   }
 
+  private write(pages: PageList): boolean {
+    try {
+      this.images.write(pages);
+      return true;
+    } catch (error) {
+      this.stuck = true;
+      this.onFailed(error as Error);
+      return false;
+    }
+  }
+
   private putOnDisks(disks: DiskImages, checkpoint: WholeCheckpoint): void {
     const { life } = this;
     void disks.apply(checkpoint.disk).then((applied) => {
-      if (life !== this.life || !applied) return;
+      if (life !== this.life) return;
+      this.stuck = !applied;
+      if (!applied) return;
       this.done(checkpoint);
       if (life === this.life) this.run(0);
     });

@@ -23,8 +23,8 @@ export interface HeldCheckpointsOptions {
   readonly onCommitted: (epoch: EpochId) => void;
   /** Shows that this host could go on with the VM, before checkpoint 0 is called whole. */
   readonly proof: Pick<CheckpointProof, "begin" | "prove" | "drop">;
-  /** It could not. Nothing was acknowledged. */
-  readonly onUnfit: (reason: string) => void;
+  /** This host could not go on with the VM: nothing was acknowledged then. Or the memory's image could not be written. */
+  readonly onFailed: (reason: string) => void;
   /** So many bytes of epoch 0 are in the disks' images. */
   readonly onApplied: (totalBytes: number) => void;
 }
@@ -46,7 +46,7 @@ export class HeldCheckpoints {
     const { bounds, disks, hasDisks, images, onApplied } = options;
     this.options = options;
     this.images = images;
-    this.committer = new Committer(images, hasDisks ? disks : undefined, (epoch) => {
+    const onCommitted = (epoch: EpochId) => {
       disks.committed(epoch);
       this.committed = epoch;
       const { atWhole } = this;
@@ -54,7 +54,9 @@ export class HeldCheckpoints {
       atWhole?.(epoch);
       options.onCommitted(epoch);
       this.admit();
-    });
+    };
+    const onFailed = ({ message }: Error) => options.onFailed(`the memory's image: ${message}`);
+    this.committer = new Committer(images, hasDisks ? disks : undefined, onCommitted, onFailed);
     this.intake = new CheckpointIntake({
       images,
       disks,
@@ -112,6 +114,11 @@ export class HeldCheckpoints {
     this.committer.add(this.whole!);
   }
 
+  /** Puts the checkpoint in anew that the images did not take, and those behind it. @returns whether there was one */
+  commitAgain(): boolean {
+    return this.committer.again();
+  }
+
   /** Drops what is not acknowledged. */
   dropIncomplete(): void {
     this.intake.reset();
@@ -128,7 +135,7 @@ export class HeldCheckpoints {
   }
 
   private async prove(checkpoint: WholeCheckpoint): Promise<void> {
-    const { onUnfit, proof } = this.options;
+    const { onFailed, proof } = this.options;
     this.proving = checkpoint;
     const unfit = await proof
       .prove({ ...this.images.composition(), device: checkpoint.device })
@@ -137,7 +144,7 @@ export class HeldCheckpoints {
     if (this.proving !== checkpoint) return;
     this.proving = undefined;
     if (unfit === undefined) this.admit();
-    else onUnfit(unfit);
+    else onFailed(unfit);
   }
 
   /** Acknowledges what is whole, as long as the commits keep up. */

@@ -342,5 +342,46 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     focus: {},
     patches: [in1("core/keep-protected.ts", "return wanted && phase", "return false && phase")],
   },
+  "a lost primary's VM is given up for a full disk": {
+    why: "a backup whose image has no room stands down, though nobody else has the VM (I4)",
+    focus: { style: "one", faults: ["host loses power, and the other's image has no room for a while"] },
+    patches: [
+      in1(
+        "core/backup-takeover.ts",
+        "if (state.planned) return standDown(",
+        "if (true as boolean) return standDown(",
+      ),
+    ],
+  },
+  "a primary lost late in a handover still counts as waiting": {
+    why: "the only copy is ended because it hangs, as if the old primary could go on (I4, I5)",
+    focus: {
+      style: "one",
+      faults: ["host loses power as it hands the VM over, and the standby hangs for a while"],
+    },
+    patches: [
+      in1(
+        "core/backup-takeover.ts",
+        "if (!planned) return stay(state);\n      // The old",
+        "if (true as boolean) return stay(state);\n      // The old",
+      ),
+    ],
+  },
+  "an error in the backup's code drops what it has acknowledged": {
+    why: "what may be all that is left of the VM is thrown away (I4)",
+    focus: { style: "one", faults: ["a step fails, and host loses power"] },
+    patches: [in1("core/effect-failures.ts", 'return broken ? remedy : "primary-lost";', "return remedy;")],
+  },
+  "what was not taken of a checkpoint is left out": {
+    why: "images that did not take a checkpoint are tried again with the next one (I2)",
+    focus: { style: "one", faults: ["host loses power, and the other's image has no room for a while"] },
+    patches: [
+      in1(
+        "guardian/committer.ts",
+        "this.stuck = !applied;\n      if (!applied) return;",
+        "this.stuck = false;",
+      ),
+    ],
+  },
   ...HOST_BUGS,
 };

@@ -8,7 +8,12 @@ interface Effect {
 }
 
 interface Inside {
-  readonly machine: { carryOut(effect: Effect, heardMs: number): void | Promise<void> };
+  readonly state: { readonly phase: string };
+  readonly machine: {
+    step(state: unknown, event: unknown): unknown;
+    carryOut(effect: Effect, heardMs: number): void | Promise<void>;
+  };
+  take(event: Effect, heardMs: number): void;
   begin(effect: Effect, heardMs: number): boolean;
 }
 
@@ -30,7 +35,20 @@ const CANNOT_FAIL: ReadonlySet<string> = new Set(["close-link"]);
 /** To be called once. */
 export function letEffectsFail(): void {
   const inside = EventLoop.prototype as unknown as Inside;
-  const { begin } = inside;
+  const { begin, take } = inside;
+  inside.take = function (this: Inside, event: Effect, heardMs: number): void {
+    const world = theWorld();
+    const host = world.hosts.get(world.hostOf(current()).name)!;
+    const { step } = this.machine;
+    if (host.failingStep && this.state.phase === "armed" && event.type === "checkpoint-whole") {
+      host.failingStep = false;
+      this.machine.step = () => {
+        this.machine.step = step;
+        throw new Error("a made-up error of a step");
+      };
+    }
+    take.call(this, event, heardMs);
+  };
   inside.begin = function (this: Inside, effect: Effect, heardMs: number): boolean {
     const world = theWorld();
     const host = world.hosts.get(world.hostOf(current()).name)!;

@@ -74,6 +74,10 @@ export const ACTIONS: readonly (readonly [RegExp, Act])[] = [
   [/^mirror fails at (A|B)$/, ({ world }, [, h]) => world.host(h!).qemu?.mirror?.fail()],
   [/^disk of (A|B) is full$/, ({ world }, [, h]) => Object.assign(world.host(h!), { diskFails: true })],
   [/^disk of (A|B) has room$/, ({ world }, [, h]) => Object.assign(world.host(h!), { diskFails: false })],
+  [
+    /^disk of (A|B) takes (\d+)$/,
+    ({ world }, [, h, ms]) => Object.assign(world.host(h!), { diskMs: Number(ms) }),
+  ],
   [/^nothing is synced at (A|B)$/, ({ world }, [, h]) => Object.assign(world.host(h!), { syncFails: true })],
   [/^syncing works at (A|B)$/, ({ world }, [, h]) => Object.assign(world.host(h!), { syncFails: false })],
   [
@@ -102,6 +106,7 @@ export const ACTIONS: readonly (readonly [RegExp, Act])[] = [
     /^effect (\S+) fails at (A|B)$/,
     ({ world }, [, type, h]) => Object.assign(world.host(h!), { failingEffect: { type, after: 0 } }),
   ],
+  [/^a step fails at (A|B)$/, ({ world }, [, h]) => Object.assign(world.host(h!), { failingStep: true })],
   [
     /^witness (cannot|can) write$/,
     ({ world }, [, can]) => {

@@ -23,6 +23,7 @@ const STRANDED_MS = 8_000;
 /** A host at which nothing goes wrong. */
 const WELL = {
   diskFails: false,
+  diskMs: undefined,
   syncFails: false,
   stateFull: false,
   filesGone: false,
@@ -31,6 +32,7 @@ const WELL = {
   loadTakesMs: 0,
   refusals: 0,
   failingEffect: undefined,
+  failingStep: false,
 };
 
 let installed = false;

@@ -82,6 +82,7 @@ const PRIMARY_DUTIES: readonly PrimaryDuty[] = [
 const BACKUP_DUTIES: readonly BackupDuty[] = [
   "ack",
   "commit",
+  "commit-again",
   "drop-incomplete",
   "forget",
   "goodbye-ok",
@@ -134,12 +135,12 @@ function documented(heading: string): Table {
   );
 }
 
-const rows = <D extends string>(duties: readonly D[], asserted: D) => [
+const rows = <D extends string>(duties: readonly D[], ...asserted: readonly D[]) => [
   ...duties.map((duty) => [duty, duty, false] as const),
-  [`${asserted}, invariant broken`, asserted, true] as const,
+  ...asserted.map((duty) => [`${duty}, invariant broken`, duty, true] as const),
 ];
 const primary = table(PRIMARY, rows(PRIMARY_DUTIES, "release"), primaryRemedy);
-const backup = table(BACKUP, rows(BACKUP_DUTIES, "ack"), backupRemedy);
+const backup = table(BACKUP, rows(BACKUP_DUTIES, "ack", "step"), backupRemedy);
 
 test("protocol.md: what a failed effect of the primary means is as in core/effect-failures", () => {
   assert.deepEqual(documented("Primary: an effect that fails"), primary);
@@ -157,6 +158,11 @@ test("I5: no failure ends the VM of a primary, but where the backup holds an ack
         const safe = state.phase === "protected" && state.acked >= 0 && (broken || duty === "step");
         assert.equal(remedy === "kill-vm", safe, `${duty}, broken: ${broken}, ${JSON.stringify(state)}`);
       }
+});
+
+test("I4: an error beside it makes no backup give up what it has acknowledged; only a broken invariant does", () => {
+  for (const state of BACKUP.filter(({ phase }) => phase === "armed"))
+    for (const duty of BACKUP_DUTIES) assert.notEqual(backupRemedy(duty, false, state), "begin-anew", duty);
 });
 
 test("I4: no failure makes a backup give up the VM of a lost primary", () => {

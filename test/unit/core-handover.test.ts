@@ -302,8 +302,31 @@ test("images that cannot take what comes: the primary is told, and this host is 
   `);
 });
 
-test("I2: images that cannot take what comes after the primary is lost: nothing half is ever run", () => {
+test("I2, I4: images that do not take what is left of a lost primary's VM are tried again, and nothing half is ever run", () => {
   const lost = `${ARMED}\n primary-lost → warn, drop-incomplete, ask-arbiter 1`;
-  playBackup(`${lost}\n commit-failed → close-link, error | stood-down`);
-  playBackup(`${lost}\n verdict granted 2 → takeover 1 2\n commit-failed → close-link, error | stood-down`);
+  for (const before of [lost, `${ASKED}\n primary-lost → warn`])
+    playBackup(`${before}
+      commit-failed        → commit-again                     | arbitrating
+      verdict granted 2    → takeover 1 2                     | recovering
+      commit-failed        → commit-again                     | recovering
+      commit-failed        → commit-again                     | recovering
+      committed 1          → run-standby 1                    | recovering
+      standby-runs         → warn                             | running
+    `);
+  playBackup(`${lost}
+    commit-failed        → commit-again                       | arbitrating
+    verdict denied 2     → close-link, warn                   | stood-down
+    commit-failed        →                                    | stood-down
+  `);
+});
+
+test("I4, switchover: a primary that is lost when the VM is ours already leaves the only copy here", () => {
+  const ours = `${ASKED}\n verdict granted 2 →\n primary-lost → takeover 1 2, warn | recovering`;
+  playBackup(`${ours}
+    commit-failed        → commit-again                       | recovering
+    primary-lost         →                                    | recovering
+    committed 1          → run-standby 1                      | recovering
+    standby-runs         → warn                               | running
+  `);
+  playBackup(`${ours}\n standby-failed → close-link, error | stood-down`);
 });

@@ -60,6 +60,8 @@ export class World {
   private ackedBySession = -1;
   private imagesAt = -1;
   private commits: number[] = [];
+  /** The images did not take the first of them. */
+  private commitsStuck = false;
   private standbyStarts = false;
   private readonly arbiter = new WorldArbiter();
 
@@ -184,7 +186,7 @@ export class World {
   }
 
   private backupActions(all: [string, () => void][]): void {
-    if (this.commits.length > 0) all.push(["commit", () => this.commit()]);
+    if (this.commits.length > 0 && !this.commitsStuck) all.push(["commit", () => this.commit()]);
     if (this.arbiter.asks.backup !== undefined)
       all.push(["verdict-backup", () => this.feedBackup(this.arbiter.answer("backup"))]);
     if (this.standbyStarts) all.push(["standby-runs", () => this.standby({ type: "standby-runs" })]);
@@ -231,7 +233,10 @@ export class World {
     if (this.standbyStarts)
       fault("standby-fails", () => this.standby({ type: "standby-failed", reason: "a fault" }));
     if (this.commits.length > 0 || backup.phase === "filling")
-      fault("commit-fails", () => this.feedBackup({ type: "commit-failed", reason: "a fault" }));
+      fault("commit-fails", () => {
+        this.commitsStuck = true;
+        this.feedBackup({ type: "commit-failed", reason: "a fault" });
+      });
     if (backup.phase === "arbitrating" && backup.planned)
       fault("handover-expires", () => this.feedBackup({ type: "handover-expired" }));
     const next = link?.toBackup[0];
@@ -527,11 +532,15 @@ export class World {
           assert.ok(effect.epoch <= this.ackedBySession, "I2: a commit ahead of its ack");
           this.commits.push(effect.epoch);
           break;
+        case "commit-again":
+          this.commitsStuck = false;
+          break;
         case "drop-incomplete":
           this.partOf = undefined;
           break;
         case "forget":
           this.commits = [];
+          this.commitsStuck = false;
           this.partOf = undefined;
           this.imagesAt = -1;
           break;

@@ -45,11 +45,17 @@ async function setUp(t: TestContext, disks?: DiskImages, onCommitted: (epoch: nu
     return Array.from({ length: PAGES }, (_, number) => file[number * PAGE_BYTES]!);
   };
   const committed: { epoch: number; image: number[]; device: number }[] = [];
-  const committer: Committer = new Committer(images, disks, (epoch) => {
-    committed.push({ epoch, image: image(), device: committer.device[0]! });
-    onCommitted(epoch);
-  });
-  return { committer, committed, image };
+  const failed: string[] = [];
+  const committer: Committer = new Committer(
+    images,
+    disks,
+    (epoch) => {
+      committed.push({ epoch, image: image(), device: committer.device[0]! });
+      onCommitted(epoch);
+    },
+    ({ message }) => failed.push(message),
+  );
+  return { committer, committed, failed, image, images };
 }
 
 const filled = (...counts: [count: number, fill: number][]) => {
@@ -151,6 +157,53 @@ test("disks that failed: nothing is committed any more", async (t) => {
   committer.add({ ...checkpoint(2, 1), disk: [] });
   for (let turn = 0; turn < 5; turn++) await nextTurn();
   assert.deepEqual(committed, []);
+});
+
+test("I4: a checkpoint that the disks did not take is put in anew, and those behind it; each is committed once", async (t) => {
+  let full = true;
+  const given: number[] = [];
+  const disks: DiskImages = {
+    apply: async (entries) => {
+      given.push(...entries.map(({ offset }) => offset));
+      return !full;
+    },
+  };
+  const { committer, committed } = await setUp(t, disks);
+  const entry = (offset: number) => ({ disk: 0, kind: 1, offset, length: 512 }) as const;
+  committer.add({ ...checkpoint(1, 2), disk: [entry(1), entry(2)] });
+  committer.add({ ...checkpoint(2, 1), disk: [entry(3)] });
+  assert.equal(committer.again(), false, "it is under way");
+  await nextTurn();
+  assert.equal(committer.again(), true);
+  await nextTurn();
+  assert.deepEqual([given, committed], [[1, 2, 1, 2], []]);
+  full = false;
+  assert.equal(committer.again(), true);
+  await nextTurn();
+  assert.deepEqual(given, [1, 2, 1, 2, 1, 2, 3]);
+  assert.deepEqual(
+    committed.map(({ epoch }) => epoch),
+    [1, 2],
+  );
+  assert.equal(committer.again(), false);
+});
+
+test("an error in a later slice is told, and does not leave the checkpoint for ever in the midst", async (t) => {
+  const { committer, committed, failed, images } = await setUp(t);
+  const write = t.mock.method(images, "write", () => {
+    throw new Error("no such page");
+  });
+  write.mock.mockImplementationOnce(() => {}, 0);
+  committer.add(checkpoint(1, 10));
+  for (let turn = 0; turn < 5; turn++) await nextTurn();
+  assert.deepEqual([failed, committed], [["no such page"], []]);
+  write.mock.restore();
+  committer.again();
+  for (let turn = 0; turn < 5; turn++) await nextTurn();
+  assert.deepEqual(
+    committed.map(({ epoch, image }) => [epoch, image]),
+    [[1, filled([10, 1])]],
+  );
 });
 
 for (const disks of [undefined, { apply: () => Promise.resolve(true) }])

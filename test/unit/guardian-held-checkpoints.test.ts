@@ -70,7 +70,7 @@ async function setUp(
     },
     onCommitted: (epoch) => committed.push(epoch),
     proof: { begin: () => trials.push("begin"), prove, drop: () => trials.push("drop") },
-    onUnfit: (reason) => unfit.push(reason),
+    onFailed: (reason) => unfit.push(reason),
     onApplied: () => {},
   });
   held.intake.take({ type: "layout", layout: LAYOUT } as ReplicationMessage);

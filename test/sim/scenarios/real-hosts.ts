@@ -169,6 +169,76 @@ export const REAL_HOSTS: readonly Scenario[] = [
       expect same VM`,
   },
   {
+    name: "the survivor's image has no room for the last checkpoint",
+    story:
+      "The primary is dead, and nobody else can go on: this host waits for room, and then runs the VM as it was.",
+    script: `
+      disk of B takes 1500
+      wait 500
+      when B backup:arbitrating: disk of B is full
+      power off A
+      wait 4000
+      expect nobody served
+      expect generation 2
+      disk of B has room
+      expect served by B within 12000
+      expect same VM
+      power on A
+      expect protected on B within 25000`,
+  },
+  {
+    name: "the survivor's image has no room, and the primary is granted the VM",
+    story: "The link alone was lost. Who is told no stands down, whatever it waits for.",
+    script: `
+      disk of B takes 1500
+      wait 500
+      witness is out of reach for B
+      when B backup:arbitrating: disk of B is full
+      cut link
+      expect served by A within 3000
+      wait 1000
+      witness is back
+      mend link
+      wait 1000
+      disk of B has room
+      disk of B takes 1
+      expect protected on A within 25000
+      expect same VM`,
+  },
+  {
+    name: "an error in the backup's own code, and the primary's host loses power",
+    story:
+      "What the backup has acknowledged may be all that is left of the VM. So it is kept, and the arbiter asked, as if the link were lost.",
+    script: `
+      when B backup:arbitrating: power off A
+      a step fails at B
+      expect served by B within 2500
+      expect same VM`,
+  },
+  {
+    name: "an error in the backup's own code",
+    story: "One of the two is given the VM, and runs it; then it is protected again.",
+    script: `
+      a step fails at B
+      wait 1000
+      expect generation 2
+      expect protected within 25000
+      expect same VM`,
+  },
+  {
+    name: "the primary is lost when its handed-over VM is about to run",
+    story:
+      "The standby takes long to load. As long as the primary waits for it, it has so much time; once nobody else has the VM, it has all the time that it takes.",
+    script: `
+      standby of B loads for 15000
+      order switchover A
+      when B backup:recovering: power off A
+      wait 11000
+      expect nobody served
+      expect served by B within 6000
+      expect same VM`,
+  },
+  {
     name: "both hosts come back at once",
     story:
       "The one that had the VM leaves its backup time to be given it, and starts it then: nobody else has it.",

@@ -101,7 +101,7 @@ export class NbdClient {
   }
 
   private async request<T>(act: () => T): Promise<T> {
-    await this.process.later(this.world.random.between(0.02, this.world.diskMs));
+    await this.process.later(this.world.random.between(0.02, this.host.diskMs ?? this.world.diskMs));
     while (this.qemu.hung && this.qemu.alive) await this.process.later(5);
     if (!this.qemu.alive || this.over) throw new NbdError("the export is gone");
     return act();

@@ -3,6 +3,13 @@ import { theWorld } from "../world/present.ts";
 import type { SimQmp } from "../world/qemu.ts";
 import { current } from "../world/time.ts";
 
+interface Patience {
+  readonly mayGiveUp: () => boolean;
+}
+
+/** As the real one: src/hypervisor/qemu/standby.ts. */
+const LOAD_TIMEOUT_MS = 10_000;
+
 export async function prepareStandby(qmp: SimQmp): Promise<void> {
   await qmp.execute("migrate-set-capabilities");
 }
@@ -10,6 +17,7 @@ export async function prepareStandby(qmp: SimQmp): Promise<void> {
 export async function loadStandby(
   qmp: SimQmp,
   from: { pages: readonly number[]; device: Uint8Array },
+  { mayGiveUp }: Patience,
 ): Promise<void> {
   const world = theWorld();
   const { qemu } = qmp;
@@ -17,7 +25,12 @@ export async function loadStandby(
   world.step(host.name, "standby-loads");
   const { pages } = from;
   const state = world.snapshotOf(from.device);
-  await current().later(world.random.between(5, 60) + host.loadTakesMs);
+  const takesMs = world.random.between(5, 60) + host.loadTakesMs;
+  for (let leftMs = takesMs; leftMs > 0; leftMs -= LOAD_TIMEOUT_MS) {
+    await current().later(Math.min(leftMs, LOAD_TIMEOUT_MS));
+    if (leftMs > LOAD_TIMEOUT_MS && mayGiveUp())
+      throw new Error("the standby QEMU did not load its state in time");
+  }
   await qmp.execute("migrate-incoming");
   if (host.loadFails) {
     world.count("standbys that failed to load");

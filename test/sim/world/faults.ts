@@ -1,5 +1,6 @@
 /** What can go wrong, by name. Each fault heals by itself, or with `heal`, when a run's bad times are over. */
 import type { Host } from "./host.ts";
+import { order } from "./operator.ts";
 import type { World } from "./world.ts";
 
 /** @param at the host that it strikes; for links, the one whose way out it is */
@@ -173,6 +174,39 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
       host.diskFails = false;
     });
   },
+  "host loses power, and the other's image has no room for a while"(world, host) {
+    const { random } = world;
+    const peer = other(world, host);
+    // So that there is something left to be put in.
+    peer.diskMs = random.between(50, 400);
+    heals(world, 6000, () => {
+      peer.diskMs = undefined;
+    });
+    const full = () => {
+      peer.diskFails = true;
+      heals(world, random.between(20, 1500), () => {
+        peer.diskFails = false;
+      });
+    };
+    world.at("backup:arbitrating", 0, full, peer.name);
+    world.time.after(random.between(20, 400), () => world.calm || FAULTS["host loses power"]!(world, host));
+  },
+  "host loses power as it hands the VM over, and the standby hangs for a while"(world, host) {
+    const peer = other(world, host);
+    const { random } = world;
+    peer.loadTakesMs = random.between(300, 900);
+    heals(world, 4000, () => {
+      peer.loadTakesMs = 0;
+    });
+    const strike = () => {
+      const { qemu } = peer;
+      qemu?.hang();
+      heals(world, random.between(2300, 3500), () => qemu?.unhang());
+      FAULTS["host loses power"]!(world, host);
+    };
+    world.at("backup:recovering", 0, strike, peer.name);
+    order(world, host, "switchover");
+  },
   "nothing reaches stable storage"(world, host) {
     host.syncFails = true;
     heals(world, world.random.between(20, 1500), () => {
@@ -215,6 +249,18 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
     const { random } = world;
     const type = random.chance(0.7) ? random.pick(EFFECTS) : undefined;
     host.failingEffect = { type, after: random.pick([0, 0, 0, 1, random.below(20)]) };
+  },
+  "a step fails, and host loses power"(world, host) {
+    const peer = other(world, host);
+    peer.failingStep = true;
+    heals(world, 300, () => {
+      peer.failingStep = false;
+    });
+    // The error may come of the very loss.
+    world.time.after(
+      world.random.between(0, 60),
+      () => world.calm || FAULTS["host loses power"]!(world, host),
+    );
   },
   "witness cannot write"(world) {
     for (const member of world.witness.members) member.writes = false;

@@ -40,6 +40,8 @@ export class Host implements ClockOfHost, Place, QemuHost {
   loadFails = false;
   loadTakesMs = 0;
   diskFails = false;
+  /** A request to its disk takes so long, at most; undefined: as everywhere. */
+  diskMs: number | undefined;
   syncFails = false;
   /** Files cannot be written: there is no room. */
   stateFull = false;
@@ -53,6 +55,8 @@ export class Host implements ClockOfHost, Place, QemuHost {
   refusals = 0;
   /** An effect of its guardian's will fail, of this type or of any, after so many that do not. */
   failingEffect: { readonly type: string | undefined; after: number } | undefined;
+  /** The core of its guardian will fail at the next checkpoint that comes. */
+  failingStep = false;
   /** Somebody has told its guardian to end. */
   endAsked = false;
   stoppedUntilMs = 0;
