@@ -3,11 +3,12 @@
  * root made by debootstrap with Debian's nodejs, npm and git, the project in it, and one command after the other. `--list` names platforms
  * and cells; `--fresh` makes the roots anew.
  *
- * Roots and results stay in .cache/platforms, so that one platform or cell can be run by itself; the table at the end has all that is known.
+ * Roots and results stay in .cache/platforms, so that one platform or cell can be run by itself; the table at the end has all that is known. What each command
+ * printed is in .cache/platforms/output. The cell "tests" is all of `npm test`; it runs only when it is named.
  * Ends with status 1 if a cell that was run failed. Needs root, debootstrap, and about 3 GB.
  */
 import { spawn, spawnSync } from "node:child_process";
-import { existsSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -35,7 +36,9 @@ const { values } = parseArgs({
 });
 const LAST_LINES = 15;
 const chosenPlatforms = choose("platform", platforms, values.platform);
-const chosenCells = choose("cell", cells, values.cell);
+const chosenCells = choose("cell", cells, values.cell).filter(
+  ({ whenNamed }) => whenNamed === undefined || values.cell.length > 0,
+);
 const say = (text: string) => process.stdout.write(`${text}\n`);
 const figuresFile = "/tmp/remus-figures.json";
 
@@ -73,16 +76,17 @@ async function tryPlatform({ name }: Platform, root: string): Promise<void> {
     say(`${name}: ${cell.name}`);
     const started = performance.now();
     const { status, output, json } = await runCell(root, cell);
+    keepOutput(`${name} ${cell.name}`, output);
     const seconds = Math.round((performance.now() - started) / 1000);
     const passed = status === 0;
     if (!passed) failures++;
     const figures = json === undefined && cell.words.includes(JSON_PLACE) ? "" : cell.figures(json, output);
     const lastLines = output.trim().split("\n").slice(-LAST_LINES).join("\n");
-    const results = readResults(values.json);
-    results[name] ??= { qemu: "", release: "", cells: {} };
-    results[name].release = await releaseOf(root);
-    results[name].qemu = qemuVersion(root);
+    const known = { qemu: qemuVersion(root), release: await releaseOf(root) };
     const at = new Date().toISOString();
+    // Another platform may be run beside this one: nothing is waited for between reading and writing.
+    const results = readResults(values.json);
+    results[name] = { ...known, cells: { ...results[name]?.cells } };
     results[name].cells[cell.name] = {
       passed,
       figures,
@@ -124,6 +128,13 @@ async function runCell(root: string, cell: Cell): Promise<Ran> {
   });
   stop = () => {};
   return { status, output, json: existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : undefined };
+}
+
+/** All that a command printed: its last lines alone do not tell which of many tests failed. */
+function keepOutput(name: string, output: string): void {
+  const folder = join(rootsDirectory, "output");
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(join(folder, `${name.replaceAll(/[^a-z0-9-]+/gi, "-")}.log`), output);
 }
 
 function qemuVersion(root: string): string {

@@ -8,6 +8,8 @@ export interface Cell {
   readonly words: readonly string[];
   /** Fetches packages. */
   readonly network?: true;
+  /** Takes so long that it runs only when it is named. */
+  readonly whenNamed?: true;
   /** A few figures for the table, of what was written and printed. */
   readonly figures: (json: unknown, output: string) => string;
 }
@@ -29,6 +31,9 @@ const demo = (kill: string) => [
   ...["--kill", kill, "--seconds", "6", "--seed", "1"],
   ...["--detection", DETECTION_MS, "--json", JSON_PLACE],
 ];
+/** What `npm test` says at its end. */
+const whole = (_json: unknown, output: string) =>
+  /^\d+ passed, \d+ failed, \d+ skipped$/m.exec(output)?.[0] ?? "did not come to its end";
 const count = (_json: unknown, output: string) => `${/^. pass (\d+)$/m.exec(output)?.[1] ?? "no"} tests`;
 
 const demoFigures = (json: unknown) => {
@@ -39,9 +44,14 @@ const demoFigures = (json: unknown) => {
 
 export const cells: readonly Cell[] = [
   {
+    name: "set-up",
+    words: ["npm", "run", "setup"],
+    network: true,
+    figures: () => "",
+  },
+  {
     name: "npm start (power)",
     words: ["npm", "start", "--", ...demo("power")],
-    network: true,
     figures: demoFigures,
   },
   ...["qemu", "guardian", "link"].map((kill) => ({
@@ -76,4 +86,6 @@ export const cells: readonly Cell[] = [
   { name: "disks", words: testsOf("disk-oracle", "disk-resync"), figures: count },
   { name: "output hold", words: testsOf("output-commit", "output-hold"), figures: count },
   { name: "test failover", words: testsOf("test-failover"), figures: count },
+  { name: "guests of today", words: testsOf("guest-devices", "machine-fit", "guest-deeds"), figures: count },
+  { name: "tests", words: ["npm", "test"], whenNamed: true, figures: whole },
 ];

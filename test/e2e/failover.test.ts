@@ -1,7 +1,9 @@
 /** I4: after the loss of a host, of QEMU or of a guardian, the VM runs on, and nothing that a client saw is taken back. */
+import assert from "node:assert/strict";
 import { test } from "node:test";
 import { guestAddresses, processRuns } from "../../src/lab/lab.ts";
 import { assertRamEqual, assertUnharmed, eventually, PATIENCE_MS, protectedLab } from "./lab-session.ts";
+import { isFrom, machineTypes } from "./machine-types.ts";
 
 test("one host after the other fails under load, by power, QEMU, guardian: one TCP connection goes on, RAM was equal (I4, I7)", async (t) => {
   const { lab, client } = await protectedLab(t, { load: "busy", retryMs: 500 });
@@ -39,4 +41,19 @@ test("2 vCPUs, q35, 512 MiB, two NICs, clients over IPv4 and IPv6 on different N
   await Promise.all([client.answers(50, PATIENCE_MS), second.answers(50, PATIENCE_MS)]);
   await assertUnharmed(client);
   await assertUnharmed(second);
+});
+
+test("the oldest machine types that this QEMU has, from 2.12 on (I4, I7)", async (t) => {
+  for (const family of ["pc-i440fx", "pc-q35"] as const) {
+    const machine = machineTypes(family).find((name) => isFrom(name, "2.12"));
+    assert.ok(machine !== undefined, `a machine type ${family}`);
+    await t.test(machine, async (t) => {
+      const { lab, client } = await protectedLab(t, { machine, retryMs: 500 });
+      await assertRamEqual(lab, 2);
+      await lab.kill("power");
+      await lab.failedOver();
+      await client.answers(50, PATIENCE_MS);
+      await assertUnharmed(client);
+    });
+  }
 });

@@ -13,6 +13,7 @@ import { hasColo } from "../../src/hypervisor/qemu/colo-support.ts";
 import { compareMachines } from "../../src/hypervisor/qemu/machine-mismatch.ts";
 import { Qmp } from "../../src/hypervisor/qemu/qmp.ts";
 import { runningMachine } from "../../src/hypervisor/qemu/running-machine.ts";
+import { machineTypes } from "./machine-types.ts";
 
 const card = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,id=nic0,netdev=net0"];
 const standby = ["-S", "-incoming", "defer"];
@@ -94,11 +95,16 @@ test("a boot ROM of another size or with other contents is named", async (t) => 
   assert.match((await refusal(primary, backup))!, /firmware is not the same.*efi-virtio\.rom.*ipxe-qemu/);
 });
 
+const beforeFour = ["pc-i440fx-3.1", "pc-q35-3.1", "pc-i440fx-2.12"];
+const offered = [...machineTypes("pc-i440fx"), ...machineTypes("pc-q35")];
+
 test("machine types from before 4.0 call their RAM as the others do", async (t) => {
+  const machines = beforeFour.filter((machine) => offered.includes(machine));
+  if (machines.length === 0) return t.skip("this QEMU has no machine type from before 4.0");
   const file = join(await mkdtemp("/dev/shm/remus-fit-"), "ram");
   t.after(() => rm(join(file, ".."), { recursive: true }));
   const backend = `memory-backend-file,id=pc.ram,x-use-canonical-path-for-ramblock-id=off,mem-path=${file},size=32M,share=on`;
-  for (const machine of ["pc-i440fx-3.1", "pc-q35-3.1", "pc-i440fx-2.12"]) {
+  for (const machine of machines) {
     const primary = await start(t, machine);
     const backup = await start(t, `${machine},memory-backend=pc.ram`, "-object", backend, ...standby);
     assert.equal(await refusal(primary, backup), undefined, machine);
