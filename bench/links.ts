@@ -23,14 +23,6 @@ const load = values.load as "idle" | "busy";
 /** From the cut on; TCP would have tried again by then. */
 const WINDOW_MS = 1_500;
 
-interface Status {
-  readonly phase: string;
-  readonly generation: number;
-  readonly checkpointsPerSecond: number;
-  readonly pauseMs: { readonly p50: number; readonly p95: number; readonly p99: number };
-  readonly paths: readonly { readonly up: boolean; readonly carries: boolean }[];
-}
-
 const pause = (ms: number) => new Promise((next) => setTimeout(next, ms));
 
 function percentile(numbers: readonly number[], share: number): number {
@@ -63,7 +55,7 @@ async function cost(links: 1 | 2): Promise<void> {
     await pause(1_000);
     await lab.primary.control.order("reset-statistics");
     await pause(Number(values.seconds) * 1000);
-    const { checkpointsPerSecond, pauseMs } = await lab.primary.control.order<Status>("status");
+    const { checkpointsPerSecond, pauseMs } = await lab.primary.control.primaryStatus();
     const { p50, p95, p99 } = pauseMs;
     const columns = [checkpointsPerSecond.toFixed(1), p50.toFixed(2), p95.toFixed(2), p99.toFixed(2)];
     console.log(`${links === 1 ? "one" : "two"}   ${columns.map((text) => text.padStart(14)).join(" ")}`);
@@ -75,8 +67,8 @@ async function cost(links: 1 | 2): Promise<void> {
 /** Returns whether every cut was but an event. */
 async function cuts(count: number): Promise<boolean> {
   const { lab, client } = await protectedLab(2);
-  const status = () => lab.primary.control.order<Status>("status");
-  const backup = () => lab.backup.control.order<Status>("status");
+  const status = () => lab.primary.control.statusInRole();
+  const backup = () => lab.backup.control.statusInRole();
   const allUp = async () => {
     for (const end = performance.now() + 20_000; performance.now() < end; await pause(20))
       if ([await status(), await backup()].every(({ paths }) => paths.every(({ up }) => up))) return;

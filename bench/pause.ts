@@ -163,12 +163,6 @@ async function colo(lab: Lab): Promise<Measured> {
   return measured;
 }
 
-interface SamplesAnswer {
-  readonly pauseMs: { readonly samples: readonly number[] };
-  readonly dirtyPages: { readonly count: number; readonly samples: readonly number[] };
-  readonly checkpointsPerSecond: number;
-}
-
 async function remus(lab: Lab): Promise<Measured & { rate: number }> {
   await lab.start();
   const all = { pausesMs: [] as number[], pages: [] as number[], rate: 0 };
@@ -178,7 +172,7 @@ async function remus(lab: Lab): Promise<Measured & { rate: number }> {
     await lab.primary.control.order("reset-statistics");
     await pause(seconds * 1000);
     for (let from = 0, count = 1; from < count; from += MOST_IN_SLICE) {
-      const slice = await lab.primary.control.order<SamplesAnswer>("samples", { from });
+      const slice = await lab.primary.control.order("samples", { from });
       all.pausesMs.push(...slice.pauseMs.samples);
       all.pages.push(...slice.dirtyPages.samples);
       if (from === 0) {

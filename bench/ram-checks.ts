@@ -58,12 +58,7 @@ try {
     );
   }
   const seconds = (performance.now() - started) / 1000;
-  const { pauseMs, dirtyPages, qemuVersion, accelerator } = await lab.primary.control.order<{
-    pauseMs: { p50: number };
-    dirtyPages: { p50: number };
-    qemuVersion: string;
-    accelerator: string;
-  }>("status");
+  const { pauseMs, dirtyPages, qemuVersion, accelerator } = await lab.primary.control.primaryStatus();
   const { lost, wentBack, acked } = await client.finish();
   const report = {
     qemuVersion,

@@ -80,7 +80,7 @@ async function upgrade(host: HostName, system: string): Promise<void> {
   // A host that has just given its VM away starts a standby first.
   const { control } = lab.guardianOf(host);
   for (;;) {
-    const { role, qemuPid = 0 } = await control.order<{ role: string; qemuPid?: number }>("status");
+    const { role, qemuPid } = await control.statusInRole();
     if (role === "backup" && processRuns(qemuPid)) break;
     await new Promise((again) => setTimeout(again, 50));
   }
@@ -90,7 +90,7 @@ async function upgrade(host: HostName, system: string): Promise<void> {
 }
 
 async function versionOf(host: HostName): Promise<string> {
-  return (await lab.guardianOf(host).control.order<{ qemuVersion: string }>("status")).qemuVersion;
+  return (await lab.guardianOf(host).control.statusInRole()).qemuVersion;
 }
 
 async function compare(): Promise<void> {

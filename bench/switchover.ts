@@ -7,8 +7,10 @@
  *
  * Ends with status 1 if anything was lost, or the median of the gaps is above 100 ms; or if KVM runs no firmware here, and `echo` was asked for.
  */
+
 import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
+import type { FailoverTimes } from "../src/guardian/control/status.ts";
 import { tryFirmware } from "../src/hypervisor/qemu/accelerator.ts";
 import { otherHost } from "../src/lab/configuration.ts";
 import { longestGap } from "../src/lab/gap-watch.ts";
@@ -69,17 +71,10 @@ try {
       await lab.switchover();
       await client.answers(ANSWERS, PATIENCE_MS);
     });
-    const { failover } = await lab.primary.control.order<{
-      failover: {
-        detectedAtMs: number;
-        grantedAtMs: number;
-        imagesFreeAtMs: number;
-        loadedAtMs: number;
-        runningAtMs: number;
-      };
-    }>("status");
-    const { detectedAtMs: heardMs, grantedAtMs: grantedMs } = failover;
-    const { imagesFreeAtMs: imagesMs, loadedAtMs: loadedMs, runningAtMs: runningMs } = failover;
+    const { failover } = await lab.primary.control.primaryStatus();
+    const times = failover as Required<FailoverTimes>;
+    const { detectedAtMs: heardMs, grantedAtMs: grantedMs, imagesFreeAtMs: imagesMs } = times;
+    const { loadedAtMs: loadedMs, runningAtMs: runningMs } = times;
     const takeoverMs = runningMs - heardMs;
     moves.push({ to: lab.owner, gapMs, handedOverMs, heardMs, grantedMs, imagesMs, loadedMs, runningMs });
     console.log(

@@ -40,7 +40,7 @@ const lab = await Lab.create({
   // How long a failure takes to be noticed is not the question here: a busy machine shall not look like one.
   detectionMs: 1000,
 });
-const clone = (action: string) => lab.backup.control.order("test-failover", { action });
+const clone = (action: "start" | "stop") => lab.backup.control.order("test-failover", { action });
 try {
   await lab.start();
   const client = lab.client();
@@ -55,10 +55,7 @@ try {
     const began = performance.now();
     if (withClone) await clone("start");
     await pause(Number(values.seconds) * 1000 - (performance.now() - began));
-    const { checkpointsPerSecond, pauseMs } = await lab.primary.control.order<{
-      checkpointsPerSecond: number;
-      pauseMs: { p50: number };
-    }>("status");
+    const { checkpointsPerSecond, pauseMs } = await lab.primary.control.primaryStatus();
     const seconds = (performance.now() - began) / 1000;
     if (withClone) await clone("stop");
     return {

@@ -4,7 +4,6 @@
  * too, before the mixture has been mended: then the VM must not run from it, and runs again when its own host is back.
  */
 import { setTimeout as pause } from "node:timers/promises";
-import type { SyncSummary } from "../../src/guardian/sync-report.ts";
 import { stopInCommit } from "../../src/lab/commit-stop.ts";
 import { scatterCommand } from "../../src/lab/guest-image.ts";
 import { Lab } from "../../src/lab/lab.ts";
@@ -73,7 +72,7 @@ async function oneDeath(lab: Lab, dice: Dice, say: (text: string) => void): Prom
   const alsoOwner = dice.below(3) === 0;
   if (alsoOwner) await ownerDies(lab, dice);
   await lab.protect();
-  const { syncs } = await lab.primary.control.order<{ syncs: SyncSummary[] }>("status");
+  const { syncs } = await lab.primary.control.primaryStatus();
   const { disks } = await lab.ramCheck(0, { disks: true });
   const equal = disks.every(({ offsets }) => offsets.length === 0);
   say(
@@ -93,7 +92,7 @@ async function ownerDies(lab: Lab, dice: Dice): Promise<void> {
   }
   await lab.kill("power", "a");
   for (const end = performance.now() + TEMPTATION_MS; performance.now() < end; await pause(50)) {
-    const { role } = await lab.backup.control.order<{ role: string }>("status");
+    const { role } = await lab.backup.control.status();
     if (role !== "backup") throw new Error("the VM runs from images that are a mixture");
   }
   await lab.returnOwner();
@@ -101,7 +100,7 @@ async function ownerDies(lab: Lab, dice: Dice): Promise<void> {
 }
 
 async function phase(lab: Lab, which: "primary" | "backup"): Promise<string> {
-  return (await lab[which].control.order<{ phase: string }>("status")).phase;
+  return (await lab[which].control.statusInRole()).phase;
 }
 
 async function until(what: string, look: () => Promise<boolean>): Promise<void> {

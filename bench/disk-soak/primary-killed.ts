@@ -6,7 +6,6 @@
  * The dead host forgets what it has not synced, and in the extents that its logs name garbage is put on top.
  */
 import { setTimeout as pause } from "node:timers/promises";
-import type { SyncSummary } from "../../src/guardian/sync-report.ts";
 import { scatterCommand } from "../../src/lab/guest-image.ts";
 import { Lab } from "../../src/lab/lab.ts";
 import { lastWords } from "../../src/lab/last-words.ts";
@@ -65,9 +64,7 @@ async function oneReturn(lab: Lab, dice: Dice, say: (text: string) => void): Pro
   const seconds = dice.between(0.5, load === "large" ? 20 : 8);
   await pause(seconds * 1000);
   const dead = lab.owner;
-  const stalls = await Promise.all(
-    [lab.primary, lab.backup].map(({ control }) => control.order<{ longestStallMs: number }>("status")),
-  );
+  const stalls = await Promise.all([lab.primary, lab.backup].map(({ control }) => control.statusInRole()));
   await lab.kill("power");
   await lab.failedOver();
   await pause(dice.between(0, 1500));
@@ -82,7 +79,7 @@ async function oneReturn(lab: Lab, dice: Dice, say: (text: string) => void): Pro
   await lab.returnHost();
   await lab.redis(...scatterCommand());
   await lab.protect();
-  const { syncs } = await lab.primary.control.order<{ syncs: SyncSummary[] }>("status");
+  const { syncs } = await lab.primary.control.primaryStatus();
   const { disks, epoch } = await lab.ramCheck(0, { disks: true });
   const byRecords = syncs.length === DISKS.length && syncs.every(({ way }) => way === "records");
   const equal = disks.every(({ offsets }) => offsets.length === 0);

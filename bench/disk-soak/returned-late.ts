@@ -6,7 +6,7 @@
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
-import type { SyncSummary } from "../../src/guardian/sync-report.ts";
+import type { SyncSummary } from "../../src/guardian/control/status.ts";
 import type { ClientProcess } from "../../src/lab/client-process.ts";
 import { longestGap } from "../../src/lab/gap-watch.ts";
 import { scatterCommand } from "../../src/lab/guest-image.ts";
@@ -79,7 +79,7 @@ async function solo(lab: Lab, { client, mebibytes, say, soloSeconds, way }: Abse
     await lab.protect();
     await client.answers(20, PATIENCE_MS);
   });
-  const { syncs } = await lab.primary.control.order<{ syncs: SyncSummary[] }>("status");
+  const { syncs } = await lab.primary.control.primaryStatus();
   const sync = syncs[0]!;
   const { disks } = await lab.ramCheck(0, { disks: true });
   const differing = disks.reduce((sum, { offsets }) => sum + offsets.length, 0);

@@ -1,4 +1,5 @@
 /** One round: the hosts lose each other, one goes on, they find each other again, and the VM is protected again. */
+import type { BackupStatus, PrimaryStatus } from "../../src/guardian/control/status.ts";
 import { Children } from "../../src/lab/children.ts";
 import type { ClientSummary } from "../../src/lab/client-report.ts";
 import { otherHost } from "../../src/lab/configuration.ts";
@@ -31,13 +32,6 @@ export interface Round {
   readonly late: number;
   readonly client: Pick<ClientSummary, "acked" | "connections" | "lost" | "repeated" | "resets" | "wentBack">;
   readonly wrong: readonly string[];
-}
-
-interface Said {
-  readonly role: string;
-  readonly phase: string;
-  readonly heldBytes?: number;
-  readonly failover?: { readonly grantedAtMs: number };
 }
 
 export class Partitions {
@@ -78,7 +72,7 @@ export class Partitions {
       if (to === from) throw new Error(`host ${from} went on without the witness`);
       await new Promise((over) => setTimeout(over, APART_MS));
       const apart = await this.said(from);
-      heldBytes = apart.heldBytes ?? 0;
+      heldBytes = apart.role === "primary" ? apart.heldBytes : 0;
       if (apart.phase !== "arbitrating" || !processRuns(qemuPid))
         wrong.push(`the old VM should stand by on host ${from}, which is ${apart.phase}`);
       // Otherwise nothing was to be seen here.
@@ -104,15 +98,15 @@ export class Partitions {
     return { kind, from, to, gapMs, heldBytes, late, client: counts, wrong };
   }
 
-  private said(host: HostName): Promise<Said> {
-    return this.lab.guardianOf(host).control.order<Said>("status");
+  private said(host: HostName): Promise<PrimaryStatus | BackupStatus> {
+    return this.lab.guardianOf(host).control.statusInRole();
   }
 
   /** When the witness gave the VM to `host`, by CLOCK_REALTIME; undefined if `host` had it before. */
   private async grantedNs(host: HostName): Promise<bigint | undefined> {
     const { failover } = await this.said(host);
     if (failover === undefined) return undefined;
-    const agoMs = monotonicMs() - failover.grantedAtMs;
+    const agoMs = monotonicMs() - failover.grantedAtMs!;
     return BigInt(Math.round(Date.now() - agoMs + CLOCKS_MS)) * 1_000_000n;
   }
 }

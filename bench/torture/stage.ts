@@ -1,4 +1,5 @@
 /** A lab made for striking: guardians that stand still at points of the epoch cycle, and links that lead through fault proxies. */
+import type { BackupStatus, PrimaryStatus } from "../../src/guardian/control/status.ts";
 import { Children } from "../../src/lab/children.ts";
 import { otherHost } from "../../src/lab/configuration.ts";
 import { Lab } from "../../src/lab/lab.ts";
@@ -19,14 +20,8 @@ const HUNG_MS = 2000;
 const PATIENCE_MS = 30_000;
 const STATUS_TIMEOUT_MS = 3_000;
 
-/** What a guardian says of itself, in part. */
-export interface Status {
-  readonly role: "primary" | "backup";
-  readonly phase: string;
-  readonly generation: number;
-  readonly acked?: number;
-  readonly qemuPid: number;
-}
+/** What a guardian says of itself. */
+export type Status = PrimaryStatus | BackupStatus;
 
 export class Stage {
   readonly lab: Lab;
@@ -82,7 +77,7 @@ export class Stage {
     const late = new Promise<undefined>((resolve) => {
       setTimeout(resolve, STATUS_TIMEOUT_MS, undefined).unref();
     });
-    return await Promise.race([guardian.control.order<Status>("status").catch(() => undefined), late]);
+    return await Promise.race([guardian.control.statusInRole().catch(() => undefined), late]);
   }
 
   async becomes(

@@ -1,5 +1,6 @@
 /** Something that the VM does not need now is missing: told when it is found, when its reason changes, and when it is back. */
-import type { ControlSocket } from "./control.ts";
+import type { AlarmTopic } from "./control/events.ts";
+import type { ControlSocket } from "./control/socket.ts";
 import type { Log } from "./log.ts";
 
 export interface Told {
@@ -9,11 +10,10 @@ export interface Told {
 
 export class Alarm {
   private readonly told: Told;
-  private readonly about: string;
+  private readonly about: AlarmTopic;
   private reason: string | undefined;
 
-  /** @param about as in docs/specs/control.md */
-  constructor(told: Told, about: string) {
+  constructor(told: Told, about: AlarmTopic) {
     this.told = told;
     this.about = about;
   }

@@ -1,4 +1,5 @@
 /** The backup's side of the link: an open door, one primary at a time, and what is heard from it and said to it. */
+
 import type { ReplicationMessage } from "../codec/replication.ts";
 import { encodeHashes } from "../codec/replication-disk.ts";
 import { encodeHandoverRefused, type Frame } from "../codec/replication-encode.ts";
@@ -16,7 +17,8 @@ import type { BackupDisks } from "./backup-disks.ts";
 import { refuseGeneration } from "./caller-generation.ts";
 import type { CheckpointIntake } from "./checkpoint-intake.ts";
 import type { BackupConfig } from "./config.ts";
-import { type PathSummary, PathWatch } from "./path-watch.ts";
+import type { PathStatus } from "./control/status.ts";
+import { PathWatch } from "./path-watch.ts";
 import { patienceWithPrimary } from "./patience.ts";
 import type { Post } from "./role.ts";
 
@@ -60,7 +62,7 @@ export class BackupLink {
   }
 
   /** For `status`. */
-  get paths(): PathSummary[] {
+  get paths(): PathStatus[] {
     return this.watch.summary(this.connection);
   }
 

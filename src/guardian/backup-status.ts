@@ -2,6 +2,8 @@
 import type { BackupState } from "../core/backup.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import type { BackupLink } from "./backup-link.ts";
+import { CONTROL_VERSION } from "./control/requests.ts";
+import type { BackupStatus } from "./control/status.ts";
 import type { HeldCheckpoints } from "./held-checkpoints.ts";
 import type { Post } from "./role.ts";
 import type { StandbyTakeover } from "./standby-takeover.ts";
@@ -17,9 +19,10 @@ export interface BackupParts {
   readonly state: BackupState;
 }
 
-export function backupStatus(parts: BackupParts): Record<string, unknown> {
+export function backupStatus(parts: BackupParts): BackupStatus {
   const { ground, held, link, post, qemu, state, takeover } = parts;
   return {
+    version: CONTROL_VERSION,
     role: "backup",
     vm: post.config.vm.name,
     accelerator: ground.accelerator,
@@ -30,7 +33,11 @@ export function backupStatus(parts: BackupParts): Record<string, unknown> {
     longestStallMs: post.stalls.longestMs,
     witness: post.witness.status,
     paths: link.paths,
-    failover: takeover.times,
-    ...state,
+    ...(takeover.times === undefined ? {} : { failover: takeover.times }),
+    phase: state.phase,
+    generation: state.generation,
+    ...("acked" in state ? { acked: state.acked, committed: state.committed } : {}),
+    ...("reason" in state ? { reason: state.reason } : {}),
+    core: { ...state },
   };
 }

@@ -2,6 +2,7 @@
  * The backup guardian: keeps a standby QEMU over the RAM image and the disk images, takes checkpoints in, and lets the standby run when the
  * primary is lost and the arbiter agrees. It feeds `core/backup` and carries its effects out.
  */
+
 import { join } from "node:path";
 import {
   encodeAck,
@@ -36,6 +37,7 @@ import { backupStatus } from "./backup-status.ts";
 import { CheckpointProof } from "./checkpoint-proof.ts";
 import { CommitAgain } from "./commit-again.ts";
 import type { BackupConfig } from "./config.ts";
+import { checkedOrders } from "./control/orders.ts";
 import { EventLoop } from "./event-loop.ts";
 import { type HangWatch, watchStandby } from "./hang-watch.ts";
 import { HeldCheckpoints } from "./held-checkpoints.ts";
@@ -214,16 +216,18 @@ export class BackupGuardian {
         if (!suspected && ["waiting", "filling", "armed"].includes(this.state.phase)) this.taps.park();
       },
     });
-    await control.take({
-      status: () => {
-        const { link, post, state, takeover } = this;
-        return backupStatus({ ground, held, link, post, qemu, state, takeover });
-      },
-      "flush-disks": () => this.disks.flush(),
-      "test-failover": (args) => this.test.order(args),
-      "start-here": (args) => startHere(this.startParts(), args),
-      quit: () => this.ending.now(),
-    });
+    await control.take(
+      checkedOrders({
+        status: () => {
+          const { link, post, state, takeover } = this;
+          return backupStatus({ ground, held, link, post, qemu, state, takeover });
+        },
+        "flush-disks": () => this.disks.flush(),
+        "test-failover": (args) => this.test.order(args),
+        "start-here": (args) => startHere(this.startParts(), args),
+        quit: () => this.ending.now(),
+      }),
+    );
     await this.link.open();
     const addresses = replication.listen.map((address) => at(address)).join(" and ");
     log.info(`standby for VM ${vm.name} is ready (QEMU ${this.qemu.qmp.version}); listening on ${addresses}`);

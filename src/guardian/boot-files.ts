@@ -5,7 +5,7 @@
 import { accessSync, constants } from "node:fs";
 import type { VmSpec } from "../hypervisor/vm-spec.ts";
 import { Alarm, type Told } from "./alarm.ts";
-import { OrderRefused } from "./control.ts";
+import { OrderRefused } from "./control/refusal.ts";
 
 export class BootFiles {
   private readonly boot: VmSpec["boot"];

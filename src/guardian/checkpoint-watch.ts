@@ -5,7 +5,7 @@
 import { type PacerSettings, pace } from "../core/pacer.ts";
 import type { PrimaryState, ProtectedState } from "../core/primary-protocol.ts";
 import type { Milliseconds } from "../core/words.ts";
-import type { ControlSocket } from "./control.ts";
+import type { ControlSocket } from "./control/socket.ts";
 import type { Log } from "./log.ts";
 
 /** A client has sent everything again several times by then. */

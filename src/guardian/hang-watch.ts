@@ -9,7 +9,7 @@ import { SilenceDetector } from "../core/silence.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import { QmpClosed } from "../hypervisor/qemu/qmp-errors.ts";
 import { monotonicMs } from "../os/monotonic.ts";
-import type { ControlSocket } from "./control.ts";
+import type { ControlSocket } from "./control/socket.ts";
 import type { Log } from "./log.ts";
 import type { Post } from "./role.ts";
 

@@ -12,7 +12,7 @@ import {
   triesNow,
 } from "../core/keep-protected.ts";
 import type { PrimaryState } from "../core/primary-protocol.ts";
-import type { ControlSocket } from "./control.ts";
+import type { ControlSocket } from "./control/socket.ts";
 import type { Log } from "./log.ts";
 
 export interface KeepProtectedOptions {

@@ -6,7 +6,7 @@ import { setFlagsFromString } from "node:v8";
 import { StateFile } from "../disk/state-file.ts";
 import { guardianNice } from "../hypervisor/qemu/process.ts";
 import { ConfigError, readConfig } from "./config.ts";
-import { ControlSocket } from "./control.ts";
+import { ControlSocket } from "./control/socket.ts";
 import { DescriptorWatch } from "./descriptor-watch.ts";
 import { HostSignals } from "./host-signals.ts";
 import { LAST_LINES_MS, type Log, openLog } from "./log.ts";

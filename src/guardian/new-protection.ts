@@ -1,7 +1,7 @@
 /** A protection with what this host's configuration and the session with its backup make of it. */
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import type { PrimaryConfig } from "./config.ts";
-import { OrderRefused } from "./control.ts";
+import { OrderRefused } from "./control/refusal.ts";
 import type { DirtyRecords } from "./dirty-records.ts";
 import type { OwnedDisks } from "./owned-disks.ts";
 import type { PrimaryLink } from "./primary-link.ts";

@@ -4,7 +4,7 @@
  *
  * Exit status: 0 done, 1 refused or failed, 2 there is no guardian, 64 wrong use.
  */
-import { ControlClient, OrderFailed } from "./control-client.ts";
+import { ControlClient, OrderFailed } from "./control/client.ts";
 
 const [path, command, given = "{}", ...tooMany] = process.argv.slice(2);
 
@@ -31,7 +31,7 @@ const client = await ControlClient.connect(path).catch((error: Error) =>
   end(2, `no guardian listens at ${path}: ${error.message}`),
 );
 try {
-  process.stdout.write(`${JSON.stringify(await client.order(command, args), null, 2)}\n`);
+  process.stdout.write(`${JSON.stringify(await client.ask(command, args), null, 2)}\n`);
 } catch (error) {
   end(1, error instanceof OrderFailed ? `${error.message} [${error.code}]` : (error as Error).message);
 } finally {

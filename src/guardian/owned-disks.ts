@@ -9,7 +9,7 @@ import type { Qmp } from "../hypervisor/qemu/qmp.ts";
 import type { VmSpec } from "../hypervisor/vm-spec.ts";
 import { Alarm } from "./alarm.ts";
 import type { PrimaryConfig } from "./config.ts";
-import { OrderRefused } from "./control.ts";
+import { OrderRefused } from "./control/refusal.ts";
 import { persist } from "./persist.ts";
 import type { Post } from "./role.ts";
 import type { Ground } from "./vm-process.ts";

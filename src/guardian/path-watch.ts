@@ -4,18 +4,8 @@
  */
 import { type Address, at } from "../link/link-error.ts";
 import type { PathEvent, Session } from "../link/session.ts";
+import type { PathStatus } from "./control/status.ts";
 import type { Post } from "./role.ts";
-
-/** In `status`, one for each path. */
-export interface PathSummary {
-  /** Where it leads, or where it comes in. */
-  readonly address: string;
-  readonly up: boolean;
-  /** Since when it has been so: ISO 8601. Left out if it was never up in this session. */
-  readonly since?: string;
-  /** Whether what this host sends goes over it. */
-  readonly carries: boolean;
-}
 
 export class PathWatch {
   private readonly post: Pick<Post, "control" | "log">;
@@ -29,7 +19,7 @@ export class PathWatch {
   }
 
   /** Without a session there is none. */
-  summary(session: Session | undefined): PathSummary[] {
+  summary(session: Session | undefined): PathStatus[] {
     if (session === undefined || session.closed !== undefined) return [];
     return session.paths.map(({ path, up, since, carries }) => ({
       address: at(this.addresses[path]!),

@@ -27,10 +27,11 @@ import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import type { Session } from "../link/session.ts";
 import type { EpochCell } from "../memory/epoch-cell.ts";
 import { closeDescriptor } from "../os/socket.ts";
+import type { SyncProgress, SyncSummary } from "./control/status.ts";
 import type { Decision, DirtyRecords } from "./dirty-records.ts";
 import { DiskShipping } from "./disk-shipping.ts";
 import type { ReplicatedDisk } from "./owned-disks.ts";
-import { SyncReport, type SyncSummary } from "./sync-report.ts";
+import { SyncReport } from "./sync-report.ts";
 import { WriteIntents } from "./write-intents.ts";
 
 /** The copy of a dirty bitmap that is read while the bitmap goes on. */
@@ -182,9 +183,9 @@ export class PrimaryDisks {
     this.intents?.acked(epoch);
   }
 
-  /** For `status`; empty when all is in step. */
-  get progress(): Record<string, unknown> {
-    return this.syncReport?.now ?? {};
+  /** For `status`; undefined when all is in step. */
+  get progress(): SyncProgress | undefined {
+    return this.syncReport?.now;
   }
 
   private async mirror(one: ReplicatedDisk, endpoint: DiskEndpoint, intents: WriteIntents): Promise<void> {

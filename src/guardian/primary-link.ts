@@ -20,8 +20,9 @@ import type { InputFrame } from "../net/guest-input.ts";
 import { monotonicMs } from "../os/monotonic.ts";
 import { Attention } from "./attention.ts";
 import type { PrimaryConfig } from "./config.ts";
+import type { PathStatus } from "./control/status.ts";
 import type { ReplicatedDisk } from "./owned-disks.ts";
-import { type PathSummary, PathWatch } from "./path-watch.ts";
+import { PathWatch } from "./path-watch.ts";
 import { patienceWithBackup } from "./patience.ts";
 import type { Post } from "./role.ts";
 
@@ -69,7 +70,7 @@ export class PrimaryLink {
   }
 
   /** For `status`. */
-  get paths(): PathSummary[] {
+  get paths(): PathStatus[] {
     return this.watch.summary(this.connection);
   }
 

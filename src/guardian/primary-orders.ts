@@ -1,6 +1,9 @@
 /** The orders that a primary guardian takes (docs/specs/control.md): each asks core for something and waits until it is so, or will not be. */
+
 import type { PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
-import { type Caller, type Order, OrderRefused } from "./control.ts";
+import type { Handlers } from "./control/orders.ts";
+import { OrderRefused } from "./control/refusal.ts";
+import type { Caller } from "./control/socket.ts";
 import type { RunningVm } from "./running-vm.ts";
 
 /** What orders need of the guardian. */
@@ -29,7 +32,7 @@ export class PrimaryOrders {
   }
 
   /** As the control socket takes them. @param refuseToMove throws if the VM cannot be moved by plan */
-  table(refuseToMove: () => void, vm: Pick<RunningVm, "resume">): Record<string, Order> {
+  table(refuseToMove: () => void, vm: Pick<RunningVm, "resume">) {
     return {
       protect: () => this.protect(),
       stop: () => this.stop(),
@@ -37,11 +40,11 @@ export class PrimaryOrders {
         refuseToMove();
         return this.switchover();
       },
-      hold: ({ atEpoch }, caller) => this.hold(atEpoch ?? 0, caller),
+      hold: ({ atEpoch = 0 }, caller) => this.hold(atEpoch, caller),
       proceed: () => this.proceed(),
       resume: () => this.resume(vm),
       quit: () => this.quit(),
-    };
+    } satisfies Handlers;
   }
 
   /** To be called after every step of core. */
@@ -119,10 +122,8 @@ export class PrimaryOrders {
    * Keeps the VM paused at its next checkpoint from `atEpoch` on, until the same caller says `proceed` or leaves (I5).
    * Resolves when that checkpoint is acknowledged.
    */
-  async hold(atEpoch: unknown, caller: Caller): Promise<{ epoch: number }> {
+  async hold(atEpoch: number, caller: Caller): Promise<{ epoch: number }> {
     this.expectPhase("protected");
-    if (typeof atEpoch !== "number" || !Number.isSafeInteger(atEpoch))
-      throw new OrderRefused("bad-request", '"atEpoch" must be a whole number');
     if (this.holder !== undefined) throw new OrderRefused("already-held", "another hold has not ended yet");
     this.holder = caller;
     caller.onLeft(() => {

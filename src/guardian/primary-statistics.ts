@@ -1,6 +1,12 @@
 /** What is measured at the primary while a VM is protected. */
-import { OrderRefused } from "./control.ts";
+import type { ResultOf } from "./control/orders.ts";
+import type { PrimaryStatus } from "./control/status.ts";
 import { Samples } from "./samples.ts";
+
+type Measured = Pick<
+  PrimaryStatus,
+  "checkpoints" | "checkpointsPerSecond" | "seconds" | "pauseMs" | "dirtyPages" | "bytesOnWire"
+>;
 
 export class PrimaryStatistics {
   /** Told apart by microseconds, as QEMU's clock does. */
@@ -36,7 +42,7 @@ export class PrimaryStatistics {
     this.dirtyPages.add(pages);
   }
 
-  summary(bytesOnWire: number): Record<string, unknown> {
+  summary(bytesOnWire: number): Measured {
     return {
       checkpoints: this.checkpoints,
       ...this.rate(),
@@ -48,12 +54,9 @@ export class PrimaryStatistics {
 
   /**
    * Samples from number `from` on, a bounded slice of each kind, to be put together with those of other runs.
-   * @throws OrderRefused if it is no number
    */
-  samples(from: unknown = 0): Record<string, unknown> {
-    if (!Number.isSafeInteger(from) || (from as number) < 0)
-      throw new OrderRefused("bad-request", '"from" must be a whole number from 0');
-    const slice = (samples: Samples) => ({ count: samples.count, ...samples.slice(from as number) });
+  samples(from = 0): ResultOf<"samples"> {
+    const slice = (samples: Samples) => ({ count: samples.count, ...samples.slice(from) });
     return {
       pauseMs: slice(this.pauseMs),
       dirtyPages: slice(this.dirtyPages),

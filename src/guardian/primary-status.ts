@@ -2,6 +2,8 @@
 import type { PrimaryState } from "../core/primary-protocol.ts";
 import { ramBlockName } from "../hypervisor/qemu/command-line.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
+import { CONTROL_VERSION } from "./control/requests.ts";
+import type { PrimaryStatus } from "./control/status.ts";
 import type { KeepProtected } from "./keep-protected.ts";
 import type { PrimaryLink } from "./primary-link.ts";
 import type { PrimaryStatistics } from "./primary-statistics.ts";
@@ -23,9 +25,10 @@ export interface StatusParts {
   readonly statistics: PrimaryStatistics;
 }
 
-export function primaryStatus(parts: StatusParts): Record<string, unknown> {
+export function primaryStatus(parts: StatusParts): PrimaryStatus {
   const { ground, keep, link, post, protection, qemu, state, statistics, takenOver, vm } = parts;
   return {
+    version: CONTROL_VERSION,
     role: "primary",
     vm: post.config.vm.name,
     accelerator: ground.accelerator,
@@ -33,7 +36,10 @@ export function primaryStatus(parts: StatusParts): Record<string, unknown> {
     qemuPid: qemu.pid,
     ramBlock: ramBlockName,
     ...(takenOver === undefined ? {} : { ramImage: takenOver.ramFile }),
-    ...state,
+    phase: state.phase,
+    generation: state.generation,
+    ...("acked" in state ? { acked: state.acked } : {}),
+    core: { ...state },
     ...(vm.standstill === undefined ? {} : { standstill: vm.standstill }),
     protectionWanted: keep.wanted,
     heldBytes: protection?.heldBytes ?? 0,
@@ -43,8 +49,8 @@ export function primaryStatus(parts: StatusParts): Record<string, unknown> {
     droppedFrames: protection?.droppedFrames ?? 0,
     stagingBytes: protection?.staging.takenBytes ?? 0,
     ...(takenOver?.failover === undefined ? {} : { failover: takenOver.failover }),
-    sync: protection?.disks.progress ?? {},
-    syncs: protection?.disks.syncs ?? [],
+    ...(protection?.disks.progress === undefined ? {} : { sync: protection.disks.progress }),
+    syncs: [...(protection?.disks.syncs ?? [])],
     ...statistics.summary(protection?.bytesOnWire ?? 0),
   };
 }

@@ -2,6 +2,7 @@
  * The primary guardian: has a VM that runs, feeds what happens to it to `core/primary`, and carries the effects out.
  * It owns QEMU: when one of the two dies, so does the other.
  */
+
 import { PAGE_BYTES } from "../codec/replication.ts";
 import type { PacerSettings } from "../core/pacer.ts";
 import { startPrimary, stepPrimary } from "../core/primary.ts";
@@ -17,6 +18,8 @@ import { BootFiles } from "./boot-files.ts";
 import { CheckpointWatch } from "./checkpoint-watch.ts";
 import { openClosedDoor } from "./closed-door.ts";
 import type { PrimaryConfig } from "./config.ts";
+import { checkedOrders } from "./control/orders.ts";
+import type { PrimaryStatus } from "./control/status.ts";
 import { DirtyRecords } from "./dirty-records.ts";
 import { EventLoop } from "./event-loop.ts";
 import type { GuestEnd } from "./guest-end.ts";
@@ -174,16 +177,18 @@ export class PrimaryGuardian {
       this.bootFiles.look();
       this.listener = await openClosedDoor(post, takenOver.epoch, () => this.state);
     }
-    await post.control.take({
-      ...orders.table(() => this.disks.refuseToMove(), this.vm),
-      status: () => this.status(),
-      samples: ({ from }) => statistics.samples(from),
-      "reset-statistics": () => statistics.reset(this.protection?.bytesOnWire ?? 0),
-    });
+    await post.control.take(
+      checkedOrders({
+        ...orders.table(() => this.disks.refuseToMove(), this.vm),
+        status: () => this.status(),
+        samples: ({ from }) => statistics.samples(from),
+        "reset-statistics": () => statistics.reset(this.protection?.bytesOnWire ?? 0),
+      }),
+    );
     this.publish();
   }
 
-  private status(): Record<string, unknown> {
+  private status(): PrimaryStatus {
     const { ground, keep, link, post, protection, qemu, state, statistics, takenOver, vm } = this;
     return primaryStatus({ ground, keep, link, post, protection, qemu, state, statistics, takenOver, vm });
   }

@@ -3,7 +3,8 @@ import type { Generation } from "../core/words.ts";
 import type { StateFile } from "../disk/state-file.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import type { GuardianConfig } from "./config.ts";
-import type { ControlSocket } from "./control.ts";
+import type { ControlSocket } from "./control/socket.ts";
+import type { FailoverTimes } from "./control/status.ts";
 import type { Log } from "./log.ts";
 import type { Stalls } from "./stalls.ts";
 import type { Ground } from "./vm-process.ts";
@@ -17,19 +18,6 @@ export interface Post<C extends GuardianConfig = GuardianConfig> {
   readonly control: ControlSocket;
   readonly stalls: Stalls;
   readonly record: StateFile;
-}
-
-/** When things happened at failover: milliseconds of CLOCK_BOOTTIME, which all processes of a machine share. */
-export interface FailoverTimes {
-  /** The primary was lost, or has handed the VM over. */
-  detectedAtMs: number;
-  /** The arbiter has given the VM to this host. */
-  grantedAtMs?: number;
-  /** What the last checkpoint changed on the disks is in the images, and the VM can have them. */
-  imagesFreeAtMs?: number;
-  /** The standby has the VM's state, and waits for the word to run. */
-  loadedAtMs?: number;
-  runningAtMs?: number;
 }
 
 /** A VM that runs here already, when the backup becomes the primary. */

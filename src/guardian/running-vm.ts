@@ -3,7 +3,7 @@
  * it ended. docs/guests.md says what follows from each.
  */
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
-import { OrderRefused } from "./control.ts";
+import { OrderRefused } from "./control/refusal.ts";
 import type { PrimaryStatistics } from "./primary-statistics.ts";
 
 /** QEMU's own words (`query-status`) for a VM that stands still, and not because of Remus. */

@@ -24,7 +24,7 @@ export interface Summary {
 export interface Slice {
   /** Number of the first value: 0 is the first that was measured. */
   readonly from: number;
-  readonly samples: readonly number[];
+  readonly samples: number[];
 }
 
 export class Samples {

@@ -7,7 +7,7 @@ import type { Attended, HostSignals } from "./host-signals.ts";
 import { persist } from "./persist.ts";
 import { adoptVm, startVm } from "./primary-beginning.ts";
 import type { Post, RoleEnd } from "./role.ts";
-import { decideRole } from "./starting.ts";
+import { decideRole, withoutRole } from "./starting.ts";
 import { sweepLeftovers } from "./sweep-leftovers.ts";
 
 interface Role extends Attended {
@@ -39,10 +39,8 @@ export async function serve(post: Post, signals?: Pick<HostSignals, "attend" | "
 /** The first role. Undefined if this guardian was asked to end before it had one. */
 async function begin(post: Post, ending: AbortSignal | undefined): Promise<Serving | undefined> {
   // Whoever asks hears what it waits for, and a socket that cannot be had is found out before there is a VM.
-  const { config: file, control, witness } = post;
-  await control.take({
-    status: () => ({ role: "starting", vm: file.vm.name, doing: "looking", witness: witness.status }),
-  });
+  const { config: file, control } = post;
+  await control.take(withoutRole(post, () => "looking"));
   const decided = await Promise.race([decideRole(post), aborted(ending)]);
   if (decided === undefined) return undefined;
   const config = inRole(decided.as, file);
@@ -83,17 +81,10 @@ async function backupInTime(
   generation: Generation,
   ending: AbortSignal | undefined,
 ): Promise<Serving | undefined> {
-  const { config, control, log, witness } = post;
+  const { control, log } = post;
   let role: Role | undefined;
   let trying: Promise<void> | undefined;
-  await control.take({
-    status: () => ({
-      role: "starting",
-      vm: config.vm.name,
-      doing: "becoming a backup",
-      witness: witness.status,
-    }),
-  });
+  await control.take(withoutRole(post, () => "becoming a backup"));
   const started = persist({
     what: "becoming a backup",
     attempt: () => {
@@ -108,7 +99,7 @@ async function backupInTime(
   await Promise.race([started, aborted(ending)]);
   // A try that is under way comes to its end, so that nothing of it is left.
   await (trying as Promise<void> | undefined)?.catch(() => {});
-  return role === undefined ? undefined : { role, config };
+  return role === undefined ? undefined : { role, config: post.config };
 }
 
 /** Resolves when the signal comes; never where there is none. */

@@ -8,8 +8,9 @@ import { KeptInput } from "../net/guest-input.ts";
 import type { StandbyTaps } from "../net/standby-taps.ts";
 import { monotonicMs } from "../os/monotonic.ts";
 import type { BackupDisks } from "./backup-disks.ts";
+import type { FailoverTimes } from "./control/status.ts";
 import type { HeldCheckpoints } from "./held-checkpoints.ts";
-import type { FailoverTimes, TakenOver } from "./role.ts";
+import type { TakenOver } from "./role.ts";
 import type { Ground } from "./vm-process.ts";
 
 export interface StandbyParts {

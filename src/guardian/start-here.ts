@@ -2,12 +2,14 @@
  * `start-here`: somebody who has looked says that the VM runs nowhere, and has it started from the disks of this host. For what the rules of starting leave to
  * people: the host that was given the VM failed before it ran it, or the host that ran it last is lost for good.
  */
+
 import type { Claim } from "../core/arbiter.ts";
 import type { BackupState } from "../core/backup.ts";
 import { recordOf } from "../core/start-up.ts";
 import type { Generation } from "../core/words.ts";
 import type { BackupConfig } from "./config.ts";
-import { OrderRefused } from "./control.ts";
+import type { ArgumentsOf } from "./control/orders.ts";
+import { OrderRefused } from "./control/refusal.ts";
 import type { Post } from "./role.ts";
 
 /** So long the witness may take. */
@@ -27,7 +29,7 @@ export interface StartHereParts {
 /** Resolves when the VM is this host's; it boots then. @throws OrderRefused, and nothing has changed */
 export async function startHere(
   parts: StartHereParts,
-  args: Record<string, unknown>,
+  args: ArgumentsOf<"start-here">,
 ): Promise<{ generation: Generation }> {
   refuse(parts, args);
   const { anew, post, shutOut, start, state } = parts;
@@ -55,11 +57,9 @@ export async function startHere(
   }
 }
 
-function refuse({ post, state }: StartHereParts, args: Record<string, unknown>): void {
+function refuse({ post, state }: StartHereParts, args: ArgumentsOf<"start-here">): void {
   const { config, record } = post;
-  const { evenFromCopy, evenOlderDisks: _, runsNowhereElse, ...others } = args;
-  const unknown = Object.keys(others)[0];
-  if (unknown !== undefined) throw new OrderRefused("bad-request", `start-here has no argument "${unknown}"`);
+  const { evenFromCopy, runsNowhereElse } = args;
   const { phase } = state();
   if (phase !== "waiting")
     throw new OrderRefused(
@@ -89,7 +89,7 @@ function refuse({ post, state }: StartHereParts, args: Record<string, unknown>):
 function refuseOlder(
   post: StartHereParts["post"],
   newest: Claim | undefined,
-  { evenOlderDisks }: Record<string, unknown>,
+  { evenOlderDisks }: ArgumentsOf<"start-here">,
 ): void {
   if (newest === undefined || evenOlderDisks === true || haveNoDisks(post)) return;
   const { config, record } = post;

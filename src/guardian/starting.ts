@@ -11,6 +11,9 @@ import {
   startUp,
   startUpUnasked,
 } from "../core/start-up.ts";
+import { checkedOrders } from "./control/orders.ts";
+import { CONTROL_VERSION } from "./control/requests.ts";
+import type { Order } from "./control/socket.ts";
 import type { Post } from "./role.ts";
 
 /** The host runs the VM, or is its backup, as this generation. */
@@ -37,9 +40,9 @@ export async function decideRole(post: Post): Promise<Decided> {
 
 async function ask(post: Post, starting: Omit<Starting, "newest">): Promise<StartUp> {
   const { config, control, log, witness } = post;
-  const { timing, vm } = config;
+  const { timing } = config;
   let doing = `asking ${witness.name} who has the VM`;
-  await control.take({ status: () => ({ role: "starting", vm: vm.name, doing, witness: witness.status }) });
+  await control.take(withoutRole(post, () => doing));
   let decision = await settled(post, starting);
   if (decision.as !== "ask") return decision;
   doing = decision.why;
@@ -63,4 +66,13 @@ async function settled({ record, witness }: Post, starting: Omit<Starting, "newe
     const { generation, granted } = await witness.ask(decision.generation);
     if (granted) return { as: "primary", generation, why: decision.why };
   }
+}
+
+/** The orders of a guardian that has no role yet. @param doing what it does meanwhile */
+export function withoutRole(
+  { config, witness }: Pick<Post, "config" | "witness">,
+  doing: () => string,
+): Record<string, Order> {
+  const known = { version: CONTROL_VERSION, role: "starting", vm: config.vm.name } as const;
+  return checkedOrders({ status: () => ({ ...known, doing: doing(), witness: witness.status }) });
 }

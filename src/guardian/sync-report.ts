@@ -1,5 +1,6 @@
 /** Tells of a disk's sync while it goes on: what was decided and why, how far it is, how fast, and what it came to. */
 import type { DiskSync } from "../disk/sync.ts";
+import type { SyncProgress, SyncSummary } from "./control/status.ts";
 import type { Decision } from "./dirty-records.ts";
 
 const EVERY_MS = 2_000;
@@ -10,18 +11,6 @@ const NAMES = {
   compare: "resync by comparing hashes of blocks",
   records: "quick resync, of what is on record",
 } as const;
-
-/** What the sync of a disk came to. */
-export interface SyncSummary {
-  readonly disk: string;
-  readonly way: Decision["plan"];
-  readonly why: string;
-  readonly seconds: number;
-  readonly totalBytes: number;
-  readonly sentBytes: number;
-  /** With what the VM wrote meanwhile, and what was asked of the backup. */
-  readonly wireBytes: number;
-}
 
 export class SyncReport {
   private readonly name: string;
@@ -53,7 +42,7 @@ export class SyncReport {
   }
 
   /** `secondsLeft` is undefined before there is a rate. */
-  get now(): Record<string, unknown> {
+  get now(): SyncProgress {
     const { totalBytes, doneBytes, sentBytes } = this.sync.progress;
     const rate = this.bytesPerSecond;
     return {

@@ -4,6 +4,7 @@
  *
  * It is nobody's VM: no invariant depends on it, and whatever happens to it, protection comes first. So `drop` waits for nothing.
  */
+
 import { mkdir, open, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
@@ -18,7 +19,8 @@ import { makeRamFile } from "../memory/ram-file.ts";
 import type { Mapping } from "../os/mapping.ts";
 import type { BackupDisks } from "./backup-disks.ts";
 import type { BackupConfig } from "./config.ts";
-import { OrderRefused } from "./control.ts";
+import type { ArgumentsOf, CloneStatus } from "./control/orders.ts";
+import { OrderRefused } from "./control/refusal.ts";
 import type { HeldCheckpoints } from "./held-checkpoints.ts";
 import type { Post } from "./role.ts";
 import { whyDiskFull, whyNoRoom } from "./test-failover-room.ts";
@@ -64,7 +66,7 @@ export class TestFailover {
   }
 
   /** The order `test-failover`. */
-  order({ action }: Readonly<Record<string, unknown>>): Promise<unknown> {
+  order({ action }: ArgumentsOf<"test-failover">): Promise<CloneStatus> {
     switch (action) {
       case "start":
         return this.start();
@@ -72,8 +74,6 @@ export class TestFailover {
         return this.status();
       case "stop":
         return this.stop();
-      default:
-        throw new OrderRefused("bad-request", '"action" must be "start", "status" or "stop"');
     }
   }
 
@@ -95,7 +95,7 @@ export class TestFailover {
     this.tell(`the test failover's clone is dropped: ${reason}`);
   }
 
-  private async start(): Promise<unknown> {
+  private async start(): Promise<CloneStatus> {
     const { parts } = this;
     if (this.clone !== undefined)
       throw new OrderRefused(
@@ -212,7 +212,7 @@ export class TestFailover {
     clone.watch = setInterval(() => void look().catch(() => {}), WATCH_EVERY_MS);
   }
 
-  private async status(): Promise<unknown> {
+  private async status(): Promise<CloneStatus> {
     const { clone, lastEnd } = this;
     if (clone === undefined) return { state: "none", ...(lastEnd === undefined ? {} : { lastEnd }) };
     const { epoch, frozen, places, qemu, running } = clone;
@@ -221,7 +221,7 @@ export class TestFailover {
     const { status } = await qemu.qmp.execute<{ status: string }>("query-status");
     return {
       state: "running",
-      checkpoint: epoch,
+      checkpoint: epoch!,
       generation: this.parts.state().generation,
       guest: status,
       pid: qemu.pid,
@@ -235,9 +235,10 @@ export class TestFailover {
     };
   }
 
-  private async stop(): Promise<void> {
+  private async stop(): Promise<CloneStatus> {
     this.drop("as asked");
     await this.cleaned;
+    return this.status();
   }
 
   private refuseUnarmed(): void {

@@ -6,17 +6,9 @@ import type { Claim, Verdict } from "../core/arbiter.ts";
 import type { Generation } from "../core/words.ts";
 import { openWitness, type WitnessChoice } from "../witness/open-witness.ts";
 import type { CheckedArbiter } from "../witness/witness.ts";
-import type { ControlSocket } from "./control.ts";
+import type { ControlSocket } from "./control/socket.ts";
+import type { WitnessStatus } from "./control/status.ts";
 import type { Log } from "./log.ts";
-
-/** In `status`. */
-export interface WitnessStatus {
-  readonly name: string;
-  /** Left out before it was asked for the first time. */
-  readonly reachable?: boolean;
-  /** Since when it has been so: ISO 8601. */
-  readonly since?: string;
-}
 
 export interface WitnessWatchOptions {
   readonly choice: WitnessChoice;

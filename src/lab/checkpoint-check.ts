@@ -32,7 +32,7 @@ export class CheckpointChecks {
   /** Holds the VM at its next checkpoint, or the first from `atEpoch` on, and compares; RAM always. */
   async check({ primary, backup }: Pair, atEpoch: number, disks: boolean): Promise<RamCheck> {
     const ram = await this.map({ primary, backup });
-    const { epoch } = await primary.control.order<{ epoch: number }>("hold", { atEpoch });
+    const { epoch } = await primary.control.order("hold", { atEpoch });
     try {
       await committed(backup, epoch);
       const check = {
@@ -54,8 +54,8 @@ export class CheckpointChecks {
 
   /** Before the VM is held. Which files there are changes with the roles, and with a new guardian. */
   private async map({ primary, backup }: Pair): Promise<RamComparison> {
-    const ours = await primary.control.order<{ ramImage?: string }>("status");
-    const theirs = await backup.control.order<{ ramImage: string; qemuPid: number }>("status");
+    const ours = await primary.control.primaryStatus();
+    const theirs = await backup.control.backupStatus();
     const ramFile = ours.ramImage ?? this.firstRamFile;
     const files = `${ramFile} ${theirs.ramImage} ${theirs.qemuPid}`;
     if (this.mapped?.files !== files) {
@@ -78,14 +78,14 @@ export class CheckpointChecks {
 
 /** What was seen counts only if nothing changed meanwhile: a protection that is lost lets the VM run on. */
 async function stillHeld(primary: GuardianProcess, epoch: number): Promise<void> {
-  const { capture, phase, running } = await primary.control.order<Record<string, unknown>>("status");
-  if (phase === "protected" && capture === "held" && running === epoch + 1) return;
+  const { core, phase } = await primary.control.primaryStatus();
+  if (phase === "protected" && core.capture === "held" && core.running === epoch + 1) return;
   throw new Error(`the VM was not held at checkpoint ${epoch} throughout: it is ${phase}`);
 }
 
 async function committed(backup: GuardianProcess, epoch: number): Promise<void> {
   for (;;) {
-    const status = await backup.control.order<{ committed?: number }>("status");
+    const status = await backup.control.backupStatus();
     if (status.committed === epoch) return;
     if (status.committed === undefined || status.committed > epoch)
       throw new Error(`the backup is at ${status.committed}, the held VM at ${epoch}`);

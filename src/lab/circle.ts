@@ -4,7 +4,7 @@
  */
 import { writeFile } from "node:fs/promises";
 import { setTimeout as pause } from "node:timers/promises";
-import type { SyncSummary } from "../guardian/sync-report.ts";
+import type { SyncSummary } from "../guardian/control/status.ts";
 import type { ClientProcess } from "./client-process.ts";
 import type { ClientSummary } from "./client-report.ts";
 import { random } from "./demo.ts";
@@ -143,7 +143,7 @@ class Circle {
   /** Says what the sync has cost and compares RAM and disk, with the VM held meanwhile. */
   private async compared(what: string): Promise<SyncSummary> {
     const { lab } = this;
-    const { syncs } = await lab.primary.control.order<{ syncs: SyncSummary[] }>("status");
+    const { syncs } = await lab.primary.control.primaryStatus();
     const sync = syncs[0];
     if (sync === undefined) throw new Error("the primary tells of no sync of its disk");
     this.say(

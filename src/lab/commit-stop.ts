@@ -17,8 +17,7 @@ export interface StoppedCommit {
  */
 export async function stopInCommit(lab: Lab, bytes: number, withinMs: number): Promise<StoppedCommit> {
   const qemuPid = await lab.qemuPid(otherHost(lab.owner));
-  const waiting = async () =>
-    (await lab.backup.control.order<{ waitingBytes: number }>("status")).waitingBytes;
+  const waiting = async () => (await lab.backup.control.backupStatus()).waitingBytes;
   for (const deadline = performance.now() + withinMs; performance.now() < deadline; ) {
     if ((await waiting()) < bytes) continue;
     process.kill(qemuPid, "SIGSTOP");

@@ -1,7 +1,7 @@
 /** What the lab's VM is, and what its guardians are told. */
 import { randomUUID } from "node:crypto";
 import { join } from "node:path";
-import type { GuardianEvent } from "../guardian/control-client.ts";
+import type { HeardEvent } from "../guardian/control/events.ts";
 import type { VmSpec } from "../hypervisor/vm-spec.ts";
 import type { LabDisk, LabDisks } from "./disks.ts";
 import { buildEchoRom, echoArguments } from "./echo-guest.ts";
@@ -66,7 +66,7 @@ export interface LabOptions {
   readonly hungMs?: number;
   /** So long a VM may take to shut down, when its guardian is asked to end. */
   readonly shutdownMs?: number;
-  readonly onEvent?: (host: HostName, event: GuardianEvent) => void;
+  readonly onEvent?: (host: HostName, event: HeardEvent) => void;
 }
 
 /** Where a host keeps what it has. */

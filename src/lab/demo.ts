@@ -2,8 +2,9 @@
  * The demo: boot, protect, count over one TCP connection, kill host A at a random instant, count on, and say how it went.
  * All figures come from the parts themselves: pauses from QEMU's events, gaps from the client.
  */
+
 import { writeFile } from "node:fs/promises";
-import type { SyncSummary } from "../guardian/sync-report.ts";
+import type { BackupStatus, PrimaryStatus, SyncSummary } from "../guardian/control/status.ts";
 import type { ClientProcess } from "./client-process.ts";
 import type { ClientSummary } from "./client-report.ts";
 import { fsckClean } from "./file-system.ts";
@@ -32,34 +33,6 @@ const ANSWERS_AFTER_KILL = 100;
 /** Redis keeps every write on it, synced. */
 const DATA_DISK_MIB = 128;
 const AFTER_KILL_TIMEOUT_MS = 20_000;
-
-interface PrimaryStatus {
-  readonly accelerator: string;
-  readonly qemuVersion: string;
-  readonly checkpoints: number;
-  readonly checkpointsPerSecond: number;
-  readonly pauseMs: Percentiles;
-  readonly dirtyPages: Percentiles;
-  readonly bytesOnWire: number;
-  readonly phase: string;
-  readonly acked?: number;
-  readonly heldBytes: number;
-  readonly syncs: readonly SyncSummary[];
-}
-
-interface Percentiles {
-  readonly last: number;
-  readonly count: number;
-  readonly p50: number;
-  readonly p95: number;
-  readonly p99: number;
-  readonly max: number;
-}
-
-interface BackupStatus {
-  readonly phase: string;
-  readonly failover?: { detectedAtMs: number; runningAtMs?: number };
-}
 
 /** What `--json` writes. */
 export interface DemoReport {
@@ -118,7 +91,7 @@ export async function runDemo(options: DemoOptions, onLab: (lab: Lab) => void): 
     await lab.start();
     const client = lab.client();
     await client.answers(20, 20_000);
-    const { accelerator, qemuVersion } = await lab.primary.control.order<PrimaryStatus>("status");
+    const { accelerator, qemuVersion } = await lab.primary.control.primaryStatus();
     screen.title = `Remus demo: QEMU ${qemuVersion}, ${accelerator === "tcg" ? "software emulation (no usable KVM here)" : "KVM"}, interval ${options.intervalMs} ms, load ${options.load}`;
     screen.step("client connected; protecting the running VM (first pass)");
     await lab.protect();
@@ -179,7 +152,7 @@ class ProtectedRun {
     await lab.returnHost();
     await lab.protect();
     await client.answers(ANSWERS_AFTER_KILL, AFTER_KILL_TIMEOUT_MS);
-    const { syncs } = await lab.primary.control.order<PrimaryStatus>("status");
+    const { syncs } = await lab.primary.control.primaryStatus();
     return syncs[0];
   }
 
@@ -215,7 +188,7 @@ class ProtectedRun {
   private async until(deadlineMs: number): Promise<PrimaryStatus> {
     const { lab } = this;
     const ask = async (): Promise<PrimaryStatus> => {
-      const now = await lab.primary.control.order<PrimaryStatus>("status").catch(() => undefined);
+      const now = await lab.primary.control.primaryStatus().catch(() => undefined);
       if (now?.phase !== "protected")
         throw new Error("protection ended before host A was killed; see the events above");
       return now;
@@ -247,7 +220,7 @@ class ProtectedRun {
 
   private async show(status: PrimaryStatus): Promise<BackupStatus> {
     const { lab, screen, client } = this;
-    const backup = await lab.backup.control.order<BackupStatus>("status");
+    const backup = await lab.backup.control.backupStatus();
     screen.show({
       phase: status.phase,
       backupPhase: backup.phase,

@@ -3,7 +3,8 @@ import type { ChildProcess } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { ControlClient, type GuardianEvent, OrderFailed } from "../guardian/control-client.ts";
+import { ControlClient, OrderFailed } from "../guardian/control/client.ts";
+import type { HeardEvent } from "../guardian/control/events.ts";
 import type { Children } from "./children.ts";
 
 const START_TIMEOUT_MS = 30_000;
@@ -43,7 +44,7 @@ export class GuardianProcess {
     config: Record<string, unknown>,
     prefix: readonly string[],
     children: Children,
-    onEvent: (event: GuardianEvent) => void = () => {},
+    onEvent: (event: HeardEvent) => void = () => {},
   ): Promise<GuardianProcess> {
     await mkdir(directory, { recursive: true });
     const configFile = join(directory, "guardian.json");
@@ -72,7 +73,7 @@ export class GuardianProcess {
       connected.catch(() => {});
       throw new Error((await readFile(logFile, "utf8")).trim().split("\n").slice(-8).join("\n"));
     }
-    await first.order("watch");
+    await first.watch();
     return new GuardianProcess(child, exited, first, logFile);
   }
 
@@ -95,7 +96,7 @@ export class GuardianProcess {
 /** While it asks the witness what it is, a guardian answers no more than that. */
 async function inItsRole(control: ControlClient): Promise<ControlClient> {
   const deadline = Date.now() + START_TIMEOUT_MS;
-  while ((await control.order<{ role: string }>("status")).role === "starting") {
+  while ((await control.status()).role === "starting") {
     if (Date.now() > deadline) throw new Error(`the guardian has no role after ${START_TIMEOUT_MS} ms`);
     await new Promise((again) => setTimeout(again, 20));
   }
@@ -105,7 +106,7 @@ async function inItsRole(control: ControlClient): Promise<ControlClient> {
 /** The control socket is there once the guardian has looked at the host and started QEMU, or must ask the witness first. */
 async function connectWhenThere(
   path: string,
-  onEvent: (event: GuardianEvent) => void,
+  onEvent: (event: HeardEvent) => void,
   over: () => boolean,
 ): Promise<ControlClient> {
   const deadline = Date.now() + START_TIMEOUT_MS;

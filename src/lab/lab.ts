@@ -2,12 +2,14 @@
  * Two hosts, a client and one VM on one machine, all of them real: namespaces, QEMU, guardians, TCP.
  * The demo, the tests and the measurements all use this.
  */
+
 import { execFile } from "node:child_process";
 import { existsSync } from "node:fs";
 import { readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
+import type { BackupStatus, PrimaryStatus } from "../guardian/control/status.ts";
 import type { VmSpec } from "../hypervisor/vm-spec.ts";
 import { monotonicMs } from "../os/monotonic.ts";
 import { CheckpointChecks, type RamCheck } from "./checkpoint-check.ts";
@@ -130,7 +132,7 @@ export class Lab {
   }
 
   async qemuPid(host: HostName): Promise<number> {
-    return (await this.guardians[host]!.control.order<{ qemuPid: number }>("status")).qemuPid;
+    return (await this.guardians[host]!.control.statusInRole()).qemuPid;
   }
 
   /** Both guardians, and a guest that has booted. */
@@ -304,7 +306,7 @@ export class Lab {
    */
   async decided(): Promise<HostName> {
     const alone = async (host: HostName): Promise<boolean> => {
-      const status = this.guardians[host]?.control.order<{ role: string; phase: string }>("status");
+      const status = this.guardians[host]?.control.statusInRole();
       // One that hangs gives no answer.
       const late = new Promise<undefined>((resolve) => setTimeout(resolve, 500, undefined));
       const { role, phase } = (await Promise.race([status?.catch(() => undefined), late])) ?? {};
@@ -390,11 +392,11 @@ export class Lab {
 
   private async untilStatus(
     host: HostName,
-    right: (status: { readonly role: string; readonly phase: string; readonly acked?: number }) => boolean,
+    right: (status: PrimaryStatus | BackupStatus) => boolean,
     what: string,
   ): Promise<void> {
     const { control } = this.guardians[host]!;
-    await until(async () => right(await control.order("status")), `host ${host} ${what}`);
+    await until(async () => right(await control.statusInRole()), `host ${host} ${what}`);
   }
 }
 

@@ -29,7 +29,7 @@ test("the primary's image has no room, unprotected and protected, then the backu
   await lab.start();
   const client = lab.client();
   await client.answers(20, PATIENCE_MS);
-  const { qemuPid } = await lab.primary.control.order<{ qemuPid: number }>("status");
+  const { qemuPid } = await lab.primary.control.statusInRole();
 
   const fillsUp = async () => {
     alarms = [];
@@ -40,7 +40,7 @@ test("the primary's image has no room, unprotected and protected, then the backu
       /the VM stands still: .*write.*\/a\/.*no space left.* \d+\.\d MiB left\. Make room/,
     );
     await eventually("status says why", async () => {
-      const { standstill } = await lab.primary.control.order<{ standstill?: { state: string } }>("status");
+      const { standstill } = await lab.primary.control.primaryStatus();
       return standstill?.state === "io-error";
     });
     await rm(filler);
@@ -52,7 +52,7 @@ test("the primary's image has no room, unprotected and protected, then the backu
   await client.answers(20, PATIENCE_MS);
   await fillsUp();
   assert.equal(await phaseOf(lab.primary), "protected");
-  assert.equal((await lab.primary.control.order<{ qemuPid: number }>("status")).qemuPid, qemuPid);
+  assert.equal((await lab.primary.control.statusInRole()).qemuPid, qemuPid);
 
   alarms = [];
   const filler = await storage.b.fill();

@@ -6,7 +6,7 @@ import { open, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 import { promisify } from "node:util";
-import type { SyncSummary } from "../../src/guardian/sync-report.ts";
+import type { SyncSummary } from "../../src/guardian/control/status.ts";
 import { stopInCommit } from "../../src/lab/commit-stop.ts";
 import type { Lab } from "../../src/lab/lab.ts";
 import { assertHostsEqual, goesOn, PATIENT, syncsOf } from "./disk-session.ts";

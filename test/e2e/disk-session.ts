@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import type { TestContext } from "node:test";
 import { promisify } from "node:util";
-import type { SyncSummary } from "../../src/guardian/sync-report.ts";
+import type { SyncSummary } from "../../src/guardian/control/status.ts";
 import { blockNodes } from "../../src/hypervisor/qemu/disk-nodes.ts";
 import { Qmp } from "../../src/hypervisor/qemu/qmp.ts";
 import type { VmSpec } from "../../src/hypervisor/vm-spec.ts";
@@ -80,7 +80,7 @@ export async function assertHostsEqual(lab: Lab): Promise<void> {
 
 /** What the syncs of the present protection came to, by their order. */
 export async function syncsOf(lab: Lab): Promise<readonly SyncSummary[]> {
-  return (await lab.primary.control.order<{ syncs: SyncSummary[] }>("status")).syncs;
+  return (await lab.primary.control.primaryStatus()).syncs;
 }
 
 /** The file system on an image is whole, and Redis' file on it has every increment for which the client got an answer (I4). */

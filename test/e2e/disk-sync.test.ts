@@ -1,10 +1,12 @@
 /** The first sync of a large disk with little on it: it sends what is there, no faster than it may, and tells how far it is. */
+
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { open } from "node:fs/promises";
 import { test } from "node:test";
 import { promisify } from "node:util";
+import type { SyncProgress } from "../../src/guardian/control/status.ts";
 import { allocatedBytes, syncsOf } from "./disk-session.ts";
 import { makeLab } from "./lab-session.ts";
 
@@ -13,14 +15,6 @@ const MIB = 1 << 20;
 const DISK_MIB = 2048;
 const DATA_MIB = 8;
 const LIMIT_MIBPS = 2;
-
-interface Progress {
-  readonly totalBytes: number;
-  readonly doneBytes: number;
-  readonly sentBytes: number;
-  readonly bytesPerSecond: number;
-  readonly secondsLeft?: number;
-}
 
 test("8 MiB on a disk of 2 GiB: as sparse at the backup, 8 MiB sent, at the rate that was allowed", async (t) => {
   const told: string[] = [];
@@ -42,10 +36,10 @@ test("8 MiB on a disk of 2 GiB: as sparse at the backup, 8 MiB sent, at the rate
   await image.close();
   await Promise.all([lab.startBackup(), lab.startPrimary()]);
 
-  const seen: Progress[] = [];
+  const seen: SyncProgress[] = [];
   const watch = setInterval(async () => {
-    const { sync } = await lab.primary.control.order<{ sync: Partial<Progress> }>("status");
-    if (sync.totalBytes !== undefined) seen.push(sync as Progress);
+    const { sync } = await lab.primary.control.primaryStatus();
+    if (sync !== undefined) seen.push(sync);
   }, 200);
   await lab.protect();
   clearInterval(watch);

@@ -4,7 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { GuardianEvent } from "../../src/guardian/control-client.ts";
+import type { HeardEvent } from "../../src/guardian/control/events.ts";
 import { processRuns } from "../../src/lab/lab.ts";
 import { assertUnharmed, eventually, makeLab, PATIENCE_MS } from "./lab-session.ts";
 
@@ -12,7 +12,7 @@ const HUNG_MS = 1000;
 
 test("QEMU stands still: unprotected, then a standby, then with a backup that can go on; no process has ended", async (t) => {
   const alarms: string[] = [];
-  const onEvent = (host: string, { kind, about, raised }: GuardianEvent) => {
+  const onEvent = (host: string, { kind, about, raised }: HeardEvent) => {
     if (kind === "alarm" && about === "hypervisor") alarms.push(`${host} ${raised ? "hangs" : "is well"}`);
   };
   const lab = await makeLab(t, { detectionMs: 300, hungMs: HUNG_MS, retryMs: 500, onEvent });

@@ -15,7 +15,7 @@ test("over KVM a switchover there and back, then a power failure: nothing is los
     return;
   }
   const { lab, client } = await protectedLab(t, { guest: "echo", accelerator: "kvm", retryMs: 100 });
-  const { accelerator } = await lab.primary.control.order<{ accelerator: string }>("status");
+  const { accelerator } = await lab.primary.control.primaryStatus();
   assert.equal(accelerator, "kvm");
   for (const owner of ["b", "a"]) {
     await assertRamEqual(lab);

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import type { TestContext } from "node:test";
 import type { ClientProcess } from "../../src/lab/client-process.ts";
 import type { ClientSummary } from "../../src/lab/client-report.ts";
+import type { GuardianProcess } from "../../src/lab/guardian-process.ts";
 import { Lab, type LabOptions } from "../../src/lab/lab.ts";
 
 /** What the client had to wait for at most before we call it stuck. */
@@ -72,14 +73,10 @@ export async function eventually(
   }
 }
 
-export async function phaseOf(guardian: {
-  control: { order<T>(command: string): Promise<T> };
-}): Promise<string> {
-  return (await guardian.control.order<{ phase: string }>("status")).phase;
+export async function phaseOf({ control }: Pick<GuardianProcess, "control">): Promise<string> {
+  return (await control.statusInRole()).phase;
 }
 
-export async function roleOf(guardian: {
-  control: { order<T>(command: string): Promise<T> };
-}): Promise<string> {
-  return (await guardian.control.order<{ role: string }>("status")).role;
+export async function roleOf({ control }: Pick<GuardianProcess, "control">): Promise<string> {
+  return (await control.status()).role;
 }

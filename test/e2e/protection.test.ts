@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { test } from "node:test";
-import { OrderFailed } from "../../src/guardian/control-client.ts";
+import { OrderFailed } from "../../src/guardian/control/client.ts";
 import { guestAddresses } from "../../src/lab/lab.ts";
 import {
   assertRamEqual,

@@ -8,7 +8,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { promisify } from "node:util";
-import type { GuardianEvent } from "../../src/guardian/control-client.ts";
+import type { HeardEvent } from "../../src/guardian/control/events.ts";
 import type { Lab } from "../../src/lab/lab.ts";
 import { processRuns } from "../../src/lab/leftovers.ts";
 import type { HostName } from "../../src/lab/namespaces.ts";
@@ -19,7 +19,7 @@ const HARMLESS = ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGTSTP", "SIGXFSZ", "SIGPIPE
 
 test("A ends by SIGTERM, and the VM moves; B's QEMU is sent SIGTERM as A's address is gone; then nobody is left to give the VM to", async (t) => {
   const alarms = new Set<string>();
-  const onEvent = (host: string, { kind, about, raised }: GuardianEvent) => {
+  const onEvent = (host: string, { kind, about, raised }: HeardEvent) => {
     if (kind !== "alarm") return;
     if (raised === true) alarms.add(`${host} ${about}`);
     else alarms.delete(`${host} ${about}`);

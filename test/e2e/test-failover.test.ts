@@ -1,4 +1,5 @@
 /** A test failover: a clone of the VM is tried out on the backup's host and dropped, and neither the VM nor its protection notices. */
+
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { existsSync, readdirSync } from "node:fs";
@@ -8,6 +9,7 @@ import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { promisify } from "node:util";
 import { NbdClient } from "../../src/disk/nbd-client.ts";
+import type { RunningClone } from "../../src/guardian/control/orders.ts";
 import { countIncrements } from "../../src/lab/append-only-file.ts";
 import { checkFileSystem } from "../../src/lab/file-system.ts";
 import { diskLoadCommand } from "../../src/lab/guest-image.ts";
@@ -17,32 +19,27 @@ import { assertUnharmed, eventually, makeLab, PATIENCE_MS } from "./lab-session.
 
 const run = promisify(execFile);
 
-interface CloneStatus {
-  readonly state: string;
-  readonly guest: string;
-  readonly checkpoint: number;
-  readonly pid: number;
-  readonly network: string;
-  readonly qmp: string;
-  readonly serialTail: string;
-  readonly keptBytes: number;
-  readonly lastEnd?: string;
+const order = (lab: Lab, action: "start" | "status" | "stop") =>
+  lab.backup.control.order("test-failover", { action });
+
+/** The clone, which runs. */
+async function clone(lab: Lab, action: "start" | "status"): Promise<RunningClone> {
+  const status = await order(lab, action);
+  assert.equal(status.state, "running");
+  return status;
 }
 
-const order = (lab: Lab, action: string) =>
-  lab.backup.control.order<CloneStatus>("test-failover", { action });
-
 /** A command in the clone's network. */
-async function beside({ network }: CloneStatus, ...words: readonly string[]): Promise<string> {
+async function beside({ network }: RunningClone, ...words: readonly string[]): Promise<string> {
   const { stdout } = await run("nsenter", [`--net=${network}`, "--", ...words]);
   return stdout.trim();
 }
 
-const redisOf = (clone: CloneStatus, ...words: readonly string[]) =>
+const redisOf = (clone: RunningClone, ...words: readonly string[]) =>
   beside(clone, "redis-cli", "-h", guestAddresses[0].ipv4, ...words);
 
 /** Disk 0 as the clone found it. */
-async function diskAsItWas(t: TestContext, clone: CloneStatus): Promise<string> {
+async function diskAsItWas(t: TestContext, clone: RunningClone): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), "remus-clone-"));
   t.after(() => rm(folder, { recursive: true, force: true }));
   const client = await NbdClient.connect({
@@ -56,7 +53,7 @@ async function diskAsItWas(t: TestContext, clone: CloneStatus): Promise<string> 
 }
 
 /** Host B has nothing of a clone any more: no process, and no file. */
-async function assertNoTrace(lab: Lab, { pid }: CloneStatus): Promise<void> {
+async function assertNoTrace(lab: Lab, { pid }: RunningClone): Promise<void> {
   await eventually("the clone is gone", () => !processRuns(pid), 2_000);
   const folders = [
     join(lab.directory, "b"),
@@ -79,15 +76,15 @@ test("a clone has what a client saw, can be written to, reaches nobody, and leav
   const client = lab.client();
   await client.answers(20, PATIENCE_MS);
   await assert.rejects(order(lab, "start"), { code: "wrong-state", message: /the backup is waiting/ });
-  await assert.rejects(order(lab, "begin"), { code: "bad-request" });
+  await assert.rejects(lab.backup.control.ask("test-failover", { action: "begin" }), { code: "bad-request" });
   await lab.protect();
   await goesOn(client);
 
   const seenBefore = client.progress!.highest;
-  const [clone, second] = await Promise.allSettled([order(lab, "start"), order(lab, "start")]);
+  const [made, second] = await Promise.allSettled([clone(lab, "start"), clone(lab, "start")]);
   assert.equal(second.status === "rejected" && second.reason.code, "already-running");
-  if (clone.status === "rejected") throw clone.reason;
-  const first = clone.value;
+  if (made.status === "rejected") throw made.reason;
+  const first = made.value;
   assert.deepEqual([first.state, first.guest], ["running", "running"]);
   await goesOn(client, 1);
   const seenAfter = client.progress!.requests;
@@ -112,7 +109,7 @@ test("a clone has what a client saw, can be written to, reaches nobody, and leav
   assert.equal(await redisOf(first, "INCR", "of-the-clone"), "2");
 
   // What it found on its disk is what belongs to its RAM, although the image has changed since.
-  const found = await order(lab, "status");
+  const found = await clone(lab, "status");
   assert.ok(found.keptBytes > 0, "commits went on, and what they overwrote was kept");
   let increments = 0;
   const { clean, complaint } = await checkFileSystem(await diskAsItWas(t, first), {
@@ -133,7 +130,7 @@ test("a clone has what a client saw, can be written to, reaches nobody, and leav
   await order(lab, "stop");
   await goesOn(client);
 
-  const other = await order(lab, "start");
+  const other = await clone(lab, "start");
   assert.ok(other.checkpoint > first.checkpoint);
   await goesOn(client);
   await lab.kill("power");

@@ -9,14 +9,6 @@ const options = {
   timeout: 120_000,
 };
 
-interface Status {
-  readonly role: string;
-  readonly phase: string;
-  readonly generation: number;
-  readonly acked: number;
-  readonly paths: readonly { readonly up: boolean; readonly carries: boolean }[];
-}
-
 test(
   "of two links one after the other is pulled and put back: no failover, an event, checkpoints go on; then both, and one host goes on",
   options,
@@ -28,8 +20,7 @@ test(
         if (kind === "alarm" && about === "path") alarms.push({ host, raised, text });
       },
     });
-    const status = (host: HostName) =>
-      (host === "a" ? lab.primary : lab.backup).control.order<Status>("status");
+    const status = (host: HostName) => (host === "a" ? lab.primary : lab.backup).control.statusInRole();
     const allUp = () =>
       eventually("both paths are up at both hosts", async () => {
         const both = [await status("a"), await status("b")];
@@ -49,7 +40,7 @@ test(
         );
       const { acked, paths } = await status("a");
       assert.deepEqual([paths[index]?.up, paths[1 - index]?.carries], [false, true]);
-      await eventually("checkpoints go on", async () => (await status("a")).acked > acked + 20);
+      await eventually("checkpoints go on", async () => (await status("a")).acked! > acked! + 20);
       await client.answers(20, 10_000);
       await assertRamEqual(lab);
       await lab.mend(link);

@@ -17,7 +17,7 @@ test("I3: of two hosts that both take themselves for the first one runs the VM; 
     /given to host-a as generation 1, on 20.*no record of ever having had it/,
   );
   lab.owner = "a";
-  assert.equal((await a.control.order<{ qemuPid: number }>("status")).qemuPid, pid);
+  assert.equal((await a.control.statusInRole()).qemuPid, pid);
 
   await a.kill();
   rmSync(lab.disks.stateDirectory("a"), { recursive: true });

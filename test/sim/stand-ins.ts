@@ -16,7 +16,7 @@ const MODULES: Readonly<Record<string, string>> = {
   "disk/intent-log.ts": "intent-log.ts",
   "disk/nbd-client.ts": "nbd-client.ts",
   "guardian/checkpoint-proof.ts": "checkpoint-proof.ts",
-  "guardian/control.ts": "control.ts",
+  "guardian/control/socket.ts": "control.ts",
   "guardian/primary-statistics.ts": "primary-statistics.ts",
   "guardian/stalls.ts": "stalls.ts",
   "guardian/test-failover.ts": "test-failover.ts",

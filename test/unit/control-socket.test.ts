@@ -5,8 +5,10 @@ import { createConnection, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { ControlSocket, type Order, OrderRefused } from "../../src/guardian/control.ts";
-import { ControlClient, type GuardianEvent, type OrderFailed } from "../../src/guardian/control-client.ts";
+import { ControlClient, type OrderFailed } from "../../src/guardian/control/client.ts";
+import type { GuardianEvent, HeardEvent } from "../../src/guardian/control/events.ts";
+import { OrderRefused } from "../../src/guardian/control/refusal.ts";
+import { ControlSocket, type Order } from "../../src/guardian/control/socket.ts";
 
 const DEADLINE_MS = 10_000;
 const deadline = () => AbortSignal.timeout(DEADLINE_MS);
@@ -21,6 +23,10 @@ async function open(t: TestContext, orders: Record<string, Order>) {
     rmSync(directory, { recursive: true });
   });
   return { control, path };
+}
+
+function phaseEvent(phase: Extract<GuardianEvent, { kind: "phase" }>["phase"]): GuardianEvent {
+  return { kind: "phase", role: "primary", phase, generation: 1 };
 }
 
 /** A connection on which lines are written and read as they are. */
@@ -79,8 +85,8 @@ test("requests are answered when they are done, not in the order in which they c
   t.after(() => client.close());
   const done: string[] = [];
   await Promise.all([
-    client.order("slow").then(() => done.push("slow")),
-    client.order("quick").then(() => done.push("quick")),
+    client.ask("slow").then(() => done.push("slow")),
+    client.ask("quick").then(() => done.push("quick")),
   ]);
   assert.deepEqual(done, ["quick", "slow"]);
 });
@@ -119,7 +125,7 @@ test("I6: a line that does not end is refused before it fills memory, and its ca
   await closed;
   const client = await ControlClient.connect(path);
   t.after(() => client.close());
-  await client.order("status");
+  await client.ask("status");
   assert.deepEqual(carriedOut, ["status"]);
 });
 
@@ -128,7 +134,7 @@ test("an order that does not exist is refused with those that do; what every obj
   const client = await ControlClient.connect(path);
   t.after(() => client.close());
   for (const name of ["dance", "toString", "constructor", "__proto__"])
-    await assert.rejects(client.order(name), (error: OrderFailed) => {
+    await assert.rejects(client.ask(name), (error: OrderFailed) => {
       assert.equal(error.code, "unknown-command");
       assert.match(error.message, /there are: watch, status, stop$/);
       return true;
@@ -144,17 +150,17 @@ test("refusals keep their code, other errors are `failed`, and both keep their m
   });
   const client = await ControlClient.connect(path);
   t.after(() => client.close());
-  await assert.rejects(client.order("refuse"), {
+  await assert.rejects(client.ask("refuse"), {
     name: "OrderFailed",
     code: "wrong-state",
     message: "refuse: the VM is syncing",
   });
-  await assert.rejects(client.order("fail"), { code: "failed", message: "fail: QEMU did not answer" });
+  await assert.rejects(client.ask("fail"), { code: "failed", message: "fail: QEMU did not answer" });
 });
 
 test("events go to those who watch, in order, and to nobody else", async (t) => {
   const { control, path } = await open(t, { status: () => ({}) });
-  const seen: GuardianEvent[] = [];
+  const seen: HeardEvent[] = [];
   const third = Promise.withResolvers<void>();
   const watcher = await ControlClient.connect(path, (event) => {
     seen.push(event);
@@ -165,11 +171,11 @@ test("events go to those who watch, in order, and to nobody else", async (t) => 
     watcher.close();
     other.close();
   });
-  control.publish({ kind: "phase", phase: "before anybody watched" });
-  await watcher.order("watch");
-  for (const phase of ["connecting", "syncing", "protected"]) control.publish({ kind: "phase", phase });
+  control.publish(phaseEvent("waiting"));
+  await watcher.watch();
+  for (const phase of ["connecting", "syncing", "protected"] as const) control.publish(phaseEvent(phase));
   await third.promise;
-  await other.order("status");
+  await other.ask("status");
   assert.deepEqual(
     seen.map(({ phase }) => phase),
     ["connecting", "syncing", "protected"],
@@ -187,11 +193,11 @@ test("I6: a watcher that does not read is dropped, the others go on", async (t) 
     last = Number(event.text?.split(" ")[0]);
   });
   t.after(() => reader.close());
-  await reader.order("watch");
+  await reader.watch();
   const filler = "x".repeat(60_000);
   for (let n = 1; n <= 100; n++) {
-    control.publish({ kind: "report", text: `${n} ${filler}` });
-    await reader.order("watch").catch(() => {});
+    control.publish({ kind: "report", level: "info", text: `${n} ${filler}` });
+    await reader.watch().catch(() => {});
   }
   assert.equal(last, 100);
   socket.resume();
@@ -211,9 +217,9 @@ test("I5: what an order has asked to be undone is undone when its caller leaves,
   });
   const [stays, leaves] = [await ControlClient.connect(path), await ControlClient.connect(path)];
   t.after(() => stays.close());
-  await stays.order("hold", { name: "stays" });
-  await leaves.order("hold", { name: "leaves" });
-  await leaves.order("hold", { name: "leaves, again" });
+  await stays.ask("hold", { name: "stays" });
+  await leaves.ask("hold", { name: "leaves" });
+  await leaves.ask("hold", { name: "leaves, again" });
   leaves.close();
   await second.promise;
   assert.deepEqual(undone, ["leaves", "leaves, again"]);
@@ -235,17 +241,17 @@ test("an answer to a caller who has left is dropped, and disturbs nobody", async
   finish.resolve();
   const client = await ControlClient.connect(path);
   t.after(() => client.close());
-  assert.deepEqual(await client.order("status"), {});
+  assert.deepEqual(await client.ask("status"), {});
 });
 
 test("when the guardian goes, orders that wait for their answer fail, and so do later ones", async (t) => {
   const { control, path } = await open(t, { never: () => new Promise(() => {}) });
   const client = await ControlClient.connect(path);
-  await client.order("watch");
-  const waiting = client.order("never");
+  await client.watch();
+  const waiting = client.ask("never");
   control.close();
   await assert.rejects(waiting, { code: "gone" });
-  await assert.rejects(client.order("status"), { code: "gone" });
+  await assert.rejects(client.ask("status"), { code: "gone" });
   assert.equal(existsSync(path), false, "the socket is gone from the directory");
   await assert.rejects(ControlClient.connect(path), { code: "ENOENT" });
 });
@@ -262,21 +268,21 @@ test("a socket left behind by a guardian that was killed is replaced", async (t)
   });
   const client = await ControlClient.connect(path);
   t.after(() => client.close());
-  assert.deepEqual(await client.order("status"), { fresh: true });
+  assert.deepEqual(await client.ask("status"), { fresh: true });
 });
 
 test("with another role come other orders; who is connected and watches stays so", async (t) => {
   const { control, path } = await open(t, { status: () => ({ role: "backup" }) });
-  const seen: GuardianEvent[] = [];
+  const seen: HeardEvent[] = [];
   const client = await ControlClient.connect(path, (event) => seen.push(event));
   t.after(() => client.close());
-  await client.order("watch");
-  assert.deepEqual(await client.order("status"), { role: "backup" });
+  await client.watch();
+  assert.deepEqual(await client.ask("status"), { role: "backup" });
   await control.take({ protect: () => ({ role: "primary" }) });
-  assert.deepEqual(await client.order("protect"), { role: "primary" });
-  await assert.rejects(client.order("status"), (error: OrderFailed) => error.code === "unknown-command");
-  control.publish({ kind: "phase", role: "primary" });
-  await client.order("protect");
+  assert.deepEqual(await client.ask("protect"), { role: "primary" });
+  await assert.rejects(client.ask("status"), (error: OrderFailed) => error.code === "unknown-command");
+  control.publish(phaseEvent("protected"));
+  await client.ask("protect");
   assert.equal(seen.length, 1);
 });
 
@@ -306,8 +312,8 @@ test("a watcher that has closed its half goes on being told, until it has gone",
   const { socket, answers } = await raw(t, path);
   socket.end('{"command":"watch"}\n');
   await answers(1);
-  control.publish({ kind: "phase", phase: "protected" });
-  assert.deepEqual((await answers(2))[1], { event: { kind: "phase", phase: "protected" } });
+  control.publish(phaseEvent("protected"));
+  assert.deepEqual((await answers(2))[1], { event: phaseEvent("protected") });
 });
 
 test("I5: a hold ends with its caller, though it had closed its half before", async (t) => {

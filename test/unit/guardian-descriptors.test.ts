@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { test } from "node:test";
-import { ControlClient } from "../../src/guardian/control-client.ts";
+import { ControlClient } from "../../src/guardian/control/client.ts";
 
 /** Says each alarm in a line; takes all descriptors there are, or gives them back, at a line on its input. */
 function program(socket: string): string {
@@ -17,7 +17,7 @@ function program(socket: string): string {
     import { closeSync, openSync } from "node:fs";
     import { createInterface } from "node:readline";
     import { Worker } from "node:worker_threads";
-    import { ControlSocket } from ${source("guardian/control.ts")};
+    import { ControlSocket } from ${source("guardian/control/socket.ts")};
     import { DescriptorWatch } from ${source("guardian/descriptor-watch.ts")};
     import { listen } from ${source("link/listen.ts")};
     const say = (text) => process.stdout.write(text + "\\n");
@@ -67,7 +67,7 @@ test("I5: without file descriptors a guardian's doors live on: an alarm with the
     /(EMFILE|file descriptors that this guardian may have).*neither the other host nor an operator.*LimitNOFILE=/,
   );
   // Who cannot be taken in is cut off, and does not hang.
-  await assert.rejects(async () => await (await ControlClient.connect(socket)).order("status"));
+  await assert.rejects(async () => await (await ControlClient.connect(socket)).ask("status"));
   const stranger = connect(port, "127.0.0.1");
   stranger.on("error", () => {});
   await once(stranger, "close", { signal: AbortSignal.timeout(20_000) });
@@ -76,6 +76,6 @@ test("I5: without file descriptors a guardian's doors live on: an alarm with the
   await says(/^lowered /);
   const client = await ControlClient.connect(socket);
   t.after(() => client.close());
-  assert.deepEqual(await client.order("status"), { well: true });
+  assert.deepEqual(await client.ask("status"), { well: true });
   assert.equal(child.exitCode, null);
 });

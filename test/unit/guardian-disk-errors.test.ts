@@ -1,7 +1,9 @@
 // What QEMU says of a disk reaches the operator by name, and a VM that had no room goes on when there is some (I5).
+
 import assert from "node:assert/strict";
 import { EventEmitter, once } from "node:events";
 import { type TestContext, test } from "node:test";
+import type { HeardEvent } from "../../src/guardian/control/events.ts";
 import { DiskErrors } from "../../src/guardian/disk-errors.ts";
 
 const NO_SPACE = {
@@ -40,7 +42,7 @@ function opened(t: TestContext, stands = false) {
   new DiskErrors({
     log,
     control: {
-      publish: ({ kind, level, raised, text }) =>
+      publish: ({ kind, level, raised, text = "" }: HeardEvent) =>
         void told.emit(
           kind === "report" ? `report ${String(level)}` : raised === true ? "raised" : "lowered",
           text,

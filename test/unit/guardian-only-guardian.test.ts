@@ -23,7 +23,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { type GuardianConfig, parseConfig } from "../../src/guardian/config.ts";
-import { ControlClient } from "../../src/guardian/control-client.ts";
+import { ControlClient } from "../../src/guardian/control/client.ts";
 import { beTheOnlyGuardian, NotTheOnlyGuardian } from "../../src/guardian/only-guardian.ts";
 
 const MAIN = new URL("../../src/guardian/main.ts", import.meta.url).pathname;
@@ -171,7 +171,7 @@ test("I3: the same guardian started a second time ends with status 3, names the 
   assert.match(second.said(), new RegExp(`pid ${first.child.pid} \\(${one}\\) has this VM`));
   assert.equal(secondWitness.asked(), 0);
   assert.equal(statSync(socket).ino, ino);
-  assert.equal((await control.order<{ role: string }>("status")).role, "starting");
+  assert.equal((await control.status()).role, "starting");
 
   // The lock goes with its holder, however that ends.
   first.child.kill("SIGKILL");

@@ -5,7 +5,8 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { ControlSocket, OrderRefused } from "../../src/guardian/control.ts";
+import { OrderRefused } from "../../src/guardian/control/refusal.ts";
+import { ControlSocket } from "../../src/guardian/control/socket.ts";
 
 const project = join(import.meta.dirname, "../..");
 

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
 import { test } from "node:test";
 import type { PrimaryState } from "../../src/core/primary-protocol.ts";
-import { OrderRefused } from "../../src/guardian/control.ts";
+import { OrderRefused } from "../../src/guardian/control/refusal.ts";
 import { PrimaryOrders } from "../../src/guardian/primary-orders.ts";
 import type { PrimaryStatistics } from "../../src/guardian/primary-statistics.ts";
 import { RunningVm } from "../../src/guardian/running-vm.ts";

@@ -78,7 +78,6 @@ test("I6: what a status and a slice cost does not grow with what was measured", 
   const anHour = after(150_000);
   const fewMinutes = after(2 * MOST_KEPT);
   assert.ok(anHour.bytes < 1.1 * fewMinutes.bytes, `${anHour.bytes} and ${fewMinutes.bytes} bytes`);
-  const { samples } = (anHour.statistics.samples() as { pauseMs: { samples: number[] } }).pauseMs;
+  const { samples } = anHour.statistics.samples().pauseMs;
   assert.ok(samples.length <= MOST_IN_SLICE);
-  assert.throws(() => anHour.statistics.samples("all"), { code: "bad-request" });
 });

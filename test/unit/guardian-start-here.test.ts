@@ -2,7 +2,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { BackupState } from "../../src/core/backup.ts";
+import { checkedOrders } from "../../src/guardian/control/orders.ts";
 import { age, type StartHereParts, startHere } from "../../src/guardian/start-here.ts";
+
+const NOBODY = { onLeft: () => {} };
 
 type Images = "owner" | "replica" | "syncing";
 
@@ -71,7 +74,8 @@ test("the host that ran the VM last starts it as the generation after the newest
 test("what is not said in full, or cannot be done, is refused before anything changes", async () => {
   const refused: [Circumstances, Record<string, unknown>, string, RegExp][] = [
     [{}, {}, "not-confirmed", /that makes two copies/],
-    [{}, { runsNowhereElse: "yes" }, "not-confirmed", /say "runsNowhereElse": true/],
+    [{}, { runsNowhereElse: "yes" }, "bad-request", /"runsNowhereElse" must be true or false/],
+    [{}, { runsNowhereElse: false }, "not-confirmed", /say "runsNowhereElse": true/],
     [{}, { ...SURE, force: true }, "bad-request", /no argument "force"/],
     [{ phase: "filling" }, SURE, "wrong-state", /this backup is filling/],
     [{ images: "replica" }, SURE, "not-confirmed", /say "evenFromCopy": true/],
@@ -79,7 +83,8 @@ test("what is not said in full, or cannot be done, is refused before anything ch
   ];
   for (const [circumstances, args, code, message] of refused) {
     const { done, parts } = backup(circumstances);
-    await assert.rejects(startHere(parts, args), { name: "OrderRefused", code, message });
+    const order = checkedOrders({ "start-here": (given) => startHere(parts, given) })["start-here"]!;
+    await assert.rejects(async () => order(args, NOBODY), { name: "OrderRefused", code, message });
     assert.deepEqual(done, []);
   }
 });

@@ -1,4 +1,5 @@
 // A witness that can be read and not written is none: it is found out by looking, told of at once, and is back when there is room (I4).
+
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { randomUUID } from "node:crypto";
@@ -17,6 +18,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
+import type { HeardEvent } from "../../src/guardian/control/events.ts";
 import { WitnessWatch } from "../../src/guardian/witness-watch.ts";
 import { MARK } from "../../src/witness/lock-directory.ts";
 import type { WitnessChoice } from "../../src/witness/open-witness.ts";
@@ -68,7 +70,7 @@ function watched(t: TestContext, choice: WitnessChoice) {
   const alarms = new EventTarget();
   const log = { info: () => {}, warn: () => {}, error: () => {} };
   const control = {
-    publish: ({ raised, text }: { raised?: unknown; text?: unknown }) =>
+    publish: ({ raised, text }: HeardEvent) =>
       void alarms.dispatchEvent(Object.assign(new Event(raised === true ? "raised" : "lowered"), { text })),
   };
   const watch = new WitnessWatch({ choice, vm, host: "host-a", log, control, everyMs: 100 });

@@ -1,16 +1,7 @@
-/** In place of `src/guardian/control.ts`: the operator gives orders in person, and hears what is told. */
+/** In place of `src/guardian/control/socket.ts`: the operator gives orders in person, and hears what is told. */
 import type { Ear } from "../world/host.ts";
 import { theWorld } from "../world/present.ts";
 import { current } from "../world/time.ts";
-
-export class OrderRefused extends Error {
-  readonly code: string;
-  constructor(code: string, message: string) {
-    super(message);
-    this.name = "OrderRefused";
-    this.code = code;
-  }
-}
 
 export class ControlSocket {
   private readonly host = theWorld().hostOf(current());

@@ -1,7 +1,7 @@
 /** A guardian of the made-up world: the production one, with what src/guardian/main.ts would give it. */
 import { StateFile } from "../../../src/disk/state-file.ts";
 import type { GuardianConfig } from "../../../src/guardian/config.ts";
-import type { ControlSocket } from "../../../src/guardian/control.ts";
+import type { ControlSocket } from "../../../src/guardian/control/socket.ts";
 import type { Post } from "../../../src/guardian/role.ts";
 import { serve } from "../../../src/guardian/serve.ts";
 import { WitnessWatch } from "../../../src/guardian/witness-watch.ts";

@@ -5,19 +5,12 @@
 import { mkdirSync, rmSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { dirname } from "node:path";
-import { type Caller, ControlConnection, LONGEST_LINE } from "./control-connection.ts";
+import { type Caller, ControlConnection, idOf, LONGEST_LINE } from "./connection.ts";
+import type { GuardianEvent } from "./events.ts";
+import { OrderRefused } from "./refusal.ts";
+import { CONTROL_VERSION, type Request, request } from "./requests.ts";
 
 export type { Caller };
-
-/** The caller's mistake, or a state in which the order cannot be carried out. `code` is for programs. */
-export class OrderRefused extends Error {
-  readonly code: string;
-  constructor(code: string, message: string) {
-    super(message);
-    this.name = "OrderRefused";
-    this.code = code;
-  }
-}
 
 export type Order = (args: Readonly<Record<string, unknown>>, caller: Caller) => Promise<unknown> | unknown;
 
@@ -62,7 +55,7 @@ export class ControlSocket {
   }
 
   /** Sends an event to all who watch. One who does not read is dropped rather than waited for. */
-  publish(event: Readonly<Record<string, unknown>>): void {
+  publish(event: GuardianEvent): void {
     for (const one of this.connections) if (one.watches) one.say({ event });
   }
 
@@ -102,29 +95,27 @@ export class ControlSocket {
     line: string,
     caller: Caller,
   ): Promise<Record<string, unknown>> {
-    let id: unknown;
     try {
-      const request = parse(line);
-      id = request.id;
-      if (request.command === "watch") {
+      const { arguments: args, command, id } = parse(line);
+      if (command === "watch") {
         connection.watches = true;
         return { id, result: {} };
       }
-      const order = Object.hasOwn(this.orders, request.command) ? this.orders[request.command] : undefined;
+      const order = Object.hasOwn(this.orders, command) ? this.orders[command] : undefined;
       if (order === undefined)
         throw new OrderRefused(
           "unknown-command",
-          `"${request.command}" is no order; there are: watch, ${Object.keys(this.orders).join(", ")}`,
+          `"${command}" is no order; there are: watch, ${Object.keys(this.orders).join(", ")}`,
         );
-      return { id, result: (await order(request.args, caller)) ?? {} };
+      return { id, result: (await order(args, caller)) ?? {} };
     } catch (error) {
       const code = error instanceof OrderRefused ? error.code : "failed";
-      return { id, error: { code, message: (error as Error).message } };
+      return { ...idOf(line), error: { code, message: (error as Error).message } };
     }
   }
 }
 
-function parse(line: string): { id: unknown; command: string; args: Record<string, unknown> } {
+function parse(line: string): Request {
   if (line.length > LONGEST_LINE)
     throw new OrderRefused("too-long", `a line may have ${LONGEST_LINE} characters`);
   let value: unknown;
@@ -133,9 +124,12 @@ function parse(line: string): { id: unknown; command: string; args: Record<strin
   } catch {
     throw new OrderRefused("bad-request", "the line is not JSON");
   }
-  const { id, command, arguments: args } = (value ?? {}) as Record<string, unknown>;
-  if (typeof command !== "string") throw new OrderRefused("bad-request", '"command" is missing or no text');
-  if (args !== undefined && (typeof args !== "object" || args === null))
-    throw new OrderRefused("bad-request", '"arguments" must be an object');
-  return { id, command, args: (args ?? {}) as Record<string, unknown> };
+  const { success, data, error } = request.safeParse(value ?? {});
+  if (!success) throw new OrderRefused("bad-request", error.issues[0]!.message);
+  if (data.version !== undefined && data.version !== CONTROL_VERSION)
+    throw new OrderRefused(
+      "wrong-version",
+      `this guardian speaks version ${CONTROL_VERSION} of its control socket's language, and the caller was written for ${data.version}; take the tools that came with this guardian`,
+    );
+  return data;
 }

@@ -6,7 +6,7 @@
  * gone entirely is found out, for with it ends what it has asked to be undone.
  */
 import type { Socket } from "node:net";
-import { hungUp } from "../os/socket.ts";
+import { hungUp } from "../../os/socket.ts";
 
 /** Whoever gave an order, for as long as the connection lasts. */
 export interface Caller {
@@ -163,9 +163,9 @@ export class ControlConnection {
 }
 
 /** The id of a request that is not looked at further, so that the caller knows which one it was. */
-function idOf(line: string): { id?: unknown } {
+export function idOf(line: string): { id?: unknown } {
   try {
-    const { id } = JSON.parse(line) as { id?: unknown };
+    const { id } = (JSON.parse(line) ?? {}) as { id?: unknown };
     return { id };
   } catch {
     return {};
