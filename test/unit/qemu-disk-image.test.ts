@@ -4,10 +4,12 @@ import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import {
   closeSync,
+  linkSync,
   mkdirSync,
   mkdtempSync,
   openSync,
   rmSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
   writeSync,
@@ -17,6 +19,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { type ImageProblem, inspectImage } from "../../src/hypervisor/qemu/disk-image.ts";
+import { isUnique } from "../../src/hypervisor/qemu/image-identity.ts";
 
 function folder(t: TestContext): string {
   const path = mkdtempSync(join(tmpdir(), "remus-image-"));
@@ -45,6 +48,36 @@ test("raw and qcow2: sizes as the guest sees them", async (t) => {
   assert.ok(raw.allocatedBytes < 1 << 20);
   const qcow2 = await inspectImage(create(join(dir, "q"), "qcow2", "-o", "cluster_size=128k"), "qcow2");
   assert.deepEqual([qcow2.virtualBytes, qcow2.clusterBytes], [4 << 20, 128 << 10]);
+});
+
+test("an image is known again by another path, and no other one is taken for it", async (t) => {
+  const dir = folder(t);
+  const [one, other] = ["one", "other"].map((name) => create(join(dir, name), "raw")) as [string, string];
+  linkSync(one, join(dir, "again"));
+  symlinkSync(one, join(dir, "link"));
+  const identity = async (path: string) => (await inspectImage(path, "raw")).identity;
+  const first = await identity(one);
+  assert.ok(first !== undefined);
+  assert.deepEqual([await identity(join(dir, "again")), await identity(join(dir, "link"))], [first, first]);
+  assert.notEqual(await identity(other), first);
+  // What is written to it does not make it another one.
+  writeFileSync(one, Buffer.alloc(4 << 20, 1));
+  assert.equal(await identity(one), first);
+});
+
+test("names that all emulated disks have tell none apart", () => {
+  for (const name of [
+    "",
+    "naa.0000000000000000",
+    "t10.ATA     QEMU HARDDISK                           QM00001",
+  ])
+    assert.equal(isUnique(name), false, name);
+  for (const name of [
+    "naa.60003ff44dc75adc",
+    "mpath-360000000000000000e00000000010001",
+    "eui.0025385b71b0e4c1",
+  ])
+    assert.equal(isUnique(name), true, name);
 });
 
 test("what cannot be used is named by a code", async (t) => {

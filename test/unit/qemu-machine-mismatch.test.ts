@@ -69,6 +69,32 @@ function backupWith(changes: Readonly<Record<string, string | number | undefined
   return print(spec, { running: Object.fromEntries(all) as Fingerprint, ...host });
 }
 
+test("one image that both hosts see is never replicated onto itself, whichever disk it is of (I2)", () => {
+  const disk = { format: "raw", bus: "virtio-blk", durability: "strict" } as const;
+  const vm = (storage: "replicated" | "shared") => ({
+    ...spec,
+    disks: ["a", "b"].map((image) => ({ ...disk, image, storage })),
+  });
+  const images = (...identities: (string | undefined)[]) => ({
+    images: identities.map((identity) => ({
+      kind: "file" as const,
+      virtualBytes: 512,
+      allocatedBytes: 0,
+      ...(identity === undefined ? {} : { identity }),
+    })),
+  });
+  const primary = print(vm("replicated"), images("file 1", "file 2"));
+  const sentence = refusal(print(vm("replicated"), images("file 3", "file 1")), primary)!;
+  assert.match(
+    sentence,
+    /image of disks\[1\] at the backup is that of disks\[0\] at the primary.*storage: shared/,
+  );
+  assert.equal(refusal(print(vm("replicated"), images("file 3", "file 4")), primary), undefined);
+  assert.equal(refusal(print(vm("replicated"), images(undefined, undefined)), primary), undefined);
+  const shared = print(vm("shared"), images("file 1", "file 2"));
+  assert.equal(refusal(shared, shared), undefined);
+});
+
 test("equal VMs fit; taps, the case of MACs and how the machine type is written are the host's own affair", () => {
   const nics = [{ mac: "52:54:00:00:00:01".toUpperCase(), tap: "other" }];
   assert.deepEqual(compareMachines(print(), print({ ...spec, nics, machine: "pc-q35-7.2" })), {

@@ -2,6 +2,7 @@
 import { constants } from "node:fs";
 import { access, type FileHandle, open, stat } from "node:fs/promises";
 import { isLocked } from "../../os/file-lock.ts";
+import { imageIdentity } from "./image-identity.ts";
 
 /** What both hosts must agree on, and what decides how the image is opened. Sizes in bytes. */
 export interface DiskImageFacts {
@@ -12,6 +13,8 @@ export interface DiskImageFacts {
   readonly allocatedBytes: number;
   /** Of qcow2. */
   readonly clusterBytes?: number;
+  /** Which image it is, where two hosts can tell. */
+  readonly identity?: string;
 }
 
 /** Why an image cannot be used. `code` is for programs; the message is what is wrong with it, and what to do. */
@@ -48,10 +51,10 @@ export async function inspectImage(
     if (own && isLocked(file.fd, LOCKS.from, LOCKS.length))
       throw new ImageProblem("image-in-use", "is in use by another QEMU; end that first");
     const { blocks } = await file.stat();
-    const allocatedBytes = blocks * 512;
+    const identity = await imageIdentity(path);
+    const common = { kind, allocatedBytes: blocks * 512, ...(identity === undefined ? {} : { identity }) };
     // Of a raw image nothing is read: its first bytes are the guest's, which may write there what looks like another format.
-    if (format === "raw")
-      return { kind, allocatedBytes, virtualBytes: wholeSectors(await sizeOf(file, kind)) };
+    if (format === "raw") return { ...common, virtualBytes: wholeSectors(await sizeOf(file, kind)) };
     const header = Buffer.alloc(HEADER_BYTES);
     const { bytesRead } = await file.read(header, 0, HEADER_BYTES, 0);
     if (bytesRead < 72 || header.readUInt32BE(0) !== QCOW2_MAGIC)
@@ -59,7 +62,7 @@ export async function inspectImage(
         "image-format",
         "is no qcow2 image, and format says so; name the qcow2 image, or make one with qemu-img create -f qcow2",
       );
-    return { kind, allocatedBytes, ...qcow2(header) };
+    return { ...common, ...qcow2(header) };
   } finally {
     await file.close();
   }

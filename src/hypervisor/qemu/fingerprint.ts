@@ -2,6 +2,7 @@
 import type { DiskSpec, VmSpec } from "../vm-spec.ts";
 import type { DiskImageFacts } from "./disk-image.ts";
 import { fileDigest } from "./file-digest.ts";
+import { GROUPS } from "./fingerprint-groups.ts";
 import { peripheralFingerprint } from "./peripherals.ts";
 import { type Accelerator, ramKiB } from "./tcg-aids.ts";
 
@@ -51,7 +52,7 @@ export function fingerprint(
   };
 }
 
-/** Where the images lie is each host's own affair. */
+/** Where the images lie is each host's own affair, but for those that are one and the same. */
 function diskFingerprint(disk: DiskSpec, index: number, image: DiskImageFacts): Fingerprint {
   const name = `disks[${index}]`;
   return {
@@ -61,6 +62,9 @@ function diskFingerprint(disk: DiskSpec, index: number, image: DiskImageFacts): 
     [`${name}.format`]: disk.format,
     [`${name} (bytes)`]: image.virtualBytes,
     ...(image.clusterBytes === undefined ? {} : { [`${name} (cluster bytes)`]: image.clusterBytes }),
+    ...(image.identity === undefined || disk.storage === "shared"
+      ? {}
+      : { [`${GROUPS.image}${name}`]: image.identity }),
   };
 }
 

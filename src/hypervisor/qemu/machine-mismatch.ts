@@ -27,7 +27,7 @@ export function compareMachines(primary: Fingerprint, backup: Fingerprint): Comp
       warning: undefined,
     };
   const upgrade = order < 0;
-  const refusal = firstDifference(primary, backup, upgrade);
+  const refusal = sameImage(primary, backup) ?? firstDifference(primary, backup, upgrade);
   if (upgrade)
     return {
       refusal,
@@ -53,9 +53,25 @@ function firstDifference(primary: Fingerprint, backup: Fingerprint, upgrade: boo
   return sentence(field, primary[field], backup[field]);
 }
 
+/** A replicated disk whose image is one of the other host's: both would write to it, one behind the other. */
+function sameImage(primary: Fingerprint, backup: Fingerprint): string | undefined {
+  const images = (one: Fingerprint) => Object.entries(one).filter(([key]) => key.startsWith(GROUPS.image));
+  for (const [key, identity] of images(primary)) {
+    const [theirs] = images(backup).find(([, other]) => other === identity) ?? [];
+    if (theirs === undefined) continue;
+    const [here, there] = [theirs, key].map((name) => name.slice(GROUPS.image.length));
+    return (
+      `The image of ${here} at the backup is that of ${there} at the primary, on storage that both hosts ` +
+      `see (${identity}), and the backup would destroy the running VM's disk. Give it an image of its own ` +
+      "(make a new file: cp --sparse=always), or say storage: shared on both hosts."
+    );
+  }
+  return undefined;
+}
+
 /** Whether a difference in that field matters. */
 function counts(key: string, atPrimary: boolean, upgrade: boolean): boolean {
-  if (key === "qemuPackage") return false;
+  if (key === "qemuPackage" || key.startsWith(GROUPS.image)) return false;
   if (!upgrade) return true;
   if (key === "qemuVersion" || key.startsWith(GROUPS.rom)) return false;
   // What QEMU makes by itself may have another shape in another version.
