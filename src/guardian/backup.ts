@@ -192,8 +192,16 @@ export class BackupGuardian {
       commit: () => held.commitAgain(),
       wanted: () => isOnlyCopy(this.state),
     });
-    const patience = { mayGiveUp: () => isSpare(this.state), warn: (text: string) => log.warn(text) };
-    this.takeover = new StandbyTakeover({ disks: images, ground, held, patience, qemu, taps });
+    const mayGiveUp = () => isSpare(this.state);
+    this.takeover = new StandbyTakeover({
+      post: this.post,
+      disks: images,
+      ground,
+      held,
+      mayGiveUp,
+      qemu,
+      taps,
+    });
     this.test = new TestFailover({ post: this.post, ground, held, disks: images, state: () => this.state });
     await this.test.sweep();
     this.link = new BackupLink({

@@ -8,9 +8,11 @@ import { KeptInput } from "../net/guest-input.ts";
 import type { StandbyTaps } from "../net/standby-taps.ts";
 import { monotonicMs } from "../os/monotonic.ts";
 import type { BackupDisks } from "./backup-disks.ts";
+import type { BackupConfig } from "./config.ts";
 import type { FailoverTimes } from "./control/status.ts";
 import type { HeldCheckpoints } from "./held-checkpoints.ts";
-import type { TakenOver } from "./role.ts";
+import { ImageClaims } from "./image-claims.ts";
+import type { Post, TakenOver } from "./role.ts";
 import type { Ground } from "./vm-process.ts";
 
 export interface StandbyParts {
@@ -19,7 +21,9 @@ export interface StandbyParts {
   readonly taps: StandbyTaps;
   readonly disks: BackupDisks;
   readonly held: HeldCheckpoints;
-  readonly patience: Patience;
+  readonly post: Post<BackupConfig>;
+  /** Whether the VM can go on elsewhere. */
+  readonly mayGiveUp: () => boolean;
 }
 
 export class StandbyTakeover {
@@ -33,9 +37,22 @@ export class StandbyTakeover {
   private prepared: Promise<void> | undefined;
   /** The standby runs since the primary has handed the VM over. */
   private planned = false;
+  private readonly claims: ImageClaims;
+  private readonly patience: Patience;
 
   constructor(parts: StandbyParts) {
+    const { mayGiveUp, post, qemu } = parts;
     this.parts = parts;
+    this.claims = new ImageClaims(
+      post,
+      post.config.vm.disks.map(({ image }) => image),
+      qemu.pid,
+    );
+    this.patience = {
+      mayGiveUp,
+      warn: (text) => post.log.warn(text),
+      refused: (reason) => void this.claims.refused(reason),
+    };
   }
 
   /**
@@ -55,25 +72,26 @@ export class StandbyTakeover {
   }
 
   private async load(): Promise<void> {
-    const { disks, held, patience, qemu, taps } = this.parts;
+    const { disks, held, qemu, taps } = this.parts;
     taps.open();
     await disks.release();
     if (this.times !== undefined) this.times.imagesFreeAtMs = monotonicMs();
-    await loadStandby(qemu.qmp, held.composition(), patience);
+    await loadStandby(qemu.qmp, held.composition(), this.patience);
     taps.loaded();
     if (this.times !== undefined) this.times.loadedAtMs = monotonicMs();
   }
 
   /** Runs the standby from checkpoint `epoch`. Rejects with what QEMU said; it may come up late then, and must be killed. */
   async run(epoch: EpochId, state: BackupState): Promise<void> {
-    const { disks, patience, qemu, taps } = this.parts;
+    const { disks, qemu, taps } = this.parts;
     this.at = epoch;
     this.planned = state.phase === "recovering" && state.planned;
     disks.claim(state.generation);
     await this.prepare(epoch, state);
-    await runStandby(qemu.qmp, patience);
+    await runStandby(qemu.qmp, this.patience);
     if (this.times !== undefined) this.times.runningAtMs = monotonicMs();
     taps.deliver(this.input.take());
+    void this.claims.running();
   }
 
   /** What this host's primary is given. */
@@ -89,6 +107,7 @@ export class StandbyTakeover {
       planned: this.planned,
       failover: this.times,
       cleanUp: async () => {
+        this.claims.close();
         held.images.discard();
         taps.restore();
       },

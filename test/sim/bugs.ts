@@ -187,8 +187,8 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     patches: [
       in1(
         "guardian/standby-takeover.ts",
-        "await loadStandby(qemu.qmp, held.composition(), patience);",
-        "await loadStandby(qemu.qmp, held.composition(), patience);\nawait runStandby(qemu.qmp, patience);",
+        "await loadStandby(qemu.qmp, held.composition(), this.patience);",
+        "await loadStandby(qemu.qmp, held.composition(), this.patience);\nawait runStandby(qemu.qmp, this.patience);",
       ),
     ],
   },

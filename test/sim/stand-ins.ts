@@ -23,6 +23,7 @@ const MODULES: Readonly<Record<string, string>> = {
   "guardian/vm-process.ts": "vm-process.ts",
   "hypervisor/qemu/capture.ts": "capture.ts",
   "hypervisor/qemu/disks.ts": "disks.ts",
+  "hypervisor/qemu/image-locks.ts": "image-locks.ts",
   "hypervisor/qemu/live-changes.ts": "live-changes.ts",
   "hypervisor/qemu/live-preflight.ts": "preflight.ts",
   "hypervisor/qemu/preflight.ts": "preflight.ts",

@@ -20,7 +20,12 @@ test("I5: where nobody else has the VM, a standby is waited for as long as its Q
   const patient = monitor();
   const told: string[] = [];
   let only = true;
-  const runs = runStandby(patient.qmp, { mayGiveUp: () => !only, warn: (text) => void told.push(text) });
+  const patience = {
+    mayGiveUp: () => !only,
+    warn: (text: string) => void told.push(text),
+    refused: () => {},
+  };
+  const runs = runStandby(patient.qmp, patience);
   await new Promise((next) => setImmediate(next));
   t.mock.timers.tick(25_000);
   assert.deepEqual(

@@ -4,6 +4,7 @@ import { Socket } from "node:net";
 import { type ComposedFrom, composeStream } from "../../codec/migration-compose.ts";
 import { closeDescriptor, socketPair } from "../../os/socket.ts";
 import type { Qmp } from "./qmp.ts";
+import { QmpError } from "./qmp-errors.ts";
 
 const LOAD_TIMEOUT_MS = 10_000;
 
@@ -13,9 +14,13 @@ export interface Patience {
   readonly mayGiveUp: () => boolean;
   /** What keeps the VM from running, and is waited for. */
   readonly warn: (text: string) => void;
+  /** QEMU has refused to run the VM (an image is locked, say); it is told to again. */
+  readonly refused: (reason: string) => void;
 }
 
-const HASTE: Patience = { mayGiveUp: () => true, warn: () => {} };
+const HASTE: Patience = { mayGiveUp: () => true, warn: () => {}, refused: () => {} };
+const FIRST_AGAIN_MS = 100;
+const LONGEST_AGAIN_MS = 5_000;
 
 /** As QEMU does by itself after a migration: RARP for each card, and guests that can announce themselves are asked to; in ms. */
 const ANNOUNCEMENT = { initial: 50, max: 550, rounds: 5, step: 100 };
@@ -65,9 +70,23 @@ export async function loadStandby(qmp: Qmp, from: ComposedFrom, patience = HASTE
 /** Has the VM run that was loaded; resolves when it does. Its MAC addresses are announced then. */
 export async function runStandby(qmp: Qmp, patience = HASTE): Promise<void> {
   const running = heard(qmp, "run", patience, (settle) => qmp.on("RESUME", () => settle()));
-  await qmp.execute("cont");
+  toldToRun(qmp, patience).catch(running.fail);
   await running.promise;
   qmp.execute("announce-self", ANNOUNCEMENT).catch(() => {});
+}
+
+/** QEMU keeps the state that it was given when it refuses, and takes what it lacked when it is told again (seen with 7.2: "Failed to get "write" lock"). */
+async function toldToRun(qmp: Qmp, { mayGiveUp, refused }: Patience): Promise<void> {
+  for (let waitMs = FIRST_AGAIN_MS; ; waitMs = Math.min(2 * waitMs, LONGEST_AGAIN_MS)) {
+    try {
+      await qmp.execute("cont");
+      return;
+    } catch (error) {
+      if (!(error instanceof QmpError) || mayGiveUp()) throw error;
+      refused(error.message);
+    }
+    await new Promise((again) => setTimeout(again, waitMs));
+  }
 }
 
 /** An event that must come in time, unless QEMU ends. */
