@@ -35,7 +35,6 @@ import { BackupFailures, endingOf, isOnlyCopy, isSpare } from "./backup-failures
 import { BackupLink } from "./backup-link.ts";
 import { backupStatus } from "./backup-status.ts";
 import { CheckpointProof } from "./checkpoint-proof.ts";
-import { CommitAgain } from "./commit-again.ts";
 import type { BackupConfig } from "./config.ts";
 import { checkedOrders } from "./control/orders.ts";
 import { EventLoop } from "./event-loop.ts";
@@ -72,7 +71,6 @@ export class BackupGuardian {
   private disks!: BackupDisks;
   private held!: HeldCheckpoints;
   private link!: BackupLink;
-  private commits!: CommitAgain;
   private readonly loop: EventLoop<BackupState, BackupEvent, BackupEffect>;
   private readonly failures: BackupFailures;
   private published: BackupState["phase"] = "waiting";
@@ -177,21 +175,14 @@ export class BackupGuardian {
       flash: vm.disks.find(({ bus }) => bus === "pflash")?.image,
       bounds: memoryBounds(vm, limits),
       onWhole: (epoch) => this.feed({ type: "checkpoint-whole", epoch }),
-      onCommitted: (epoch) => {
-        this.commits.worked();
-        this.feed({ type: "committed", epoch });
-      },
+      onCommitted: (epoch) => this.feed({ type: "committed", epoch }),
       onFailed,
+      told: this.post,
+      isOnlyCopy: () => isOnlyCopy(this.state),
       proof: new CheckpointProof({ config, ground: this.ground, ramFile: this.images.path, log }),
       onApplied: (totalBytes) => this.link.send((ids) => encodeDiskApplied(ids, totalBytes)),
     });
     const { disks: images, ground, held, qemu, taps } = this;
-    this.commits = new CommitAgain({
-      ...this.post,
-      ready: () => images.again(),
-      commit: () => held.commitAgain(),
-      wanted: () => isOnlyCopy(this.state),
-    });
     const mayGiveUp = () => isSpare(this.state);
     this.takeover = new StandbyTakeover({
       post: this.post,
@@ -286,8 +277,8 @@ export class BackupGuardian {
     if (!asked && (this.state.phase === "arbitrating" || this.state.phase === "recovering"))
       this.feed({ type: "standby-failed", reason: how });
     this.quitting = true;
-    const { commits, disks, held, images, link, taps, test } = this;
-    await clearAway({ commits, disks, held, images, link, taps, test }, this.post.log);
+    const { disks, held, images, link, taps, test } = this;
+    await clearAway({ disks, held, images, link, taps, test }, this.post.log);
     const { generation, phase } = this.state;
     if (this.next !== undefined) this.finish(this.next);
     else if (phase === "stood-down" || this.hung) this.finish({ kind: "backup", generation });
@@ -346,7 +337,7 @@ export class BackupGuardian {
         this.held.commit();
         return;
       case "commit-again":
-        this.commits.failed(effect.reason);
+        this.held.commitAgain(effect.reason);
         return;
       case "drop-incomplete":
         this.held.dropIncomplete();

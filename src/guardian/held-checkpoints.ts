@@ -4,9 +4,11 @@ import type { EpochId } from "../core/words.ts";
 import type { BackupImages } from "../memory/backup-images.ts";
 import type { WholeCheckpoint } from "../memory/checkpoint-buffer.ts";
 import type { MemoryBounds } from "../memory/memory-bounds.ts";
+import type { Told } from "./alarm.ts";
 import type { BackupDisks } from "./backup-disks.ts";
 import { CheckpointIntake } from "./checkpoint-intake.ts";
 import type { CheckpointProof } from "./checkpoint-proof.ts";
+import { CommitAgain } from "./commit-again.ts";
 import { Committer } from "./committer.ts";
 import { withFlash } from "./flash-memory.ts";
 
@@ -25,6 +27,9 @@ export interface HeldCheckpointsOptions {
   readonly proof: Pick<CheckpointProof, "begin" | "prove" | "drop">;
   /** This host could not go on with the VM: nothing was acknowledged then. Or the memory's image could not be written. */
   readonly onFailed: (reason: string) => void;
+  readonly told: Told;
+  /** The primary is lost: what the images do not take is tried again. */
+  readonly isOnlyCopy: () => boolean;
   /** So many bytes of epoch 0 are in the disks' images. */
   readonly onApplied: (totalBytes: number) => void;
 }
@@ -34,6 +39,7 @@ export class HeldCheckpoints {
   readonly intake: CheckpointIntake;
   private readonly options: HeldCheckpointsOptions;
   private readonly committer: Committer;
+  private readonly commits: CommitAgain;
   /** Whole in memory, and not acknowledged: those before them wait for their commit, and are enough of that (I6). */
   private unacknowledged: WholeCheckpoint[] = [];
   private whole: WholeCheckpoint | undefined;
@@ -46,7 +52,14 @@ export class HeldCheckpoints {
     const { bounds, disks, hasDisks, images, onApplied } = options;
     this.options = options;
     this.images = images;
+    this.commits = new CommitAgain({
+      ...options.told,
+      ready: () => disks.again(),
+      commit: () => this.committer.again(),
+      wanted: options.isOnlyCopy,
+    });
     const onCommitted = (epoch: EpochId) => {
+      this.commits.worked();
       disks.committed(epoch);
       this.committed = epoch;
       const { atWhole } = this;
@@ -114,9 +127,9 @@ export class HeldCheckpoints {
     this.committer.add(this.whole!);
   }
 
-  /** Puts the checkpoint in anew that the images did not take, and those behind it. @returns whether there was one */
-  commitAgain(): boolean {
-    return this.committer.again();
+  /** Puts the checkpoint in anew, after a while, that the images did not take, and those behind it. Nobody else has the VM. */
+  commitAgain(reason: string): void {
+    this.commits.failed(reason);
   }
 
   /** Drops what is not acknowledged. */
@@ -130,6 +143,7 @@ export class HeldCheckpoints {
   /** Drops everything; the images are left half-written. */
   forget(): void {
     this.dropIncomplete();
+    this.commits.close();
     this.committer.forget();
     this.committed = -1;
   }

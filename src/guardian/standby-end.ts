@@ -3,7 +3,6 @@ import type { BackupImages } from "../memory/backup-images.ts";
 import type { StandbyTaps } from "../net/standby-taps.ts";
 import type { BackupDisks } from "./backup-disks.ts";
 import type { BackupLink } from "./backup-link.ts";
-import type { CommitAgain } from "./commit-again.ts";
 import type { HeldCheckpoints } from "./held-checkpoints.ts";
 import type { Log } from "./log.ts";
 import type { TestFailover } from "./test-failover.ts";
@@ -12,7 +11,6 @@ import type { TestFailover } from "./test-failover.ts";
 export interface BesideStandby {
   readonly test: Pick<TestFailover, "drop"> | undefined;
   readonly link: Pick<BackupLink, "refusalHeard" | "close" | "shut"> | undefined;
-  readonly commits: Pick<CommitAgain, "close"> | undefined;
   readonly held: Pick<HeldCheckpoints, "forget"> | undefined;
   readonly disks: Pick<BackupDisks, "close"> | undefined;
   readonly images: Pick<BackupImages, "discard">;
@@ -21,7 +19,7 @@ export interface BesideStandby {
 
 /** Never rejects. */
 export async function clearAway(
-  { commits, disks, held, images, link, taps, test }: BesideStandby,
+  { disks, held, images, link, taps, test }: BesideStandby,
   log: Pick<Log, "error">,
 ): Promise<void> {
   const steps: readonly (() => void | Promise<void>)[] = [
@@ -30,7 +28,6 @@ export async function clearAway(
     // Without a standby this host must not ask for the VM: the primary is to hear at once that it is alone.
     () => link?.close(),
     () => link?.shut(),
-    () => commits?.close(),
     () => held?.forget(),
     () => disks?.close(),
     () => images.discard(),

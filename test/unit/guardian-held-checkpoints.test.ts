@@ -71,6 +71,8 @@ async function setUp(
     onCommitted: (epoch) => committed.push(epoch),
     proof: { begin: () => trials.push("begin"), prove, drop: () => trials.push("drop") },
     onFailed: (reason) => unfit.push(reason),
+    told: { log: {} as never, control: { publish() {} } },
+    isOnlyCopy: () => false,
     onApplied: () => {},
   });
   held.intake.take({ type: "layout", layout: LAYOUT } as ReplicationMessage);

@@ -20,7 +20,6 @@ test("a step that fails is told, and keeps no other from being taken", async () 
         close: does("close"),
         shut: does("shut"),
       },
-      commits: undefined,
       held: { forget: does("forget") },
       disks: { close: fails },
       images: { discard: does("discard") },
