@@ -3,6 +3,7 @@ import type { Generation } from "../core/words.ts";
 import type { PrimaryConfig } from "./config.ts";
 import { OwnedDisks } from "./owned-disks.ts";
 import { PrimaryGuardian } from "./primary.ts";
+import { RamRoom } from "./ram-room.ts";
 import type { Post, TakenOver } from "./role.ts";
 import { prepareGround, startQemu } from "./vm-process.ts";
 
@@ -23,8 +24,11 @@ export async function startVm(post: Post<PrimaryConfig>, generation: Generation)
 
 /** The VM runs here already, since this host was its backup. */
 export async function adoptVm(post: Post<PrimaryConfig>, takenOver: TakenOver): Promise<PrimaryGuardian> {
-  const { generation, ground, qemu } = takenOver;
+  const { generation, ground, qemu, ramFile } = takenOver;
   const guardian = new PrimaryGuardian(post, { generation, ground, qemu, takenOver, wanted: true });
+  const room = new RamRoom(post, ramFile);
+  room.begin();
+  void qemu.exited.then(() => room.close());
   await guardian.open();
   post.log.info(`this host is the primary of VM ${post.config.vm.name} now (generation ${generation})`);
   return guardian;

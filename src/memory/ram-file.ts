@@ -2,7 +2,7 @@
  * Files that hold a VM's RAM. Whoever maps a file without space behind it gets SIGBUS at the first touch when the file system is full: the guardian
  * while it commits, or the VM itself, long after a failover. So all of the space is taken when the file is made.
  */
-import { closeSync, ftruncateSync, mkdirSync, openSync, rmSync, writeSync } from "node:fs";
+import { closeSync, fstatSync, ftruncateSync, mkdirSync, openSync, rmSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { reserve } from "../os/file-space.ts";
@@ -54,4 +54,43 @@ function takeSpace(fd: number, from: number, length: number): void {
   const zeros = new Uint8Array(Math.min(ZEROS_BYTES, length));
   for (let done = 0; done < length; )
     done += writeSync(fd, zeros, 0, Math.min(zeros.length, length - done), from + done);
+}
+
+/** Beside a VM that runs, others have their turn sooner. */
+const AGAIN_BYTES = 16 << 20;
+
+/**
+ * Takes the space again that a running VM has given back of its RAM file (a balloon that grows, or a guest that reports free pages, makes holes). What the file
+ * holds stays. Where the file system cannot reserve space nothing is done.
+ * @returns how many bytes were missing
+ * @throws RamFileError with the number of bytes when there is no room for all of them; what there was room for is taken
+ */
+export async function reserveAgain(path: string): Promise<number> {
+  const fd = openSync(path, "r+");
+  try {
+    const missing = missingBytes(fd);
+    if (missing === 0) return 0;
+    const { size } = fstatSync(fd);
+    let failed: Error | undefined;
+    for (let from = 0; from < size; from += AGAIN_BYTES) {
+      try {
+        if (!reserve(fd, from, Math.min(AGAIN_BYTES, size - from))) return missing;
+      } catch (error) {
+        failed ??= error as Error;
+      }
+      await nextTurn();
+    }
+    if (failed !== undefined)
+      throw new RamFileError(
+        `${missingBytes(fd)} bytes of ${path} cannot be reserved again: ${failed.message}`,
+      );
+    return missing;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function missingBytes(fd: number): number {
+  const { blocks, size } = fstatSync(fd);
+  return Math.max(0, size - 512 * blocks);
 }

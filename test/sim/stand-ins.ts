@@ -18,6 +18,7 @@ const MODULES: Readonly<Record<string, string>> = {
   "guardian/checkpoint-proof.ts": "checkpoint-proof.ts",
   "guardian/control/socket.ts": "control.ts",
   "guardian/primary-statistics.ts": "primary-statistics.ts",
+  "guardian/ram-room.ts": "ram-room.ts",
   "guardian/stalls.ts": "stalls.ts",
   "guardian/test-failover.ts": "test-failover.ts",
   "guardian/vm-process.ts": "vm-process.ts",

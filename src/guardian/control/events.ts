@@ -10,6 +10,7 @@ export const alarmTopics = [
   "guardian",
   "hypervisor",
   "listen",
+  "memory",
   "path",
   "protection",
   "record",
