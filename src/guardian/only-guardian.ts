@@ -2,22 +2,15 @@
  * One guardian for one VM on a host, and nothing that two VMs both call their own. A second guardian finds out before it has touched anything: it ends at once,
  * and says who runs. What is locked is what two of them would destroy for each other.
  */
-import { createHash } from "node:crypto";
-import { readlinkSync, realpathSync, statSync } from "node:fs";
-import { basename, dirname, join, resolve } from "node:path";
-import { at } from "../link/link-error.ts";
+import { mkdirSync } from "node:fs";
+import { join, resolve } from "node:path";
 import { HeldLocks, LockFolder, type Taken } from "../os/lock-folder.ts";
 import { whyUnsafe } from "../os/safe-path.ts";
 import type { GuardianConfig } from "./config.ts";
+import { ownClash, type Sole, soles } from "./soles.ts";
 
 /** Another guardian has what this one needs. */
 export class NotTheOnlyGuardian extends Error {}
-
-/** What is locked: the lock's name, and what it stands for in sentences. */
-export interface Sole {
-  readonly name: string;
-  readonly what: string;
-}
 
 /** Resolves when this guardian is the only one. @throws NotTheOnlyGuardian, and nothing was touched */
 export async function beTheOnlyGuardian(
@@ -25,27 +18,47 @@ export async function beTheOnlyGuardian(
   file: string,
   folders: readonly string[] = lockFolders(config),
 ): Promise<HeldLocks> {
-  const all = soles(config);
-  const names = all.map(({ name }) => name);
   const by = JSON.stringify({ pid: process.pid, vm: config.vm.name, file: resolve(file) });
   const held: HeldLocks[] = [];
   const giveBack = async () => {
     for (const locks of held) await locks.giveBack();
   };
   const reasons: string[] = [];
-  for (const path of folders) {
-    const answer = await take(path, names, by).catch((error: Error) => error);
-    if (answer instanceof HeldLocks) held.push(answer);
-    else if (answer instanceof Error) reasons.push(answer.message);
-    else {
-      await giveBack();
-      throw new NotTheOnlyGuardian(
-        `VM ${config.vm.name} is not started from ${file}: ${holders(answer, all)}. Nothing was touched. ` +
-          "Leave it to the guardian that runs, or end that first; give two VMs names, UUIDs, directories, disks, taps and addresses of their own",
+  const taken = new Set<string>();
+  const takeAll = async (): Promise<void> => {
+    const all = soles(config);
+    const clash = ownClash(all);
+    if (clash !== undefined)
+      throw new Error(
+        `${file}: ${clash[1].what} leads to ${clash[0].what}. Nothing was touched. Give each a place of its own`,
       );
+    const names = [...new Set(all.flatMap((one) => one.names))].filter((name) => !taken.has(name));
+    for (const name of names) taken.add(name);
+    for (const path of names.length === 0 ? [] : folders) {
+      const answer = await take(path, names, by).catch((error: Error) => error);
+      if (answer instanceof HeldLocks) held.push(answer);
+      else if (answer instanceof Error) reasons.push(answer.message);
+      else {
+        throw new NotTheOnlyGuardian(
+          `VM ${config.vm.name} is not started from ${file}: ${holders(answer, all)}. Nothing was touched. ` +
+            "Leave it to the guardian that runs, or end that first; give two VMs names, UUIDs, directories, " +
+            "disks, taps and addresses of their own",
+        );
+      }
     }
+  };
+  try {
+    await takeAll();
+    if (held.length > 0) {
+      // A directory that is there has one more name.
+      make(config.runDirectory);
+      await takeAll();
+      return new HeldLocks(giveBack);
+    }
+  } catch (error) {
+    await giveBack();
+    throw error;
   }
-  if (held.length > 0) return new HeldLocks(giveBack);
   throw new Error(
     `no directory can be had for locks, by which a guardian knows that it is the only one of its VM: ${reasons.join("; ")}. Let this user write to stateDirectory`,
   );
@@ -62,43 +75,21 @@ async function take(
   return await LockFolder.open(path).take(names, by);
 }
 
-function holders(taken: readonly Taken[], all: readonly Sole[]): string {
-  const whats = new Map<string, string[]>();
-  for (const { name, by } of taken) {
-    const { what } = all.find((sole) => sole.name === name)!;
-    whats.set(by, [...(whats.get(by) ?? []), what]);
-  }
-  return [...whats].map(([by, what]) => `${holder(by)} has ${what.join(", ")}`).join("; ");
+/** What is in the way is preflight's to tell. */
+function make(path: string): void {
+  if (whyUnsafe(path) !== undefined) return;
+  try {
+    mkdirSync(path, { recursive: true });
+  } catch {}
 }
 
-/** Everything that a guardian must have for itself, in either role: it may come to have the other one. */
-export function soles(config: GuardianConfig): Sole[] {
-  const { imageDirectory, replication, runDirectory, stateDirectory, vm } = config;
-  // A host is what has a network of its own: two of them may be on one machine, to try things out.
-  const host = readlinkSync("/proc/self/ns/net").replace(/\D/g, "");
-  const { name, nics, uuid } = vm;
-  const images = vm.disks.flatMap(({ image, storage }) => (storage === "replicated" ? [image] : []));
-  const all: Sole[] = [
-    { name: `uuid.${host}.${uuid}`, what: `this VM (UUID ${uuid})` },
-    { name: `name.${host}.${name}`, what: `a VM of this name (${name})` },
-    { name: `run.${place(runDirectory)}`, what: `runDirectory ${runDirectory}` },
-    {
-      name: `state.${place(join(stateDirectory, name))}`,
-      what: `${name} in stateDirectory ${stateDirectory}`,
-    },
-    { name: `ram.${place(join(imageDirectory, name))}`, what: `${name} in imageDirectory ${imageDirectory}` },
-    ...images.flatMap((image) => {
-      const which = inode(image);
-      return which === undefined ? [] : [{ name: `disk.${which}`, what: `disk image ${image}` }];
-    }),
-    ...nics.map(({ tap }) => ({ name: `tap.${host}.${tap}`, what: `tap ${tap}` })),
-    ...(replication.listen ?? []).map((address) => ({
-      name: `listen.${host}.${at(address)}`,
-      what: `replication.listen ${at(address)}`,
-    })),
-  ];
-  // Two names of one image are preflight's to tell.
-  return all.filter((one, index) => all.findIndex((other) => other.name === one.name) === index);
+function holders(taken: readonly Taken[], all: readonly Sole[]): string {
+  const whats = new Map<string, Set<string>>();
+  for (const { name, by } of taken) {
+    const { what } = all.find(({ names }) => names.includes(name))!;
+    whats.set(by, (whats.get(by) ?? new Set()).add(what));
+  }
+  return [...whats].map(([by, what]) => `${holder(by)} has ${[...what].join(", ")}`).join("; ");
 }
 
 /**
@@ -112,30 +103,6 @@ function lockFolders({ stateDirectory }: GuardianConfig): string[] {
     user === 0 ? "/run/remus/locks" : join(runtime, "remus/locks"),
     join(stateDirectory, "remus-locks"),
   ];
-}
-
-/** One name for one place, by whichever path it is called and whether it is there yet or not. */
-function place(path: string): string {
-  return createHash("sha256").update(real(path)).digest("hex").slice(0, 24);
-}
-
-function real(path: string): string {
-  try {
-    return realpathSync(path);
-  } catch {
-    const parent = dirname(path);
-    return parent === path ? path : join(real(parent), basename(path));
-  }
-}
-
-/** Undefined if it cannot be looked at, which preflight tells. */
-function inode(path: string): string | undefined {
-  try {
-    const { dev, ino, rdev } = statSync(path);
-    return rdev === 0 ? `${dev}-${ino}` : `device-${rdev}`;
-  } catch {
-    return undefined;
-  }
 }
 
 function holder(by: string): string {

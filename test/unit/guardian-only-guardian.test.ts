@@ -3,7 +3,7 @@
  * took over the control socket of the one that ran, and claimed a generation in its name.
  */
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import {
@@ -16,15 +16,18 @@ import {
   rmSync,
   statSync,
   symlinkSync,
+  writeFileSync,
 } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { type AddressInfo, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { type GuardianConfig, parseConfig } from "../../src/guardian/config.ts";
 import { ControlClient } from "../../src/guardian/control/client.ts";
 import { beTheOnlyGuardian, NotTheOnlyGuardian } from "../../src/guardian/only-guardian.ts";
+import { soles } from "../../src/guardian/soles.ts";
+import { devicesOn } from "../../src/os/block-device.ts";
 
 const MAIN = new URL("../../src/guardian/main.ts", import.meta.url).pathname;
 const deadline = () => AbortSignal.timeout(20_000);
@@ -110,6 +113,94 @@ test("I3: what two guardians would destroy for each other is one's alone, by whi
   await (await beTheOnlyGuardian(read(first), "one.yaml", locks)).giveBack();
   await other.giveBack();
   assert.deepEqual(readdirSync(locks[0]!), [".turn"], "no file of a lock is left");
+});
+
+test("I3: runDirectory is one's alone also where a bind mount shows it under another path", (t) => {
+  const root = folder(t);
+  mkdirSync(join(root, "own1"));
+  mkdirSync(join(root, "elsewhere"));
+  const [first, second] = [file(root, 1), file(root, 2, { runDirectory: `${root}/elsewhere/run` })];
+  const module = (path: string) => new URL(`../../src/guardian/${path}`, import.meta.url).pathname;
+  const script = `
+    import { parseConfig } from "${module("config.ts")}";
+    import { beTheOnlyGuardian } from "${module("only-guardian.ts")}";
+    import { execFileSync } from "node:child_process";
+    const read = (fields) => parseConfig(JSON.stringify(fields), "f");
+    await beTheOnlyGuardian(read(${JSON.stringify(first)}), "one", ["${root}/locks"]);
+    execFileSync("mount", ["--bind", "${root}/own1", "${root}/elsewhere"]);
+    await beTheOnlyGuardian(read(${JSON.stringify(second)}), "two", ["${root}/locks"])
+      .then(() => console.log("started"), ({ message }) => console.log(message));
+    process.exit();`;
+  const args = ["-m", "--propagation", "private", process.execPath, "--input-type=module", "-e", script];
+  const said = execFileSync("unshare", args, { encoding: "utf8" });
+  assert.match(said, /has runDirectory .*elsewhere\/run/);
+});
+
+test("I3: ends of a VM, and what two files call a path, a file or a device, are one's alone", async (t) => {
+  const root = folder(t);
+  const locks = [join(root, "locks")];
+  await writeFile(join(root, "disk1.raw"), "x");
+  mkdirSync(join(root, "own1"));
+  const vm = { vnc: `${root}/vnc.sock`, agent: `${root}/agent.sock`, serial: { file: `${root}/serial.log` } };
+  const held = await beTheOnlyGuardian(read(file(root, 1, { vm })), "one", locks);
+  symlinkSync(join(root, "disk1.raw"), join(root, "log"));
+  const taken: [Record<string, unknown>, RegExp][] = [
+    [{ vnc: vm.agent }, /has vm\.vnc .*agent\.sock/],
+    [{ serial: { file: `${root}/../${basename(root)}/serial.log` } }, /has vm\.serial/],
+    // It would be appended to a disk.
+    [{ serial: { file: `${root}/log` } }, /has vm\.serial .*log/],
+  ];
+  for (const [more, what] of taken)
+    await assert.rejects(beTheOnlyGuardian(read(file(root, 2, { vm: more })), "two", locks), what);
+  for (const more of [{}, { serial: { file: "/dev/null" } }])
+    await (await beTheOnlyGuardian(read(file(root, 2, { vm: more })), "two", locks)).giveBack();
+  await held.giveBack();
+});
+
+test("what leads out of a VM is none of its own disks, sockets or logs", async (t) => {
+  const root = folder(t);
+  await writeFile(join(root, "disk1.raw"), "x");
+  linkSync(join(root, "disk1.raw"), join(root, "log"));
+  const own = join(root, "own1/run");
+  for (const [more, what] of [
+    [{ vm: { serial: { file: `${root}/log` } } }, /vm\.serial .*log leads to disk image .*disk1\.raw/],
+    [{ lab: { serialLog: `${root}/disk1.raw` } }, /lab\.serialLog .* leads to disk image/],
+    [{ vm: { vnc: `${own}/control.sock` } }, /vm\.vnc .* leads to the control socket/],
+    [{ vm: { agent: `${own}/qmp.sock` } }, /vm\.agent .* leads to a monitor of Remus's/],
+    [{ vm: { agent: "/a", vnc: "/a" } }, /vm\.vnc \/a leads to vm\.agent \/a/],
+  ] as const) {
+    const started = beTheOnlyGuardian(read(file(root, 1, more)), "one.yaml", [join(root, "locks")]);
+    await assert.rejects(started, what);
+  }
+  assert.equal(existsSync(join(root, "own1")), false, "nothing was touched");
+});
+
+test("a whole device is none of two guardians' that another one has a part of, and two parts are two", (t) => {
+  const root = folder(t);
+  const device = (path: string, dev: string, partition = false) => {
+    mkdirSync(join(root, path, "holders"), { recursive: true });
+    writeFileSync(join(root, path, "dev"), `${dev}\n`);
+    if (partition) writeFileSync(join(root, path, "partition"), "1\n");
+    symlinkSync(join(root, path), join(root, dev));
+  };
+  device("sda", "8:0");
+  device("sda/sda1", "8:1", true);
+  device("sda/sda2", "8:2", true);
+  device("dm-0", "252:0");
+  symlinkSync(join(root, "dm-0"), join(root, "sda/sda2/holders/dm-0"));
+  assert.deepEqual(devicesOn("8:0", root).sort(), ["252:0", "8:0", "8:1", "8:2"]);
+  assert.deepEqual(devicesOn("8:1", root), ["8:1"]);
+  assert.deepEqual(devicesOn("8:2", root).sort(), ["252:0", "8:2"]);
+  assert.deepEqual(devicesOn("252:0", root), ["252:0"]);
+  assert.deepEqual(devicesOn("9:9", root), ["9:9"]);
+});
+
+test("two VMs of one MAC in one bridge are two of one, and in two bridges they are not", (t) => {
+  const config = read(file(folder(t), 1));
+  const names = (master: number | undefined) =>
+    soles(config, () => ({ master })).flatMap((one) => one.names.filter((name) => name.startsWith("mac.")));
+  assert.deepEqual(names(undefined), []);
+  assert.match(names(7).join(), /^mac\.\d+\.7\.52:54:00:00:01:01$/);
 });
 
 test("a directory for locks that others may write to is not used", async (t) => {
