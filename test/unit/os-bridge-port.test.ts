@@ -41,6 +41,15 @@ test("the bridge knows what is behind a port, once, and forgets it when it is to
   assert.doesNotMatch(await beside(forget, look), new RegExp(MAC));
 });
 
+test("an administrator's static entry stays what it is", { skip: mayNot }, async () => {
+  const set = `execFileSync("bridge", "fdb add ${MAC} dev port0 master static".split(" "));`;
+  const calls = `import { execFileSync } from "node:child_process"; ${set}
+    learnBehind("port0", "${MAC}"); forgetBehind("port0", "${MAC}");`;
+  const said = await beside(calls, "bridge -j fdb show br br0 dev port0");
+  const [entry] = (JSON.parse(said) as { mac: string; state?: string }[]).filter(({ mac }) => mac === MAC);
+  assert.equal(entry?.state, "static");
+});
+
 test("a device is described as iproute2 does it, and set up", { skip: mayNot }, async () => {
   const calls = `
     const br0 = networkLink("br0");
