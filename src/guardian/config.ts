@@ -68,6 +68,25 @@ const common = {
 
 const paths = endpoints(MAX_PATHS);
 
+interface Place {
+  readonly host: string;
+  readonly port: number;
+}
+
+/** A call to oneself is answered by nobody, or by the wrong one. */
+const elsewhere = (
+  { listen = [], peer = [] }: { readonly listen?: readonly Place[]; readonly peer?: readonly Place[] },
+  context: z.RefinementCtx,
+): void => {
+  const wrong = (index: number, message: string) =>
+    context.addIssue({ code: "custom", path: ["peer", index], message });
+  for (const [index, { host, port }] of peer.entries()) {
+    if (/^[0:.]+$/.test(host)) wrong(index, "is no host's address; name the other host's own");
+    else if (listen.some((own) => own.host === host && own.port === port))
+      wrong(index, "is also an address of listen, which are this host's own; name the other host's");
+  }
+};
+
 /** Roles change, and with them the direction in which a path is made. */
 const asMany = (
   { listen, peer }: { readonly listen?: readonly unknown[]; readonly peer?: readonly unknown[] },
@@ -88,12 +107,18 @@ const schema = z.discriminatedUnion(
     z.strictObject({
       role: z.literal("primary"),
       ...common,
-      replication: z.strictObject({ peer: paths, listen: paths.exactOptional() }).superRefine(asMany),
+      replication: z
+        .strictObject({ peer: paths, listen: paths.exactOptional() })
+        .superRefine(asMany)
+        .superRefine(elsewhere),
     }),
     z.strictObject({
       role: z.literal("backup"),
       ...common,
-      replication: z.strictObject({ listen: paths, peer: paths.exactOptional() }).superRefine(asMany),
+      replication: z
+        .strictObject({ listen: paths, peer: paths.exactOptional() })
+        .superRefine(asMany)
+        .superRefine(elsewhere),
     }),
   ],
   'must be "primary" or "backup"',
@@ -127,13 +152,22 @@ export class ConfigError extends Error {
 
 /** Reads and checks the file at `path`. @throws ConfigError */
 export async function readConfig(path: string): Promise<GuardianConfig> {
-  let text: string;
+  let bytes: Uint8Array;
   try {
-    text = await readFile(path, "utf8");
+    bytes = await readFile(path);
   } catch (cause) {
     throw new ConfigError([`${path}: cannot be read: ${(cause as Error).message}`], { cause });
   }
-  return parseConfig(text, path);
+  return parseConfig(decoded(bytes, path), path);
+}
+
+/** A wrong character in a path would be another path. */
+function decoded(bytes: Uint8Array, path: string): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch (cause) {
+    throw new ConfigError([`${path}: is not text in UTF-8; convert it: iconv -f latin1 -t utf-8`], { cause });
+  }
 }
 
 /** The same, of a text already read. `file` is for messages only. */
@@ -146,7 +180,13 @@ export function parseConfig(text: string, file: string): GuardianConfig {
   };
   const broken = [...document.errors, ...document.warnings];
   if (broken.length > 0)
-    throw new ConfigError(broken.map(({ pos, message }) => `${at(pos[0])}: not good YAML: ${message}`));
+    throw new ConfigError(
+      broken.map(({ code, message, pos }) => {
+        const words =
+          code === "MULTIPLE_DOCS" ? "it ends at this line (---); one file is of one VM" : message;
+        return `${at(pos[0])}: not good YAML: ${words}`;
+      }),
+    );
   let data: unknown;
   try {
     data = document.toJS();

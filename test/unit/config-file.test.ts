@@ -1,5 +1,8 @@
 /** The configuration file: what is read, what is filled in, and that each mistake is named where it stands. */
 import assert from "node:assert/strict";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
 import { test } from "node:test";
 import fc from "fast-check";
 import {
@@ -437,4 +440,29 @@ test("any document is read or refused with a ConfigError, never another way", ()
       mistakes(primary.slice(0, from) + put + primary.slice(from + length));
     }),
   );
+});
+
+test("a file that is not in UTF-8 is refused, for a path in it would be another one", async (t) => {
+  const path = join(mkdtempSync(join(tmpdir(), "remus-config-")), "vm.yaml");
+  t.after(() => rmSync(dirname(path), { recursive: true, force: true }));
+  writeFileSync(path, Buffer.from(changed("kernel: /k", "kernel: /k\u00e4"), "latin1"));
+  await assert.rejects(readConfig(path), /is not text in UTF-8; convert it/);
+  writeFileSync(path, `\ufeff${changed("kernel: /k", "kernel: /k\u00e4").replaceAll("\n", "\r\n")}`);
+  const { boot } = (await readConfig(path)).vm;
+  assert.equal(boot.kind === "kernel" && boot.kernel, "/k\u00e4");
+});
+
+test("the other host is never this one, nor all of them", () => {
+  for (const [replication, what] of [
+    ['{ peer: "0.0.0.0:7000" }', /replication\.peer\[0\] is no host's address/],
+    ['{ peer: "[::]:7000" }', /replication\.peer\[0\] is no host's address/],
+    ['{ peer: "10.0.0.1:7000", listen: "10.0.0.1:7000" }', /peer\[0\] is also an address of listen/],
+  ] as const)
+    assert.match(mistakes(changed('{ peer: "10.0.0.2:7000" }', replication)).join(), what);
+  const near = '{ peer: "10.0.0.1:7000", listen: "10.0.0.1:7001" }';
+  assert.deepEqual(mistakes(changed('{ peer: "10.0.0.2:7000" }', near)), []);
+});
+
+test("two documents in one file are named as that", () => {
+  assert.match(mistakes(`${primary}---\n${primary}`).join(), /one file is of one VM/);
 });
