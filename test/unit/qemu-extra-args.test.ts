@@ -76,6 +76,9 @@ for (const [expected, ...args] of [
   ["reserved-argument", "-display", "vnc=:1"],
   ["reserved-argument", "-mem-path", "/x"],
   ["reserved-argument", "-numa", "node,memdev=m"],
+  ["reserved-argument", "-numa", "node,nodeid=0,cpus=0-1"],
+  ["reserved-argument", "-compat", "unstable-input=reject"],
+  ["reserved-argument", "-compat", "deprecated-input=crash,deprecated-output=hide"],
   ["reserved-argument", "-object", "memory-backend-ram,id=m,size=1M"],
   ["reserved-argument", "-global", "migration.x-colo=on"],
   ["reserved-argument", "-global", "virtio-net-pci.mq=on"],
@@ -173,6 +176,7 @@ test("harmless arguments are let pass", () => {
     ["-machine", "smm=on,vmport=off"],
     ["-global", "virtio-net-pci.romfile=", "-global", "driver=cfi.pflash01,property=secure,value=on"],
     ["-run-with", "exit-with-parent=on"],
+    ["-compat", "deprecated-output=hide,deprecated-input=accept"],
     ["-sandbox", "on,spawn=deny", "-pidfile", "/run/vm.pid", "-D", "/var/log/q", "-d", "guest_errors"],
     // An option's value is what follows, whatever it looks like.
     ["-smbios", "-readconfig"],

@@ -95,6 +95,42 @@ test("one image that both hosts see is never replicated onto itself, whichever d
   assert.equal(refusal(shared, shared), undefined);
 });
 
+test("what extra arguments give to the guest is compared by its contents, wherever its path stands (I4)", (t) => {
+  const folder = mkdtempSync(join(tmpdir(), "remus-files-"));
+  t.after(() => rmSync(folder, { recursive: true, force: true }));
+  const path = join(folder, "file");
+  for (const extraArgs of [
+    ["-drive", `file=${path},format=raw,readonly=on,if=virtio`],
+    ["-drive", `driver=raw,file.driver=file,file.filename=${path},read-only=on`],
+    ["-blockdev", `{"driver":"raw","read-only":true,"file":{"driver":"file","filename":"${path}"}}`],
+    ["-blockdev", `driver=file,filename=${path},node-name=n,read-only=on`],
+    ["-cdrom", path],
+    ["-fw_cfg", `name=opt/org.example/x,file=${path}`],
+    ["-acpitable", `sig=SLIC,data=/etc/hostname:${path}`],
+    ["-smbios", `type=11,path=${path}`],
+    ["-option-rom", path],
+    ["-boot", `menu=on,splash=${path}`],
+  ]) {
+    const vm = { ...spec, extraArgs };
+    writeFileSync(path, "one");
+    const primary = print(vm);
+    assert.equal(refusal(print(vm), primary), undefined);
+    writeFileSync(path, "two");
+    assert.match(refusal(print(vm), primary) ?? "", /file .*file of vm\.extraArgs is/, extraArgs.join(" "));
+    rmSync(path);
+    assert.match(refusal(print(vm), primary) ?? "", /cannot be read: ENOENT/, extraArgs.join(" "));
+  }
+  // A server's is the server's.
+  const vm = {
+    ...spec,
+    extraArgs: ["-drive", "file=nbd://10.0.0.1/x,readonly=on", "-option-rom", "pxe.rom"],
+  };
+  assert.deepEqual(
+    Object.keys(print(vm)).filter((key) => key.startsWith("file ")),
+    [],
+  );
+});
+
 test("equal VMs fit; taps, the case of MACs and how the machine type is written are the host's own affair", () => {
   const nics = [{ mac: "52:54:00:00:00:01".toUpperCase(), tap: "other" }];
   assert.deepEqual(compareMachines(print(), print({ ...spec, nics, machine: "pc-q35-7.2" })), {

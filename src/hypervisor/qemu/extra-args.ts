@@ -42,7 +42,7 @@ function judge(argument: Argument): Finding | undefined {
 const harmless =
   "k msg rtc boot vga smbios acpitable fw_cfg usb no-acpi no-hpet no-fd-bootchk win2k-hack overcommit mem-prealloc bios L " +
   "option-rom only-migratable nodefaults no-user-config pidfile D d dfilter trace sandbox watchdog watchdog-action " +
-  "no-reboot no-shutdown compat seed cdrom";
+  "no-reboot no-shutdown seed cdrom";
 
 /** What Remus says of these options itself, and where the user says it to Remus. */
 const reserved: Readonly<Record<string, string>> = {
@@ -149,15 +149,23 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
       ? undefined
       : refused("unmigratable", "is a USB device that leads out of the VM", "Remove it.")(argument),
   ),
-  ...each("numa", (argument) =>
-    argument.properties.has("memdev") || argument.properties.has("mem")
-      ? refused(
-          "reserved-argument",
-          "places guest memory, which Remus does itself",
-          "Give nodes without memory, or none.",
-        )(argument)
-      : undefined,
+  ...each(
+    "numa",
+    refused(
+      "reserved-argument",
+      "places guest memory, which Remus does itself: the guest has one node",
+      "Leave it out.",
+    ),
   ),
+  ...each("compat", (argument) => {
+    const inputs = [...argument.properties].filter(([key]) => key.endsWith("-input"));
+    if (inputs.every(([, policy]) => policy === "accept")) return undefined;
+    return refused(
+      "reserved-argument",
+      "has QEMU refuse orders that it calls unstable or old, or abort at them, and COLO is one",
+      "Leave the input policies out.",
+    )(argument);
+  }),
   ...each(
     "icount",
     refused(

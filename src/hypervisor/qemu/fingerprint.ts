@@ -1,6 +1,7 @@
 /** What must be equal on both hosts of a VM, for one to go on with what the other has: gathered by each, compared by the backup (machine-mismatch.ts). */
 import type { DiskSpec, VmSpec } from "../vm-spec.ts";
 import type { DiskImageFacts } from "./disk-image.ts";
+import { extraFiles } from "./extra-files.ts";
 import { fileDigest } from "./file-digest.ts";
 import { GROUPS } from "./fingerprint-groups.ts";
 import { peripheralFingerprint } from "./peripherals.ts";
@@ -48,6 +49,7 @@ export function fingerprint(
     ...boot,
     ...peripheralFingerprint(spec),
     extraArgs: JSON.stringify(spec.extraArgs),
+    ...extraFiles(spec.extraArgs),
     ...running,
   };
 }
