@@ -9,6 +9,7 @@ import { at } from "../link/link-error.ts";
 import { deviceNumbers, devicesOn, loopFile } from "../os/block-device.ts";
 import { networkLink } from "../os/network-link.ts";
 import type { GuardianConfig } from "./config.ts";
+import { extraSockets } from "./extra-sockets.ts";
 
 /** @property what stands for it in sentences */
 export interface Sole {
@@ -38,7 +39,7 @@ export function soles(config: GuardianConfig, linkOf: MasterOf = networkLink): S
       what: `${name} in imageDirectory ${imageDirectory}`,
     },
     ...images(config),
-    ...ends(config),
+    ...ends(config, host),
     ...nics.map(({ tap }) => ({ names: [`tap.${host}.${tap}`], what: `tap ${tap}` })),
     ...nics.flatMap(({ mac, tap }) => addressOf(mac, tap, host, linkOf)),
     ...(replication.listen ?? []).map((address) => ({
@@ -68,7 +69,7 @@ function images({ vm }: GuardianConfig): Sole[] {
 }
 
 /** Where output of the VM goes on this host. QEMU removes what is in the place of its sockets, and appends to files. */
-function ends({ lab, runDirectory, vm }: GuardianConfig): Sole[] {
+function ends({ lab, runDirectory, vm }: GuardianConfig, host: string): Sole[] {
   const { agent, serial, vnc } = vm;
   const places: [string, string | undefined][] = [
     ["the control socket", join(runDirectory, "control.sock")],
@@ -80,13 +81,20 @@ function ends({ lab, runDirectory, vm }: GuardianConfig): Sole[] {
     ["lab.serialLog", lab.serialLog],
     ["lab.ramFile", lab.ramFile],
   ];
-  return places.flatMap(([field, path]) => {
+  // Extra arguments are the same on both hosts, which may be tried on one machine.
+  const extra = extraSockets(vm.extraArgs).map(({ option, path }) => ({
+    names: [`end.${host}.${place(path)}`],
+    what: `vm.extraArgs ${option} ${path}`,
+  }));
+  const named = places.flatMap(([field, path]) => {
     // A device may be everybody's, as /dev/null is.
     if (path === undefined || lookAt(path)?.isCharacterDevice() === true) return [];
     const what =
       field.startsWith("a monitor") || field.startsWith("the ") ? `${field} (${path})` : `${field} ${path}`;
-    return [{ names: [`end.${place(path)}`, ...contentsOf(path)], what }];
+    const names = [`end.${place(path)}`, `end.${host}.${place(path)}`, ...contentsOf(path)];
+    return [{ names, what }];
   });
+  return [...named, ...extra];
 }
 
 /** Two VMs of one address in one bridge take each other's frames. */

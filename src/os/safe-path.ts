@@ -12,8 +12,11 @@ const STICKY = 0o1000;
 const MOST_LINKS = 40;
 
 export interface SafePathHost {
-  readonly userId: number;
-  readonly groupId: number;
+  /** This user, and one who has become root by sudo: he could have run anything as root. */
+  readonly userIds: readonly number[];
+  readonly groupIds: readonly number[];
+  /** Whether nobody but these users and root is in a group. */
+  readonly isEmptyGroup: (groupId: number) => boolean;
   /** Owner of files whose owner this user namespace does not know, root's of the machine among them. */
   readonly unknownUserId: number | undefined;
 }
@@ -33,7 +36,7 @@ export function whyUnsafe(path: string, host: SafePathHost = thisHost()): string
     // What is not there yet is made by us, in a directory that is safe.
     if (found === undefined) return undefined;
     const unknown = found.uid === host.unknownUserId && !parentIsOpen;
-    if (found.uid !== 0 && found.uid !== host.userId && !unknown)
+    if (found.uid !== 0 && !host.userIds.includes(found.uid) && !unknown)
       return unsafe(at, `belongs to user ${found.uid}`);
     if (found.isSymbolicLink()) {
       if (++links > MOST_LINKS) return unsafe(at, "is a link that leads back to itself");
@@ -51,11 +54,12 @@ export function whyUnsafe(path: string, host: SafePathHost = thisHost()): string
   }
 }
 
-function writers({ gid, mode }: Stats, { groupId }: SafePathHost): string | undefined {
+function writers({ gid, mode }: Stats, { groupIds, isEmptyGroup }: SafePathHost): string | undefined {
   if ((mode & WRITABLE_BY_OTHERS) !== 0) return "every user";
+  if ((mode & WRITABLE_BY_GROUP) === 0) return undefined;
   // A user's own group, and root's, have nobody else in them.
-  if ((mode & WRITABLE_BY_GROUP) !== 0 && gid !== 0 && gid !== groupId) return `the users of group ${gid}`;
-  return undefined;
+  if (gid === 0 || groupIds.includes(gid) || isEmptyGroup(gid)) return undefined;
+  return `the users of group ${gid}`;
 }
 
 function unsafe(path: string, how: string): string {
@@ -67,13 +71,45 @@ function split(path: string): string[] {
 }
 
 function thisHost(): SafePathHost {
+  const userId = process.geteuid!();
+  const isInside = inUserNamespace();
+  const bySudo = (name: string) => (userId === 0 && !isInside ? numbers(process.env[name]) : []);
+  const userIds = [userId, ...bySudo("SUDO_UID")];
   return {
-    userId: process.geteuid!(),
-    groupId: process.getegid!(),
-    unknownUserId: inUserNamespace()
-      ? Number(readFileSync("/proc/sys/kernel/overflowuid", "utf8"))
-      : undefined,
+    userIds,
+    groupIds: [process.getegid!(), ...bySudo("SUDO_GID")],
+    // In a user namespace one number stands for all groups that it does not know.
+    isEmptyGroup: (groupId) => !isInside && isEmptyGroup(groupId, userIds),
+    unknownUserId: isInside ? Number(readFileSync("/proc/sys/kernel/overflowuid", "utf8")) : undefined,
   };
+}
+
+function numbers(text: string | undefined): number[] {
+  return text !== undefined && /^\d+$/.test(text) ? [Number(text)] : [];
+}
+
+/** As Debian's group `staff`, to which /var/local belongs. One that is not in this host's own files may have anybody in it. */
+function isEmptyGroup(groupId: number, userIds: readonly number[]): boolean {
+  const group = records("/etc/group").find(([, , id]) => Number(id) === groupId);
+  if (group === undefined) return false;
+  const trusted = new Set([0, ...userIds]);
+  const others = records("/etc/passwd").filter(([, , id]) => !trusted.has(Number(id)));
+  const trustedNames = new Set(
+    records("/etc/passwd").flatMap(([name, , id]) => (trusted.has(Number(id)) ? [name!] : [])),
+  );
+  const members = (group[3] ?? "").split(",").filter((name) => name !== "" && !trustedNames.has(name));
+  return members.length === 0 && others.every(([, , , id]) => Number(id) !== groupId);
+}
+
+function records(file: string): string[][] {
+  try {
+    return readFileSync(file, "utf8")
+      .split("\n")
+      .filter((line) => line !== "")
+      .map((line) => line.split(":"));
+  } catch {
+    return [];
+  }
 }
 
 /** In one that has not every user, root of the machine may be among those that are missing. */

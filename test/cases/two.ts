@@ -12,7 +12,7 @@ export const cases: readonly Case[] = [
   {
     number: 17,
     input:
-      "a guardian is started a second time; two VMs with one UUID, name, directory, disk image, tap or address",
+      "a guardian is started a second time; two VMs with one UUID, name, directory, disk image, tap, address or socket",
     right: "the second one names the first, ends with status 3, and has touched nothing",
     tests: [
       {

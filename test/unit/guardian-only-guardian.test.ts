@@ -141,12 +141,19 @@ test("I3: ends of a VM, and what two files call a path, a file or a device, are 
   const locks = [join(root, "locks")];
   await writeFile(join(root, "disk1.raw"), "x");
   mkdirSync(join(root, "own1"));
-  const vm = { vnc: `${root}/vnc.sock`, agent: `${root}/agent.sock`, serial: { file: `${root}/serial.log` } };
+  const extraArgs = ["-qmp", `unix:${root}/qmp,server=on,wait=off`];
+  const vm = {
+    ...{ vnc: `${root}/vnc.sock`, agent: `${root}/agent.sock`, serial: { file: `${root}/serial.log` } },
+    extraArgs,
+  };
   const held = await beTheOnlyGuardian(read(file(root, 1, { vm })), "one", locks);
   symlinkSync(join(root, "disk1.raw"), join(root, "log"));
   const taken: [Record<string, unknown>, RegExp][] = [
     [{ vnc: vm.agent }, /has vm\.vnc .*agent\.sock/],
     [{ serial: { file: `${root}/../${basename(root)}/serial.log` } }, /has vm\.serial/],
+    [{ extraArgs }, /has vm\.extraArgs -qmp .*\/qmp\./],
+    [{ extraArgs: ["-vnc", `unix:${vm.agent}`] }, /has vm\.extraArgs -vnc .*agent\.sock/],
+    [{ agent: `${root}/qmp` }, /has vm\.agent .*\/qmp\./],
     // It would be appended to a disk.
     [{ serial: { file: `${root}/log` } }, /has vm\.serial .*log/],
   ];
@@ -167,6 +174,10 @@ test("what leads out of a VM is none of its own disks, sockets or logs", async (
     [{ lab: { serialLog: `${root}/disk1.raw` } }, /lab\.serialLog .* leads to disk image/],
     [{ vm: { vnc: `${own}/control.sock` } }, /vm\.vnc .* leads to the control socket/],
     [{ vm: { agent: `${own}/qmp.sock` } }, /vm\.agent .* leads to a monitor of Remus's/],
+    [
+      { vm: { extraArgs: ["-chardev", `socket,id=c,path=${own}/control.sock,server=on`] } },
+      /vm\.extraArgs -chardev .* leads to the control socket/,
+    ],
     [{ vm: { agent: "/a", vnc: "/a" } }, /vm\.vnc \/a leads to vm\.agent \/a/],
   ] as const) {
     const started = beTheOnlyGuardian(read(file(root, 1, more)), "one.yaml", [join(root, "locks")]);

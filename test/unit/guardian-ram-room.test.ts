@@ -146,5 +146,8 @@ test("where there is no room for it any more, an alarm names file and bytes; whe
   rmSync(filler);
   await one.room.look();
   assert.equal(spaceOf(ram), 32 * MIB);
-  assert.ok(one.told.some((text) => text.startsWith("memory lowered")), one.told.join("\n"));
+  assert.ok(
+    one.told.some((text) => text.startsWith("memory lowered")),
+    one.told.join("\n"),
+  );
 });

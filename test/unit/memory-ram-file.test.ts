@@ -104,7 +104,7 @@ test("a link of somebody else's on the way is refused, and one of ours is follow
 
 test("in a directory where everybody may make files, what is of an unknown owner is not taken for root's", (t) => {
   const parent = folder(t);
-  const host = { userId: 0, groupId: 0, unknownUserId: SOMEBODY };
+  const host = { userIds: [0], groupIds: [0], isEmptyGroup: () => false, unknownUserId: SOMEBODY };
   chownSync(parent, SOMEBODY, SOMEBODY);
   const path = join(parent, "remus");
   // The parent lies in the temporary directory, where everybody may make files.
@@ -113,4 +113,43 @@ test("in a directory where everybody may make files, what is of an unknown owner
   mkdirSync(path);
   chownSync(path, SOMEBODY, SOMEBODY);
   assert.equal(whyUnsafe(path, host), undefined);
+});
+
+test("directories of the user who has become root by sudo are safe, and so are those of a group without members", (t) => {
+  const parent = folder(t);
+  const home = join(parent, "home");
+  mkdirSync(home);
+  chownSync(home, SOMEBODY, SOMEBODY);
+  assert.match(whyUnsafe(home)!, /home belongs to user 12345/);
+  const before = { ...process.env };
+  t.after(() => {
+    process.env = before;
+  });
+  Object.assign(process.env, { SUDO_UID: String(SOMEBODY), SUDO_GID: String(SOMEBODY) });
+  assert.equal(whyUnsafe(join(home, "vm1")), undefined);
+  chmodSync(home, 0o775);
+  assert.equal(whyUnsafe(home), undefined);
+  chownSync(home, SOMEBODY + 1, SOMEBODY);
+  assert.match(whyUnsafe(home)!, /belongs to user 12346/);
+
+  const lines = readFileSync("/etc/group", "utf8").trim().split("\n");
+  const groups = lines
+    .map((line) => line.split(":"))
+    .map(([, , id, members]) => ({ id: Number(id), members }));
+  const users = readFileSync("/etc/passwd", "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => Number(line.split(":")[3]));
+  const empty = groups.find(({ id, members }) => members === "" && !users.includes(id))!;
+  const local = join(parent, "local");
+  mkdirSync(local);
+  chmodSync(local, 0o2775);
+  chownSync(local, 0, empty.id);
+  assert.equal(whyUnsafe(join(local, "vm1")), undefined);
+  // One that no file knows may have members elsewhere.
+  chownSync(local, 0, SOMEBODY + 1);
+  assert.match(whyUnsafe(local)!, /local can be changed by the users of group 12346/);
+  const taken = users.find((id) => id !== 0)!;
+  chownSync(local, 0, taken);
+  assert.match(whyUnsafe(local)!, new RegExp(`the users of group ${taken}`));
 });

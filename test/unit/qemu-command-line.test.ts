@@ -46,6 +46,12 @@ test("guest RAM is called the same in the stream, whether it is a file or not, w
   assert.match(object!, /^memory-backend-file,id=pc\.ram,x-use-canonical-path-for-ramblock-id=off,/);
 });
 
+test("properties behind the machine type reach QEMU as properties", () => {
+  const base = { role: "primary", accelerator: "kvm", qmpSockets: ["/a", "/b"] } as const;
+  const command = qemuCommand({ ...spec, machine: "q35,smm=on" }, base);
+  assert.deepEqual(values(command, "-machine"), ["q35,smm=on,accel=kvm"]);
+});
+
 test("a standby without a RAM file is refused", () => {
   assert.throws(
     () => qemuCommand(spec, { role: "standby", accelerator: "kvm", qmpSockets: ["/a", "/b"] }),

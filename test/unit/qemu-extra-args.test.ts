@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { asksForDirtyRing, extraArgsFindings } from "../../src/hypervisor/qemu/extra-args.ts";
+import { machineFindings } from "../../src/hypervisor/qemu/machine-options.ts";
 
 /** Findings of each, as `code severity`, in the midst of arguments that are harmless. */
 function found(...args: string[]) {
@@ -156,6 +157,40 @@ for (const args of [
     assert.ok(finding!.message.includes(args.at(-1)!), finding!.message);
   });
 
+/** A CD as libvirt describes it: the file is opened for writing only if somebody wants to write, and nobody does. */
+const libvirtDisc = [
+  "-blockdev",
+  '{"driver":"file","filename":"/a.iso","node-name":"libvirt-1-storage","auto-read-only":true,"discard":"unmap"}',
+  ...[
+    "-blockdev",
+    '{"node-name":"libvirt-1-format","read-only":true,"driver":"raw","file":"libvirt-1-storage"}',
+  ],
+  ...["-device", "ide-cd,bus=ide.0,unit=0,drive=libvirt-1-format,id=ide0-0-0"],
+];
+
+test("a file that could be opened for writing after all is refused, though it says auto-read-only", () => {
+  const [, storage] = libvirtDisc;
+  for (const more of [
+    [],
+    libvirtDisc.slice(4),
+    ["-blockdev", '{"node-name":"f","driver":"raw","file":"libvirt-1-storage"}'],
+    [...libvirtDisc.slice(2), "-device", "virtio-blk-pci,drive=libvirt-1-storage"],
+  ])
+    assert.equal(extraArgsFindings(["-blockdev", storage!, ...more])[0]?.code, "unprotected-disk", `${more}`);
+  const written = storage!.replace("true", 'true,"read-only":false');
+  assert.equal(
+    extraArgsFindings(["-blockdev", written, ...libvirtDisc.slice(2)])[0]?.code,
+    "unprotected-disk",
+  );
+});
+
+test("behind a machine type stand properties of the guest's hardware, and no others", () => {
+  for (const machine of ["pc", "pc-i440fx-7.2", "q35,smm=on,vmport=off", "type=q35,hpet=off"])
+    assert.deepEqual(machineFindings(machine), [], machine);
+  for (const machine of ["q35,accel=kvm", "q35,memory-backend=m", "smm=on", "q35,,smm=on"])
+    assert.equal(machineFindings(machine)[0]?.code, "reserved-argument", machine);
+});
+
 test("harmless arguments are let pass", () => {
   for (const args of [
     ["-device", "virtio-rng-pci"],
@@ -165,6 +200,7 @@ test("harmless arguments are let pass", () => {
     ["-drive", "if=pflash,format=raw,readonly=on,file=/OVMF_CODE.fd"],
     ["-cdrom", "a.iso"],
     ["-blockdev", '{"driver":"file","node-name":"a","filename":"a","read-only":true}'],
+    libvirtDisc,
     ["-rtc", "base=utc", "-vga", "std"],
     ["-net", "none"],
     ["-nic", "none"],

@@ -77,7 +77,8 @@ export function qemuCommand(spec: VmSpec, places: QemuPlaces): string[] {
 
 function memory(spec: VmSpec, places: QemuPlaces): string[] {
   const size = `${ramKiB(spec.memoryMiB, places.accelerator)}K`;
-  const machine = `${value(spec.machine)},accel=${places.accelerator}`;
+  // Properties may stand behind the type (machine-options.ts).
+  const machine = `${spec.machine},accel=${places.accelerator}`;
   if (places.ramFile === undefined) return ["-machine", machine, "-m", `size=${size}`];
   // Machine types before 4.0 would name the block by its object's path, and only where RAM is a file.
   const name = `id=${ramBlockName},x-use-canonical-path-for-ramblock-id=off`;

@@ -4,16 +4,20 @@
  * Everything that leaves a VM is held, refused, or named. So each option stands here with its rule, and one that does not is
  * refused: Remus cannot say where it leads. What the arguments add is looked for once more in the running QEMU (live-network.ts).
  */
-import { type Argument, isOn, parseArguments } from "./arguments.ts";
+import { type Argument, parseArguments } from "./arguments.ts";
 import { cardFinding, deviceFinding, globalFinding, objectFinding } from "./extra-devices.ts";
+import { diskFinding, onlyReadNodes } from "./extra-disks.ts";
 import { audioFinding, chardevFinding, endFinding, monitorFinding } from "./extra-ends.ts";
 import { type Rule, refused, unheld } from "./extra-rules.ts";
+import { areGuestProperties } from "./machine-options.ts";
 import { error, type Finding } from "./traps.ts";
 
 /** Findings on `vm.extraArgs`. */
 export function extraArgsFindings(extraArgs: readonly string[]): Finding[] {
-  return parseArguments(extraArgs).flatMap((argument) => {
-    const finding = judge(argument);
+  const all = parseArguments(extraArgs);
+  const onlyRead = onlyReadNodes(all);
+  return all.flatMap((argument) => {
+    const finding = onlyRead.has(argument) ? undefined : judge(argument);
     return finding === undefined ? [] : [finding];
   });
 }
@@ -59,10 +63,6 @@ const reserved: Readonly<Record<string, string>> = {
   "incoming loadvm snapshot S preconfig daemonize": "Leave it out.",
 };
 
-/** What of `-machine` is the guest's hardware, or QEMU's own affair, and nothing that Remus sets. */
-const machineProperties =
-  /^(smm|vmport|hpet|usb|mem-merge|dump-guest-core|kernel[-_]irqchip|smbus|sata|pit|pic|i8042|acpi|fd-bootchk|graphics|max-ram-below-4g|smbios-entry-point-type)$/;
-
 const disks = "drive blockdev hda hdb hdc hdd fda fdb sd mtdblock";
 
 const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
@@ -72,8 +72,7 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ),
   ...each("machine", (argument) => {
     const { head, properties } = argument;
-    const own = head === "" && [...properties.keys()].every((key) => machineProperties.test(key));
-    return own
+    return head === "" && areGuestProperties(properties)
       ? undefined
       : refused("reserved-argument", "is set by Remus itself", reserved["machine M"]!)(argument);
   }),
@@ -203,32 +202,4 @@ function actionFinding(argument: Argument): Finding | undefined {
     "ends QEMU with its guest, which looks like a failure of this host",
     "Leave it out: when the guest powers off or panics, its guardian ends the VM on both hosts.",
   )(argument);
-}
-
-/** Without a file it is an empty tray, and a CD cannot be written. */
-function diskFinding(argument: Argument): Finding | undefined {
-  const { option, properties } = argument;
-  const readOnly = ["readonly", "read-only"].flatMap((key) => properties.get(key) ?? []);
-  const written = readOnly.length === 0 || !readOnly.every(isOn) || isOn(properties.get("snapshot"));
-  if (option === "drive") {
-    const empty =
-      !["file", "driver", "filename"].some((key) => properties.has(key)) && !hasNested(properties);
-    if (properties.get("media") === "cdrom" || empty) return undefined;
-    if (properties.get("if") === "pflash" && written)
-      return refused(
-        "unprotected-disk",
-        "is flash memory that the guest writes, in a file that Remus would not bring along",
-        "Name firmware and variable store as vm.uefi.code and vm.uefi.variables.",
-      )(argument);
-  }
-  if ((option === "drive" || option === "blockdev") && !written) return undefined;
-  return refused(
-    "unprotected-disk",
-    "adds a disk that can be written and that Remus would not copy",
-    "Put it into vm.disks; or make it read-only (-drive …,readonly=on), the same on both hosts. A CD belongs into vm.cdroms.",
-  )(argument);
-}
-
-function hasNested(properties: ReadonlyMap<string, string>): boolean {
-  return [...properties.keys()].some((key) => key.startsWith("file."));
 }

@@ -17,6 +17,7 @@ import {
   memAvailableMiB,
   spaceOf,
 } from "./host-facts.ts";
+import { machineFindings } from "./machine-options.ts";
 import { endFindings, peripheralFiles } from "./peripherals.ts";
 import { needsLibrary, ramKiB } from "./tcg-aids.ts";
 import { error, type Finding, qemuTraps, warning } from "./traps.ts";
@@ -54,6 +55,7 @@ export function judge(spec: VmSpec, question: StaticQuestion, host: HostFacts): 
     ...spec.nics.flatMap((nic, index) => nicFindings(nic, index, host)),
     ...rightsFindings(spec, question, host),
     ...cpuFindings(spec.cpu),
+    ...machineFindings(spec.machine),
     ...extraArgsFindings(spec.extraArgs),
     ...endFindings(spec),
     ...memoryFindings(spec, question, host),
