@@ -84,6 +84,17 @@ export class OwnedDisks {
     });
   }
 
+  /** The VM has ended, and no backup of it is left: the next start need not wait for one. */
+  async noteEnded(): Promise<void> {
+    const { generation, images, session, wanted } = this.record.state ?? {};
+    if (session === undefined) return;
+    await this.record.write({
+      generation: generation!,
+      images: images!,
+      ...(wanted === true ? { wanted } : {}),
+    });
+  }
+
   /**
    * The same without a session. The VM runs on if it cannot be noted; then that is tried again in the background, until it is, or something newer is noted.
    * Resolves after the first try.

@@ -73,7 +73,16 @@ export async function whatNext(last: {
   readonly asked: boolean;
 }): Promise<RoleEnd> {
   const { asked, disks, guestShutDown, post, session, state } = last;
-  if (state.phase !== "superseded") return { kind: "exit", status: guestShutDown || asked ? 0 : 1 };
+  if (state.phase !== "superseded") {
+    // The backup has stood down, or was ruled out. QEMU had ended before that could be noted as of a protection that is stopped.
+    if (guestShutDown && state.phase === "ending")
+      await disks
+        .noteEnded()
+        .catch((error: Error) =>
+          post.log.warn(`the next start of the VM will take longer: ${error.message}`),
+        );
+    return { kind: "exit", status: guestShutDown || asked ? 0 : 1 };
+  }
   // Should it not be noted, the next resync compares all of it.
   if (state.planned)
     await disks

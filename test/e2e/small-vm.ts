@@ -1,19 +1,7 @@
 /**
- * A VM under the primary's parts alone, with nobody at the other end: what they do to a running QEMU, and undo. Its guest is an option ROM, which counts and does what
- * a byte in its memory tells it. It has a card that leads nowhere and, if wanted, a disk. No network of the host's, no guardian.
+ * A VM under the primary's parts alone, with nobody at the other end: what they do to a running QEMU, and undo. Its guest is that of deed-guest.ts. It has a card that leads nowhere and, if wanted, a disk. No network of the host's, no guardian.
  */
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  readSync,
-  rmSync,
-  truncateSync,
-  writeFileSync,
-  writeSync,
-} from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
@@ -27,48 +15,10 @@ import { buildTcgAids } from "../../src/hypervisor/qemu/tcg-aids.ts";
 import { cacheDirectory } from "../../src/lab/configuration.ts";
 import type { Session } from "../../src/link/session.ts";
 import type { Fate } from "../../src/link/stream.ts";
-import { eventually } from "./lab-session.ts";
+import { type Deed, DeedGuest, deedRom } from "./deed-guest.ts";
 
 const MIB = 1 << 20;
 const DISK_BYTES = 4 * MIB;
-const COUNTER = 0x10000;
-const DEED = COUNTER + 0x10;
-const DEEDS = ["power-off", "reset", "panic", "sleep", "triple-fault"] as const;
-
-/** What the guest does when it is told to. */
-export type Deed = (typeof DEEDS)[number];
-
-/**
- * 55 aa, one block, then, with es = 1000h:
- *   loop: inc word es:[0]; al = es:[10h]; by al: 1 outw 604h, 2000h (ACPI off); 2 outb 64h, feh (keyboard reset); 3 outb 505h, 1 (pvpanic);
- *   4 outw 604h, 2400h (S3); 5 lidt of nothing, int3 (triple fault). The byte is cleared first, at the start and before each deed.
- */
-function rom(): Buffer {
-  const clear = "26c606100000";
-  const deeds = [
-    `${clear}ba0406b80020efebfe`,
-    `${clear}b0fee664ebfe`,
-    `${clear}ba0505b001eeebfe`,
-    `${clear}ba0406b80024efebfe`,
-    // An IDT of no bytes lies at es:[20h], where nothing is written.
-    `${clear}260f011e2000ccebfe`,
-  ].map((code) => Buffer.from(code, "hex"));
-  const head = Buffer.from(`55aa01b800108ec0${clear}`, "hex");
-  const count = Buffer.from("26ff06000026a01000", "hex");
-  const tests = 4 * deeds.length + 2;
-  let at = tests;
-  const branches = deeds.map((code, index) => {
-    const from = 4 * (index + 1);
-    const branch = Buffer.from([0x3c, index + 1, 0x74, at - from]);
-    at += code.length;
-    return branch;
-  });
-  const back = Buffer.from([0xeb, 256 - (count.length + tests)]);
-  const block = Buffer.alloc(512);
-  Buffer.concat([head, count, ...branches, back, ...deeds]).copy(block);
-  block[511] = -block.reduce((sum, byte) => sum + byte, 0) & 255;
-  return block;
-}
 
 export class SmallVm {
   readonly qemu: QemuProcess;
@@ -83,6 +33,7 @@ export class SmallVm {
   /** Of the present protection. */
   captured = -1;
   putOff = 0;
+  private readonly guest: DeedGuest;
   private readonly hasDisk: boolean;
   private readonly records: DirtyRecords;
   private current: Protection | undefined;
@@ -91,6 +42,7 @@ export class SmallVm {
   private constructor(qemu: QemuProcess, directory: string, hasDisk: boolean) {
     this.qemu = qemu;
     this.directory = directory;
+    this.guest = new DeedGuest(join(directory, "ram"));
     this.hasDisk = hasDisk;
     this.records = new DirtyRecords(qemu.qmp, hasDisk ? [0] : []);
     this.vm = new RunningVm(qemu, {
@@ -109,7 +61,7 @@ export class SmallVm {
     const directory = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), "remus-small-"));
     t.after(() => rmSync(directory, { recursive: true, force: true }));
     const image = join(directory, "disk.raw");
-    writeFileSync(join(directory, "rom"), rom());
+    writeFileSync(join(directory, "rom"), deedRom());
     writeFileSync(image, "");
     truncateSync(image, DISK_BYTES);
     mkdirSync(join(directory, "run"));
@@ -158,31 +110,16 @@ export class SmallVm {
     return join(this.directory, "run");
   }
 
-  /** The guest's counter: it runs while this changes. */
   get count(): number {
-    const fd = openSync(join(this.directory, "ram"), "r");
-    try {
-      const word = Buffer.alloc(2);
-      readSync(fd, word, 0, 2, COUNTER);
-      return word.readUInt16LE();
-    } finally {
-      closeSync(fd);
-    }
+    return this.guest.count;
   }
 
-  /** The guest does it as soon as it runs. */
   does(deed: Deed): void {
-    const fd = openSync(join(this.directory, "ram"), "r+");
-    try {
-      writeSync(fd, Buffer.from([DEEDS.indexOf(deed) + 1]), 0, 1, DEED);
-    } finally {
-      closeSync(fd);
-    }
+    this.guest.does(deed);
   }
 
-  async counts(): Promise<void> {
-    const before = this.count;
-    await eventually("the guest counts", () => this.count !== before, 30_000);
+  counts(): Promise<void> {
+    return this.guest.counts();
   }
 
   async status(): Promise<string> {

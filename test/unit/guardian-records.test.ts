@@ -9,7 +9,7 @@ import { StateFile, StateFileError } from "../../src/disk/state-file.ts";
 import { BackupDisks } from "../../src/guardian/backup-disks.ts";
 import { GuestEnd } from "../../src/guardian/guest-end.ts";
 import { OwnedDisks } from "../../src/guardian/owned-disks.ts";
-import { putAway } from "../../src/guardian/primary-end.ts";
+import { putAway, whatNext } from "../../src/guardian/primary-end.ts";
 
 const VM = "7f6b1c58-7c1f-4a7e-9d1b-0d6a3f1f2a10";
 
@@ -121,6 +121,29 @@ test("I4: a guest that ends soon after a takeover leaves disks from which it can
   assert.equal(record.state?.images, "syncing");
   await disks.putAway(2, true);
   assert.equal(record.state?.images, "owner");
+});
+
+test("a guest that has ended leaves no protection on record once its backup has stood down, so its next start does not wait for that", async (t) => {
+  const { disks, record } = await owner(t);
+  const post = { log: { warn() {} } } as never;
+  const ended = (phase: string, guestShutDown: boolean) =>
+    whatNext({
+      ...{ asked: false, disks, guestShutDown, post, session: "s" },
+      state: { phase, generation: 2 } as never,
+    });
+  const noted = { generation: 2, images: "owner", session: "s", wanted: true } as const;
+  await record.write(noted);
+  // The backup may hold what is newer.
+  for (const [phase, guestShutDown] of [
+    ["stopping", true],
+    ["ending", false],
+  ] as const) {
+    await ended(phase, guestShutDown);
+    assert.equal(record.state?.session, "s", phase);
+  }
+  assert.deepEqual(await ended("ending", true), { kind: "exit", status: 0 });
+  const { generation, images, session, wanted } = record.state!;
+  assert.deepEqual({ generation, images, session, wanted }, { ...noted, session: undefined });
 });
 
 test("I4: with durability replicated, the backup lets go of its copy only once this host's disks have it all", async () => {
