@@ -23,6 +23,11 @@ export const cases: readonly Case[] = [
         file: ONLY,
         name: "I3: what two guardians would destroy for each other is one's alone, by whichever name it is called",
       },
+      {
+        file: ONLY,
+        name: "I3: ends of a VM, and what two files call a path, a file or a device, are one's alone",
+      },
+      { file: ONLY, name: "what leads out of a VM is none of its own disks, sockets or logs" },
     ],
   },
   {
