@@ -78,7 +78,8 @@ async function tryPlatform({ name }: Platform, root: string): Promise<void> {
     const { status, output, json } = await runCell(root, cell);
     keepOutput(`${name} ${cell.name}`, output);
     const seconds = Math.round((performance.now() - started) / 1000);
-    const passed = status === 0;
+    const sawEnough = cell.sawEnough === undefined || (json !== undefined && cell.sawEnough(json));
+    const passed = status === 0 && sawEnough;
     if (!passed) failures++;
     const figures = json === undefined && cell.words.includes(JSON_PLACE) ? "" : cell.figures(json, output);
     const lastLines = output.trim().split("\n").slice(-LAST_LINES).join("\n");

@@ -20,7 +20,7 @@ const steps = ["debian-12", "debian-13", "debian-13-backports"];
 
 for (const name of steps)
   if (!existsSync(join(rootsDirectory, name, "usr/bin/qemu-system-x86_64")))
-    fail(`${name} is not set up: npm run platforms -- --platform ${name} --cell "npm start (power)"`);
+    fail(`${name} is not set up: npm run platforms -- --platform ${name} --cell set-up`);
 
 /** The system that each host has now. */
 const systems: Record<HostName, string> = { a: steps[0]!, b: steps[1]! };
