@@ -2,7 +2,6 @@
  * The demo: boot, protect, count over one TCP connection, kill host A at a random instant, count on, and say how it went.
  * All figures come from the parts themselves: pauses from QEMU's events, gaps from the client.
  */
-
 import { writeFile } from "node:fs/promises";
 import type { BackupStatus, PrimaryStatus, SyncSummary } from "../guardian/control/status.ts";
 import type { ClientProcess } from "./client-process.ts";
@@ -33,6 +32,8 @@ const ANSWERS_AFTER_KILL = 100;
 /** Redis keeps every write on it, synced. */
 const DATA_DISK_MIB = 128;
 const AFTER_KILL_TIMEOUT_MS = 20_000;
+
+type InRole = PrimaryStatus | BackupStatus;
 
 /** What `--json` writes. */
 export interface DemoReport {
@@ -205,7 +206,7 @@ class ProtectedRun {
   }
 
   /** Shows the backup and the client until `enough`. Returns the backup's last status. */
-  private async watchBackup(enough: Promise<void>, last: PrimaryStatus): Promise<BackupStatus> {
+  private async watchBackup(enough: Promise<void>, last: PrimaryStatus): Promise<InRole> {
     let waiting = true;
     const done = enough.finally(() => {
       waiting = false;
@@ -218,9 +219,10 @@ class ProtectedRun {
     return await this.show(last);
   }
 
-  private async show(status: PrimaryStatus): Promise<BackupStatus> {
+  private async show(status: PrimaryStatus): Promise<InRole> {
     const { lab, screen, client } = this;
-    const backup = await lab.backup.control.backupStatus();
+    // Once it has taken the VM over, the same guardian is a primary.
+    const backup = await lab.backup.control.statusInRole();
     screen.show({
       phase: status.phase,
       backupPhase: backup.phase,
@@ -241,7 +243,7 @@ class ProtectedRun {
   private report(
     seen: {
       readonly status: PrimaryStatus;
-      readonly backup: BackupStatus;
+      readonly backup: InRole;
       readonly summary: ClientSummary;
       readonly resync: SyncSummary | undefined;
       readonly clean: boolean;
