@@ -16,15 +16,24 @@ export class PrimaryStatistics {
   private sinceMs = performance.now();
   private stoppedAtUs: number | undefined;
   private wireBefore = 0;
+  private wireAtEnd = 0;
 
-  /** From here on is counted; `bytesOnWire` is what the link has carried so far. */
-  reset(bytesOnWire: number): void {
+  /**
+   * From here on is counted.
+   * @param bytesOnWire what the link has carried in this protection so far; undefined: there is none
+   */
+  reset(bytesOnWire: number | undefined): void {
     this.pauseMs.clear();
     this.dirtyPages.clear();
     this.checkpoints = 0;
     this.sinceMs = performance.now();
     this.stoppedAtUs = undefined;
-    this.wireBefore = bytesOnWire;
+    this.wireBefore = bytesOnWire ?? this.wireAtEnd;
+  }
+
+  /** The protection is over; what it came to stays until the next. */
+  ended(bytesOnWire: number): void {
+    this.wireAtEnd = bytesOnWire;
   }
 
   /** QMP STOP and RESUME, by QEMU's own clock in microseconds. */
@@ -42,13 +51,14 @@ export class PrimaryStatistics {
     this.dirtyPages.add(pages);
   }
 
-  summary(bytesOnWire: number): Measured {
+  /** @param bytesOnWire as above */
+  summary(bytesOnWire: number | undefined): Measured {
     return {
       checkpoints: this.checkpoints,
       ...this.rate(),
       pauseMs: { last: this.pauseMs.last, ...this.pauseMs.summary() },
       dirtyPages: { last: this.dirtyPages.last, ...this.dirtyPages.summary() },
-      bytesOnWire: bytesOnWire - this.wireBefore,
+      bytesOnWire: (bytesOnWire ?? this.wireAtEnd) - this.wireBefore,
     };
   }
 

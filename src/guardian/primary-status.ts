@@ -51,6 +51,6 @@ export function primaryStatus(parts: StatusParts): PrimaryStatus {
     ...(takenOver?.failover === undefined ? {} : { failover: takenOver.failover }),
     ...(protection?.disks.progress === undefined ? {} : { sync: protection.disks.progress }),
     syncs: [...(protection?.disks.syncs ?? [])],
-    ...statistics.summary(protection?.bytesOnWire ?? 0),
+    ...statistics.summary(protection?.bytesOnWire),
   };
 }

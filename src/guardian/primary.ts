@@ -182,7 +182,7 @@ export class PrimaryGuardian {
         ...orders.table(() => this.disks.refuseToMove(), this.vm),
         status: () => this.status(),
         samples: ({ from }) => statistics.samples(from),
-        "reset-statistics": () => statistics.reset(this.protection?.bytesOnWire ?? 0),
+        "reset-statistics": () => statistics.reset(this.protection?.bytesOnWire),
       }),
     );
     this.publish();
@@ -420,6 +420,7 @@ export class PrimaryGuardian {
     vm.whenRunning(undefined);
     if (protection !== undefined && this.guestEnd.takes(protection)) return;
     await protection?.tearDown();
+    if (protection !== undefined) this.statistics.ended(protection.bytesOnWire);
     this.protection = undefined;
     await vm.look();
     // Another host owns the VM: nothing is noted in its generation.

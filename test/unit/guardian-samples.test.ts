@@ -81,3 +81,18 @@ test("I6: what a status and a slice cost does not grow with what was measured", 
   const { samples } = anHour.statistics.samples().pauseMs;
   assert.ok(samples.length <= MOST_IN_SLICE);
 });
+
+test("what went over the link is told after the protection's end, too, and counted from the last reset on", () => {
+  const statistics = new PrimaryStatistics();
+  const told = (bytesOnWire?: number) => statistics.summary(bytesOnWire).bytesOnWire;
+  statistics.reset(0);
+  assert.equal(told(900), 900);
+  statistics.reset(900);
+  assert.equal(told(1000), 100);
+  statistics.ended(1200);
+  assert.equal(told(), 300);
+  statistics.reset(undefined);
+  assert.equal(told(), 0);
+  statistics.reset(0);
+  assert.equal(told(50), 50);
+});

@@ -1,6 +1,7 @@
 /** In place of `src/guardian/primary-statistics.ts`: nothing is measured here. */
 export class PrimaryStatistics {
   reset(): void {}
+  ended(): void {}
   paused(): void {}
   resumed(): void {}
   captured(): void {}
