@@ -9,7 +9,7 @@
 import { spawnSync } from "node:child_process";
 import { globSync } from "node:fs";
 import { availableParallelism } from "node:os";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { run } from "node:test";
 import { spec } from "node:test/reporters";
 import { completeSearchPath } from "../src/lab/search-path.ts";
@@ -37,8 +37,9 @@ function check(): boolean {
 
 interface Count {
   passed: number;
-  failed: number;
   skipped: number;
+  /** By file and name. */
+  readonly failed: string[];
 }
 
 /** Runs test files; counts single tests, not the suites that hold them. */
@@ -49,22 +50,28 @@ async function test(pattern: string, concurrency: number, count: Count, timeout 
     if (skip === undefined) count.passed++;
     else count.skipped++;
   });
-  stream.on("test:fail", ({ details }) => {
-    if (details.type !== "suite") count.failed++;
+  stream.on("test:fail", ({ details, file, name }) => {
+    if (details.type !== "suite") count.failed.push(`${relative(process.cwd(), file ?? "")}: ${name}`);
   });
   for await (const line of stream.compose(spec)) process.stdout.write(String(line));
 }
 
+/** What failed, once more at the end: what a log of a thousand tests is read for. */
+function summarize({ failed, passed, skipped }: Count): void {
+  for (const one of failed) console.log(`failed: ${one}`);
+  console.log(`${passed} passed, ${failed.length} failed, ${skipped} skipped`);
+}
+
 const only = process.argv[2];
-const count: Count = { passed: 0, failed: 0, skipped: 0 };
+const count: Count = { passed: 0, skipped: 0, failed: [] };
 let ok = true;
 if (only === undefined || only === "--checks") ok = check();
 if (only === "--long") {
   await test("test/long/*.test.ts", 1, count, 900_000);
-  console.log(`${count.passed} passed, ${count.failed} failed, ${count.skipped} skipped`);
+  summarize(count);
 } else if (ok && only !== "--checks") {
   if (only !== "--e2e") await test("test/unit/*.test.ts", availableParallelism(), count);
   if (only !== "--unit") await test("test/e2e/*.test.ts", 1, count);
-  console.log(`${count.passed} passed, ${count.failed} failed, ${count.skipped} skipped`);
+  summarize(count);
 }
-process.exit(ok && count.failed === 0 ? 0 : 1);
+process.exit(ok && count.failed.length === 0 ? 0 : 1);
