@@ -68,9 +68,11 @@ function swapsOf(file: string): Swap[] {
   );
 }
 
-/** An effect is made where it stands, or comes out of a list; a list of strings, say, is no list of effects. */
+/** An effect is made where it stands and has a type, or comes out of a list; a list of strings, say, is no list of effects. */
 function isValue(one: ts.Expression): boolean {
   return (
+    (ts.isObjectLiteralExpression(one) &&
+      !one.properties.some((property) => property.name?.getText() === "type")) ||
     ts.isLiteralExpression(one) ||
     ts.isTemplateExpression(one) ||
     ts.isPropertyAccessExpression(one) ||

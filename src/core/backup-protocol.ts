@@ -36,7 +36,6 @@ export interface ArbitratingState extends Holding {
 /** The VM is ours. The last acknowledged checkpoint is committed, then the standby runs. */
 export interface RecoveringState extends Holding {
   readonly phase: "recovering";
-  readonly loading: boolean;
   readonly planned: boolean;
 }
 

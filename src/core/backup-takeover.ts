@@ -41,7 +41,7 @@ function lostInHandover(reason: string): Report {
 
 function granted(state: ArbitratingState, generation: Generation): BackupStep {
   const { acked, planned } = state;
-  const next: RecoveringState = { ...state, phase: "recovering", generation, loading: false };
+  const next: RecoveringState = { ...state, phase: "recovering", generation };
   return recover(next, ...(planned ? [] : [{ type: "takeover", generation, epoch: acked } as const]));
 }
 
@@ -82,11 +82,8 @@ export function fromRecovering(state: RecoveringState, event: BackupEvent): Back
 
 /** Runs the standby as soon as the images are at the last acknowledged checkpoint. */
 function recover(state: RecoveringState, ...first: BackupEffect[]): BackupStep {
-  if (state.committed < state.acked || state.loading) return { state, effects: first };
-  return {
-    state: { ...state, loading: true },
-    effects: [...first, { type: "run-standby", epoch: state.acked }],
-  };
+  if (state.committed < state.acked) return { state, effects: first };
+  return { state, effects: [...first, { type: "run-standby", epoch: state.acked }] };
 }
 
 /** A primary that waits, with the VM paused, keeps it. Of a lost one nobody else may have it: the images are tried again until they take the rest. */

@@ -53,8 +53,8 @@ export function keepStepped(
 ): Keeping {
   const before = keeping.phase;
   const { phase } = state;
-  // Checkpoint 0 is acknowledged: from here on the VM is protected, and wanted so; unless the end of it was decided meanwhile.
-  const whole = phase === "protected" && state.acked >= 0 && state.leaveBecause === undefined;
+  // Checkpoint 0 is acknowledged: from here on the VM is protected, and wanted so. A stop before that has left `protected` at once.
+  const whole = phase === "protected" && state.acked >= 0;
   const next: Keeping = {
     ...keeping,
     phase,
@@ -63,9 +63,8 @@ export function keepStepped(
   };
   if (phase !== "unprotected" || before === "unprotected") return next;
   if (before === "connecting") return { ...next, tryAtMs: now + retryMs, protectedSinceMs: undefined };
-  const since = keeping.protectedSinceMs;
-  const sound = since !== undefined && now - since >= SOUND_MS;
-  const delayMs = sound ? retryMs : next.delayMs;
+  const lastedMs = now - (keeping.protectedSinceMs ?? now);
+  const delayMs = lastedMs >= SOUND_MS ? retryMs : next.delayMs;
   return {
     ...next,
     tryAtMs: now + delayMs,

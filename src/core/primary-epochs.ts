@@ -54,7 +54,8 @@ export function fromProtected(
     case "disk-failed":
       return leave(state, failure(event));
     case "capture-failed":
-      return leave({ ...state, capture: "idle" }, failure(event));
+      // Nobody is there any more to hear a `proceed`.
+      return leaving(state, false, failure(event));
     case "unable":
       return backupUnable(state.generation, state.capture === "held", event.reason);
     case "link-lost":
@@ -84,12 +85,11 @@ function maybeCapture(state: ProtectedState, now: Milliseconds, settings: PacerS
   const decision: Pace = pace(state.pacer, settings, state, now);
   if (decision.kind === "at") return { state, effects: [{ type: "wake", atMs: decision.atMs }] };
   if (decision.kind === "blocked") return stay(state);
-  const hold = state.switchover || (state.holdAt !== undefined && state.running >= state.holdAt);
+  const hold = state.switchover || state.running >= (state.holdAt ?? Number.POSITIVE_INFINITY);
   return {
     state: {
       ...state,
       capture: hold ? "capturing-to-hold" : "capturing",
-      holdAt: hold ? undefined : state.holdAt,
       pacer: paceCapture(state.pacer, settings, state, now),
     },
     effects: [{ type: "capture", epoch: state.running, hold }],
@@ -111,15 +111,17 @@ function captured(
     pacer: paceCaptured(state.pacer, epoch, bytes),
   };
   const proceed: PrimaryEffect[] = state.capture === "capturing-to-proceed" ? [{ type: "proceed" }] : [];
-  const then = next.leaveBecause === undefined ? stay(next) : leave(next, next.leaveBecause);
+  const then = captureOver(next);
   return { state: then.state, effects: [...proceed, ...then.effects] };
 }
 
 /** As if it had not been ordered: whoever waits for the VM to be held waits on, and whoever waits for the end of the checkpoint need not. */
 function putOff(state: ProtectedState): PrimaryStep {
-  const holdAt = state.capture === "capturing-to-hold" && !state.switchover ? state.running : undefined;
-  const next: ProtectedState = { ...state, capture: "idle", holdAt: state.holdAt ?? holdAt };
-  return next.leaveBecause === undefined ? stay(next) : leave(next, next.leaveBecause);
+  return captureOver({ ...state, capture: "idle" });
+}
+
+function captureOver(state: ProtectedState): PrimaryStep {
+  return state.leaveBecause === undefined ? stay(state) : leave(state, state.leaveBecause);
 }
 
 /** The VM need not be held any more, wherever that stands. */
@@ -145,7 +147,7 @@ function switchoverAsked(state: ProtectedState): PrimaryStep {
   if (state.switchover) return stay(state);
   if (state.leaveBecause !== undefined)
     return refused(state, `protection is about to end: ${state.leaveBecause}`);
-  if (state.holdAt !== undefined || state.capture === "held" || state.capture === "capturing-to-hold")
+  if (state.holdAt !== undefined)
     return refused(state, "the VM is held, or about to be; let it proceed first");
   return {
     state: { ...state, switchover: true },

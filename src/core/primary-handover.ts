@@ -11,7 +11,7 @@ import type { Milliseconds } from "./words.ts";
 /** The VM is held at its last checkpoint, and that is acknowledged. */
 export function handOver({ generation, acked }: ProtectedState): PrimaryStep {
   return {
-    state: { phase: "handing-over", generation, acked, capture: "held", leaveBecause: undefined },
+    state: { phase: "handing-over", generation, acked, held: true, leaveBecause: undefined },
     effects: [
       { type: "send-handover", epoch: acked },
       info(`the VM is paused at checkpoint ${acked}; the backup is asked to run it`),
@@ -29,7 +29,7 @@ export function fromHandingOver(
     case "handover-refused":
       return handoverRefused(state, event, now, settings);
     case "unable":
-      return backupUnable(state.generation, state.capture === "held", event.reason);
+      return backupUnable(state.generation, state.held, event.reason);
     case "link-lost":
       return {
         state: {
@@ -38,7 +38,7 @@ export function fromHandingOver(
           acked: state.acked,
           proceedWhenCaptured: false,
           // The backup may be running the VM: ours stays paused until the arbiter has ruled that out.
-          proceedWhenGranted: state.capture === "held",
+          proceedWhenGranted: state.held,
           planned: true,
         },
         effects: [
@@ -48,7 +48,7 @@ export function fromHandingOver(
         ],
       };
     case "capture-failed":
-      return stay({ ...state, capture: "broken", leaveBecause: failure(event) });
+      return stay({ ...state, held: false, leaveBecause: failure(event) });
     case "output-failed":
     case "disk-failed":
       return stay({ ...state, leaveBecause: failure(event) });
@@ -74,8 +74,7 @@ function handoverRefused(
   now: Milliseconds,
   settings: PacerSettings,
 ): PrimaryStep {
-  const { acked, capture, leaveBecause } = state;
-  const held = capture === "held";
+  const { acked, held, leaveBecause } = state;
   if (stoodDown)
     return {
       // The backup has won this generation, perhaps, and has given it up to us.

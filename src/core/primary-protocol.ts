@@ -41,7 +41,7 @@ export interface ProtectedState {
   readonly capture: CaptureState;
   readonly capturedMs: Milliseconds;
   readonly pacer: PacerState;
-  /** The first checkpoint from this one on keeps the VM paused, to be looked at. */
+  /** The first checkpoint from this one on keeps the VM paused, to be looked at, until `proceed-asked`. */
   readonly holdAt: EpochId | undefined;
   /** The next checkpoint keeps the VM paused, and the backup is asked to run it from there. Not while somebody holds the VM. */
   readonly switchover: boolean;
@@ -70,8 +70,8 @@ export interface HandingOverState {
   readonly phase: "handing-over";
   readonly generation: Generation;
   readonly acked: EpochId;
-  /** `broken`: nobody is there any more to hear `proceed`; the VM is paused until capture is taken out. */
-  readonly capture: "held" | "broken";
+  /** The capture thread waits for a `proceed`. If not, it has failed: the VM is paused until capture is taken out. */
+  readonly held: boolean;
   /** A part has failed meanwhile: should the backup refuse, protection ends. */
   readonly leaveBecause: string | undefined;
 }

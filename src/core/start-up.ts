@@ -93,7 +93,7 @@ export function startUp({ detectionMs, host, newest, record, role, witnessed }: 
     };
   }
 
-  if (record.images !== "owner" || record.handedOver === true) {
+  if (isCopy(record)) {
     const copy = `the images here are ${describe(record)} (generation ${record.generation})`;
     if (role === "backup" || newest !== undefined) return backup(copy);
     return {
@@ -117,12 +117,16 @@ export function startUp({ detectionMs, host, newest, record, role, witnessed }: 
 
 /** What is decided whatever the arbiter would say, so that nobody need wait for it; undefined if that matters. */
 export function startUpUnasked(starting: Omit<Starting, "newest">): StartUp | undefined {
-  if (!starting.witnessed) return startUp({ ...starting, newest: undefined });
-  const generation = (starting.record?.generation ?? 0) + 1;
-  const answers = [undefined, starting.host, `not ${starting.host}`].map((host) =>
-    startUp({ ...starting, newest: host === undefined ? undefined : { generation, host } }),
-  );
-  return answers.every(({ as }) => as === "backup") ? answers[0] : undefined;
+  const decision = startUp({ ...starting, newest: undefined });
+  if (!starting.witnessed) return decision;
+  // Who is told to wait without a claim may still run the VM with one of its own, but only from images that it has owned.
+  const { record } = starting;
+  return decision.as === "backup" && (record === undefined || isCopy(record)) ? decision : undefined;
+}
+
+/** What is on this host's disks is another host's VM. */
+function isCopy({ handedOver, images }: OwnRecord): boolean {
+  return images !== "owner" || handedOver === true;
 }
 
 /** The arbiter's word to a host that asked to start. */

@@ -22,8 +22,8 @@ export const HOST_BUGS: Readonly<Record<string, Bug>> = {
     patches: [
       in1(
         "core/start-up.ts",
-        'if (record.images !== "owner" || record.handedOver === true)',
-        'if (record.images === "syncing" || record.handedOver === true)',
+        'return images !== "owner" || handedOver === true;',
+        'return images === "syncing" || handedOver === true;',
       ),
     ],
   },
@@ -33,8 +33,8 @@ export const HOST_BUGS: Readonly<Record<string, Bug>> = {
     patches: [
       in1(
         "core/start-up.ts",
-        'if (record.images !== "owner" || record.handedOver === true)',
-        'if (record.images === "replica" || record.handedOver === true)',
+        'return images !== "owner" || handedOver === true;',
+        'return images === "replica" || handedOver === true;',
       ),
     ],
   },

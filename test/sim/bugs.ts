@@ -165,11 +165,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     why: "the VM goes on from a state that does not know what was released (I1, I2)",
     focus: { style: "one", faults: ["host loses power", "QEMU crashes"] },
     patches: [
-      in1(
-        "core/backup-takeover.ts",
-        "if (state.committed < state.acked || state.loading)",
-        "if (state.loading)",
-      ),
+      in1("core/backup-takeover.ts", "if (state.committed < state.acked)", "if (false as boolean)"),
       in1(
         "guardian/standby-takeover.ts",
         'if (!("committed" in state) || state.committed !== epoch)',

@@ -98,12 +98,11 @@ const PRIMARY: readonly PrimaryState[] = [
   { phase: "unprotected", generation: 1 },
   { phase: "connecting", generation: 1 },
   { phase: "syncing", generation: 1 },
-  ...(["idle", "requested", "capturing", "capturing-to-hold", "capturing-to-proceed", "held"] as const).map(
-    (capture) => ({
-      ...running,
-      capture,
-    }),
-  ),
+  ...(["idle", "requested", "capturing", "capturing-to-proceed"] as const).map((capture) => ({
+    ...running,
+    capture,
+  })),
+  ...(["capturing-to-hold", "held"] as const).map((capture) => ({ ...running, capture, holdAt: 5 })),
   { ...running, holdAt: 7 },
   ...(["idle", "requested", "capturing", "capturing-to-hold", "capturing-to-proceed"] as const).map(
     (capture) => ({ ...running, capture, switchover: true }),
@@ -112,9 +111,9 @@ const PRIMARY: readonly PrimaryState[] = [
   { ...running, capture: "held", switchover: true },
   { ...running, capture: "held", switchover: true, releaseFrom: 5 },
   { ...running, capture: "capturing", leaveBecause: reason },
-  ...(["held", "broken"] as const).flatMap((capture) =>
+  ...[true, false].flatMap((held) =>
     [undefined, reason].map(
-      (leaveBecause) => ({ phase: "handing-over", generation: 1, acked: 4, capture, leaveBecause }) as const,
+      (leaveBecause) => ({ phase: "handing-over", generation: 1, acked: 4, held, leaveBecause }) as const,
     ),
   ),
   { phase: "leaving", generation: 1, acked: 3, releaseFrom: 0 },
@@ -162,7 +161,7 @@ const BACKUP: readonly BackupState[] = [
   { ...holding, phase: "armed" },
   ...[false, true].flatMap((planned) => [
     { ...holding, phase: "arbitrating", planned } as const,
-    { ...holding, phase: "recovering", loading: false, planned } as const,
+    { ...holding, phase: "recovering", planned } as const,
   ]),
   { phase: "running", generation: 2 },
   { phase: "stood-down", generation: 2, reason },

@@ -34,8 +34,9 @@ const PRIMARY: readonly PrimaryState[] = [
   { phase: "connecting", generation },
   { phase: "syncing", generation },
   { ...isProtected, running: 1, acked: -1 },
+  { ...isProtected, running: 1, acked: 0 },
   isProtected,
-  { phase: "handing-over", generation, acked: 4, capture: "held", leaveBecause: undefined },
+  { phase: "handing-over", generation, acked: 4, held: true, leaveBecause: undefined },
   { phase: "leaving", generation, acked: 3, releaseFrom: 0 },
   {
     phase: "arbitrating",
@@ -54,7 +55,7 @@ const BACKUP: readonly BackupState[] = [
   { phase: "filling", generation },
   { ...holding, phase: "armed" },
   ...[false, true].map((planned) => ({ ...holding, phase: "arbitrating", planned }) as const),
-  ...[false, true].map((planned) => ({ ...holding, phase: "recovering", loading: true, planned }) as const),
+  ...[false, true].map((planned) => ({ ...holding, phase: "recovering", planned }) as const),
   { phase: "running", generation },
   { phase: "stood-down", generation, reason: "" },
 ];
@@ -140,7 +141,7 @@ const rows = <D extends string>(duties: readonly D[], ...asserted: readonly D[])
   ...asserted.map((duty) => [`${duty}, invariant broken`, duty, true] as const),
 ];
 const primary = table(PRIMARY, rows(PRIMARY_DUTIES, "release"), primaryRemedy);
-const backup = table(BACKUP, rows(BACKUP_DUTIES, "ack", "step"), backupRemedy);
+const backup = table(BACKUP, rows(BACKUP_DUTIES, "ack", "run-standby", "step", "stepped"), backupRemedy);
 
 test("protocol.md: what a failed effect of the primary means is as in core/effect-failures", () => {
   assert.deepEqual(documented("Primary: an effect that fails"), primary);
@@ -175,5 +176,14 @@ test("I4: no failure makes a backup give up the VM of a lost primary", () => {
     for (const duty of BACKUP_DUTIES)
       for (const broken of [false, true])
         assert.ok(!gives.includes(backupRemedy(duty, broken, state)), `${duty} while ${state.phase}`);
+  }
+});
+
+test("I4: running a lost primary's VM, and going on as its primary, are tried again whatever failed in them", () => {
+  for (const broken of [false, true]) {
+    for (const state of BACKUP) assert.equal(backupRemedy("stepped", broken, state), "again", state.phase);
+    for (const state of BACKUP)
+      if (state.phase === "recovering" && !state.planned)
+        assert.equal(backupRemedy("run-standby", broken, state), "again");
   }
 });

@@ -146,6 +146,10 @@ test("I3, switchover: the backup is lost after the handover: the VM stays paused
   assert.deepEqual(end, { phase: "superseded", generation: 2, planned: true });
   // No late word from the capture lets it run before.
   playPrimary(`${lost} captured 1 → | arbitrating`);
+  // Nor does one keep it paused after.
+  playPrimary(
+    `${lost} capture-put-off →\n verdict granted 2 → proceed, release-all, end-capture, warn | ending`,
+  );
   // Nobody hears a `proceed` when capture has failed, whenever it did.
   playPrimary(`${lost} capture-failed →\n verdict granted 2 → release-all, end-capture, warn | ending`);
   playPrimary(`${HANDED_OVER}
@@ -179,11 +183,19 @@ test("I5, switchover: a backup that refuses and has stood down: the VM proceeds,
   assert.deepEqual(end, { phase: "unprotected", generation: 2 });
 });
 
+test("I5, switchover: a backup that is unable to go on has let go of the VM: it proceeds, if capture is there to hear it", () => {
+  const ends = "release-all, end-capture, close-link, warn | ending";
+  playPrimary(`${HANDED_OVER}\n unable → proceed, ${ends}`);
+  playPrimary(`${HANDED_OVER}\n capture-failed → | handing-over\n unable → ${ends}`);
+});
+
 test("I5, switchover: parts that fail while the VM is handed over end the protection if the backup refuses", () => {
   for (const part of ["output-failed", "disk-failed"])
     playPrimary(`${HANDED_OVER}
       ${part}             →                                         | handing-over
       handover-refused    → proceed, send-goodbye                   | leaving
+      # If the backup is lost now, the arbiter is asked with the generation that was protected (I3).
+      link-lost           → warn, close-link, ask-arbiter 1         | arbitrating
     `);
   playPrimary(`${HANDED_OVER}
     capture-failed        →                                         | handing-over

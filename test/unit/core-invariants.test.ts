@@ -179,6 +179,7 @@ test("the made-up world gets anywhere at all: checkpoints are taken and released
     "commit-fails",
     "disk-breaks",
     "disk-fails",
+    "put-off",
     "handover-expires",
     "handover-of-another-checkpoint",
     "primary unprotected",

@@ -65,9 +65,22 @@ test("stop is stop, until somebody has it protected again", () => {
   const stopped = stopKeeping(through(first, [WHOLE, 0]));
   // What comes after the word must not bring the wish back.
   const over = through(stopped, [WHOLE, 10], [ENDING, 20], [UNPROTECTED, 30]);
-  assert.equal(triesNow(over, 1e9), false);
+  assert.deepEqual([over.wanted, triesNow(over, 1e9)], [false, false]);
   const again = through(over, [CONNECTING, 40], [WHOLE, 50]);
   assert.equal(again.wanted, true);
+});
+
+test("a stop before checkpoint 0 is acknowledged stands, though its ack comes while the backup is told", () => {
+  const leaving = `${FIRST_PASS_DONE}\n stop-asked → send-goodbye`;
+  const stopped = stopKeeping(through(first, [playPrimary(leaving), 10]));
+  const over = through(stopped, [playPrimary(`${leaving}\n acked 0 → release 0`), 20], [UNPROTECTED, 30]);
+  assert.equal(over.wanted, false);
+});
+
+test("I4: what happens while the VM is unprotected puts off no try", () => {
+  const lost = through(first, [WHOLE, 0], [UNPROTECTED, 10]);
+  const later = through(lost, [UNPROTECTED, 1_000], [UNPROTECTED, 2_000]);
+  assert.deepEqual([triesNow(later, 2_009), triesNow(later, 2_010)], [false, true]);
 });
 
 test("where nobody answers it is tried at an even pace", () => {

@@ -73,6 +73,10 @@ test("I6: with maxInFlightBytes not acknowledged no checkpoint is begun, however
   const three = paceCaptured(two, 7, 1);
   assert.deepEqual(pace(three, settings, { running: 8, acked: 4 }, 99), { kind: "blocked", by: "acks" });
   assert.equal(pace(paceAcked(three, 5, 90), settings, { running: 8, acked: 5 }, 99).kind, "now");
+  // It makes room for its own checkpoint, and not for those behind it.
+  const large = paceCaptured(paceCaptured(known, 5, 1), 6, 1000);
+  const behind = paceAcked(large, 5, 90);
+  assert.deepEqual(pace(behind, settings, { running: 7, acked: 5 }, 99), { kind: "blocked", by: "acks" });
   // One that is larger than the bound alone is taken all the same, once nothing is before it.
   const huge = paceCaptured(paceAcked(three, 7, 90), 8, 1e12);
   assert.deepEqual(pace(huge, settings, { running: 9, acked: 7 }, 99), { kind: "blocked", by: "acks" });

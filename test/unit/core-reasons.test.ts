@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { type BackupEffect, type BackupEvent, stepBackup } from "../../src/core/backup.ts";
 import { stepPrimary } from "../../src/core/primary.ts";
 import type { PrimaryEffect, PrimaryEvent } from "../../src/core/primary-protocol.ts";
-import { askedToStart, type Starting, startUp } from "../../src/core/start-up.ts";
+import { askedToStart, SET_OUT, type Starting, startUp } from "../../src/core/start-up.ts";
 import { playBackup, playPrimary, SETTINGS } from "./core-scenario.ts";
 
 const reason = "the cat sits on it";
@@ -61,6 +61,17 @@ test("I3: a VM that is killed is killed for a reason, with the generation that h
   primaryTells(PROTECTED, hung, "kill-vm", `${reason}; the backup can go on`);
 });
 
+test("a takeover that is out of date is named as that, where it ends a protection", () => {
+  const { state, effects } = stepPrimary(
+    playPrimary(PROTECTED),
+    { type: "takeover", generation: 0 },
+    30,
+    SETTINGS,
+  );
+  assert.equal(state.phase, "arbitrating");
+  assert.match(String(texts(effects, "warn")), /believes in an older generation/);
+});
+
 test("an order that cannot be carried out now is refused with the reason", () => {
   for (const [before, event, said] of [
     [`${PROTECTED} switchover-asked →`, { type: "hold-asked", atEpoch: 0 }, "about to be handed over"],
@@ -86,6 +97,7 @@ test("a part of protection that fails is named, with what it said, whenever it f
     primaryTells(PROTECTED, { type, reason }, "info", said);
   }
   primaryTells(SYNCING, { type: "link-lost", reason }, "warn", `first pass broken off: ${reason}`);
+  primaryTells(SYNCING, { type: "unable", reason }, "warn", `the backup cannot go on: ${reason}`);
 });
 
 test("a failure that ends protection only after the capture is still the one that is named", () => {
@@ -112,6 +124,7 @@ test("I5: a handover that is refused is refused with the reason: the primary's o
       "the arbiter has given the VM to the primary",
     ],
     [ASKED, { type: "commit-failed", reason }, `the images are not whole: ${reason}`],
+    [ASKED, { type: "standby-failed", reason }, `the standby cannot run the VM: ${reason}`],
     [GRANTED, { type: "commit-failed", reason }, `the images are not whole: ${reason}`],
     [GRANTED, { type: "standby-failed", reason }, `the standby could not run the VM: ${reason}`],
   ] as const)
@@ -134,6 +147,8 @@ test("a host that starts says why it runs the VM, or waits", () => {
     ],
     [{ role: "backup", record, newest: undefined }, "configured so"],
     [{ role: "primary", record, newest: undefined }, "this host had the VM last"],
+    [{ role: "primary", record: SET_OUT, newest: undefined }, "no host has had the VM"],
+    [{ role: "primary", record: SET_OUT, newest: { generation: 1, host: "a" } }, "no host has had the VM"],
     [
       { role: "primary", record: { ...record, session: "s" }, newest: undefined },
       "its backup may hold a newer state",

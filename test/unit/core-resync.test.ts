@@ -10,6 +10,7 @@ const WAYS: readonly [string, OldImage | undefined, Baseline | undefined, "blank
   [
     ["nothing is known of the image", undefined, baseline, "compare"],
     ["it is a mixture", { state: "unknown" }, baseline, "compare"],
+    ["it is a mixture, whatever else is said of it", { ...replica, state: "unknown" }, baseline, "compare"],
     ["it is blank, whatever is on record", { state: "blank" }, baseline, "blank"],
     ["it is blank", { state: "blank" }, undefined, "blank"],
     ["a replica without a record of ours", replica, undefined, "compare"],
@@ -22,6 +23,12 @@ const WAYS: readonly [string, OldImage | undefined, Baseline | undefined, "blank
       "compare",
     ],
     ["a replica of which nothing is safe", { state: "replica", session: "s" }, baseline, "compare"],
+    [
+      "a replica of which nothing is safe, and a record from the first pass on",
+      { state: "replica", session: "s" },
+      { ...baseline, since: 0 },
+      "compare",
+    ],
     ["a replica of another session", { ...replica, session: "t" }, baseline, "compare"],
     ["the old primary's, with its intents", owner, baseline, "records"],
     ["the old primary's, without", { state: "owner", session: "s" }, baseline, "compare"],

@@ -1,4 +1,15 @@
-// What lies between the two hosts of the made-up world: the link, and the arbiter.
+// What lies between the two hosts of the made-up world: the link, and the arbiter. And where the capture of its VM stands.
+
+export type VmCapture =
+  | "none"
+  | "first-pass"
+  | "paused"
+  | "running"
+  | "requested"
+  | "busy"
+  | "held"
+  | "broken"
+  | "broken-paused";
 
 export type ToBackup =
   | { readonly type: "part"; readonly epoch: number }

@@ -7,7 +7,13 @@ import { type BackupEvent, type BackupState, startBackup, stepBackup } from "../
 import { startPrimary, stepPrimary } from "../../src/core/primary.ts";
 import type { PrimaryEvent, PrimaryState } from "../../src/core/primary-protocol.ts";
 import { HeldOutput } from "../../src/net/held-output.ts";
-import { type Link, type ToBackup, type ToPrimary, WorldArbiter } from "./core-world-parts.ts";
+import {
+  type Link,
+  type ToBackup,
+  type ToPrimary,
+  type VmCapture,
+  WorldArbiter,
+} from "./core-world-parts.ts";
 
 const SETTINGS = { intervalMs: 5, maxInFlight: 3, maxInFlightBytes: 2 ** 20 };
 const FRAME_BYTES = 10;
@@ -29,16 +35,7 @@ export class World {
   private sessionGeneration = 0;
   // The VM and its capture at the primary.
   private vmEpoch = 0;
-  private capture:
-    | "none"
-    | "first-pass"
-    | "paused"
-    | "running"
-    | "requested"
-    | "busy"
-    | "held"
-    | "broken"
-    | "broken-paused" = "none";
+  private capture: VmCapture = "none";
   private wantsHold = false;
   /** The backup was asked to run the VM, and has not refused. */
   private handedOver = false;
@@ -161,7 +158,8 @@ export class World {
     if (this.ending) all.push(["capture-ended", () => this.endCapture()]);
     else if (capture === "first-pass") all.push(["first-pass", () => this.firstPass()]);
     else if (capture === "running") all.push(["request", () => this.request()]);
-    else if (capture === "busy") all.push(["captured", () => this.captured()]);
+    else if (capture === "busy")
+      all.push(["captured", () => this.captured()], ["put-off", () => this.putOff()]);
     if (this.primary.phase === "protected")
       all.push(["switchover", () => this.feedPrimary({ type: "switchover-asked" })]);
     if (!this.ending && this.diskBrokenIn !== undefined && !this.diskFailureKnown)
@@ -290,6 +288,12 @@ export class World {
     this.capture = this.wantsHold ? "held" : "running";
     this.ship(epoch);
     this.feedPrimary({ type: "captured", epoch, bytes: 4096 });
+  }
+
+  /** The VM does not run at this instant; QEMU asks again. */
+  private putOff(): void {
+    this.capture = "running";
+    this.feedPrimary({ type: "capture-put-off" });
   }
 
   /** As the guardian does: a checkpoint with a write missing never gets its end. */

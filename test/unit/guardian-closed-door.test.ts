@@ -43,7 +43,7 @@ test("who took the VM over says so, until it has given the VM away itself: its n
   assert.equal(refused.generation, undefined);
   assert.match(refused.message, /ran the VM before/);
   // It has not heard yet that the other host runs the VM.
-  state = { phase: "handing-over", generation: 6, acked: 3, capture: "held", leaveBecause: undefined };
+  state = { phase: "handing-over", generation: 6, acked: 3, held: true, leaveBecause: undefined };
   assert.match((await call()).message, /ran the VM before/);
 });
 

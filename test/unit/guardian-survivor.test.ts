@@ -122,8 +122,8 @@ test("I5: a standby that hangs is ended only while the VM is elsewhere", () => {
     [{ ...holding, phase: "armed" }, true],
     [{ ...holding, phase: "arbitrating", planned: true }, true],
     [{ ...holding, phase: "arbitrating", planned: false }, false],
-    [{ ...holding, phase: "recovering", planned: true, loading: true }, true],
-    [{ ...holding, phase: "recovering", planned: false, loading: true }, false],
+    [{ ...holding, phase: "recovering", planned: true }, true],
+    [{ ...holding, phase: "recovering", planned: false }, false],
     [{ phase: "running", generation: 2 }, false],
     [{ phase: "stood-down", generation: 2, reason: "" }, true],
   ];
