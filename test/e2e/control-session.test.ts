@@ -99,6 +99,8 @@ test("a session of orders at both hosts is what is on record", async (t) => {
     guest: "echo",
     disks: [{ mebibytes: 16, use: "data" }],
     retryMs: 600_000,
+    // A busy machine shall not look like a host that has failed.
+    detectionMs: 10_000,
     onEvent: (host, heard: HeardEvent) => {
       assert.deepEqual(event.parse(heard), heard);
       if (heard.kind === "phase") phases[host]!.push(`${heard.role} ${heard.phase}`);
