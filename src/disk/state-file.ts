@@ -33,13 +33,17 @@ export class StateFileError extends Error {}
 export class StateFile {
   readonly path: string;
   private readonly vm: string;
+  /** As it is on stable storage. */
   private last: DiskState | undefined;
+  /** The latest generation of which anything was to be noted. */
+  private newest: Generation;
   private writing: Promise<void> = Promise.resolve();
 
   private constructor(path: string, vm: string, last: DiskState | undefined) {
     this.path = path;
     this.vm = vm;
     this.last = last;
+    this.newest = last?.generation ?? 0;
   }
 
   /** Reads the file, if there is one. @throws StateFileError when it is of another VM, or unreadable */
@@ -54,6 +58,7 @@ export class StateFile {
     return new StateFile(path, vm, parse(path, text, vm));
   }
 
+  /** What was noted last, and is on stable storage. */
   get state(): DiskState | undefined {
     return this.last;
   }
@@ -63,18 +68,22 @@ export class StateFile {
    * it back. @throws StateFileError then
    */
   write(state: Omit<DiskState, "version" | "vm">): Promise<void> {
-    const { generation: noted = 0 } = this.last ?? {};
-    if (state.generation < noted) {
-      const late = `"${state.images}" of generation ${state.generation} is not noted: generation ${noted} is`;
+    const { newest } = this;
+    if (state.generation < newest) {
+      const late = `"${state.images}" of generation ${state.generation} is not noted: generation ${newest} is`;
       return Promise.reject(new StateFileError(`${this.path}: ${late}`));
     }
     const next: DiskState = { version: 1, vm: this.vm, ...state };
-    this.last = next;
-    const after = () =>
-      put(this.path, `${JSON.stringify(next, null, 2)}\n`).catch((cause: Error) => {
-        const text = `${this.path} cannot be written: ${cause.message}; ${whatToDo(cause)}`;
+    this.newest = state.generation;
+    const after = async () => {
+      try {
+        await put(this.path, `${JSON.stringify(next, null, 2)}\n`);
+      } catch (cause) {
+        const text = `${this.path} cannot be written: ${(cause as Error).message}; ${whatToDo(cause as Error)}`;
         throw new StateFileError(text, { cause });
-      });
+      }
+      this.last = next;
+    };
     const done = this.writing.then(after, after);
     this.writing = done;
     return done;

@@ -117,11 +117,7 @@ export class BackupGuardian {
     this.qemu = qemu;
     this.images = images;
     this.taps = taps;
-    this.hangs = watchStandby(post, qemu, () => {
-      if (!isSpare(this.state)) return;
-      this.hung = true;
-      qemu.kill();
-    });
+    this.hangs = watchStandby(post, qemu, (reason) => this.standbyHangs(reason));
     this.ending = endingOf(log, this.loop, () => this.end({ kind: "exit", status: 0 }));
     void this.qemu.exited.then((how) => this.standbyGone(how));
   }
@@ -267,6 +263,16 @@ export class BackupGuardian {
   }
 
   // Events
+
+  /** Its process may not end for long, should it wait for storage. Whoever must know that it does not run the VM hears that now. */
+  private standbyHangs(reason: string): void {
+    if (this.quitting || !isSpare(this.state)) return;
+    this.hung = true;
+    this.qemu.kill();
+    if (this.state.phase === "arbitrating" || this.state.phase === "recovering")
+      this.feed({ type: "standby-failed", reason });
+    else this.quit();
+  }
 
   private async standbyGone(how: string): Promise<void> {
     this.hangs.close();

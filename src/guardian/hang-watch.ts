@@ -116,7 +116,7 @@ export class HangWatch {
 export function watchStandby(
   { config, control, log }: Post,
   qemu: HangWatchOptions["qemu"],
-  onHung: () => void,
+  onHung: HangWatchOptions["onHung"],
 ): HangWatch {
   return new HangWatch({
     qemu,

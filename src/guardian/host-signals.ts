@@ -42,6 +42,8 @@ export class HostSignals {
   private readonly log: Log;
   private readonly ended = new AbortController();
   private role: Attended | undefined;
+  private atOnce = false;
+  private readonly leave = Promise.withResolvers<void>();
 
   constructor(log: Log) {
     this.log = log;
@@ -63,10 +65,16 @@ export class HostSignals {
     return this.ended.signal;
   }
 
+  /** Resolves when this guardian is to end at once, and has no role that could be told. */
+  get left(): Promise<void> {
+    return this.leave.promise;
+  }
+
   /** Tells this role from now on. */
   attend(role: Attended): void {
     this.role = role;
-    if (this.ending.aborted) role.ending.begin();
+    if (this.atOnce) role.ending.now();
+    else if (this.ending.aborted) role.ending.begin();
   }
 
   private heard(signal: string, meaning: Meaning): void {
@@ -79,7 +87,9 @@ export class HostSignals {
     this.ended.abort(new Error(`${signal} was sent`));
     if (again || meaning === "end at once") {
       log.warn(`${signal} was sent${again ? " again" : ""}: this guardian ends at once`);
-      role?.ending.now();
+      this.atOnce = true;
+      if (role === undefined) this.leave.resolve();
+      else role.ending.now();
       return;
     }
     log.warn(`${signal} was sent: this guardian ends in order; a second one ends it at once`);

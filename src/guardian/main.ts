@@ -65,7 +65,13 @@ async function main(path: string | undefined): Promise<number> {
     taps.begin();
     descriptors.begin();
     try {
-      return await serve(post, signals);
+      const served = serve(post, signals);
+      const ended = await Promise.race([served, signals.left]);
+      if (ended !== undefined) return ended;
+      // It was starting. Its QEMU dies with this process; memory that a standby was to have is not left behind.
+      served.catch(() => {});
+      rmSync(join(config.imageDirectory, `${vm.name}.ram`), { force: true });
+      return 0;
     } finally {
       descriptors.close();
       taps.close();

@@ -26,6 +26,7 @@ import type { GuestEnd } from "./guest-end.ts";
 import { HangWatch } from "./hang-watch.ts";
 import { InputForwarding } from "./input-forwarding.ts";
 import { KeepProtected } from "./keep-protected.ts";
+import { killVm } from "./kill-vm.ts";
 import { newProtection, refuseWithoutPeer } from "./new-protection.ts";
 import { OrderlyEnd } from "./orderly-end.ts";
 import { OwnedDisks } from "./owned-disks.ts";
@@ -103,7 +104,7 @@ export class PrimaryGuardian {
       state: () => this.state,
       partFailed: (type, reason) => void this.partFailed(this.protection, type, reason),
       loseLink: (reason) => this.loseLink(reason),
-      kill: () => qemu.kill(),
+      kill: this.kill,
     });
     this.disks = new OwnedDisks(post, ground);
     const numbers = this.disks.all.map(({ disk }) => disk);
@@ -152,7 +153,8 @@ export class PrimaryGuardian {
     this.watched = watchVm({ qemu, disks, post, statistics, state, protection, feed });
     ({ vm: this.vm, guestEnd: this.guestEnd } = this.watched);
     this.ending = new OrderlyEnd({
-      ...{ feed, qemu, log: post.log, orders: this.orders, shutdownMs: config.timing.shutdownMs },
+      ...{ feed, log: post.log, orders: this.orders, shutdownMs: config.timing.shutdownMs },
+      qemu: { qmp: qemu.qmp, kill: this.kill },
       state: () => this.state,
       refuseToMove: () => this.disks.refuseToMove(),
       onBegin: () => this.keep.rest(),
@@ -208,7 +210,7 @@ export class PrimaryGuardian {
         const cards = this.post.config.vm.nics.length;
         heed(await livePreflight(this.qemu.qmp, this.qemu.pid, cards), this.post.log);
       },
-      kill: () => this.qemu.kill(),
+      kill: this.kill,
       wantNoMore: () => this.wantNoMore(),
       get triesByItself() {
         return guardian.keep.isTrying;
@@ -246,6 +248,8 @@ export class PrimaryGuardian {
     const last = { asked: ending.asked, guestShutDown };
     this.finish(await whatNext({ ...last, disks, post, session: link.session, state }));
   }
+
+  private readonly kill = () => killVm(this.qemu, this.link, this.post.log);
 
   readonly uncaught = (error: Error) => this.failures.failed({ duty: "uncaught" }, error);
 
@@ -350,7 +354,7 @@ export class PrimaryGuardian {
         return this.askArbiter(effect.generation);
       case "kill-vm":
         this.post.log.error(`${effect.reason}; the VM is killed here`);
-        this.qemu.kill();
+        this.kill();
         return;
       case "remind-hypervisor":
         return this.protection!.remind();

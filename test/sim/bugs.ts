@@ -368,6 +368,11 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     focus: { style: "one", faults: ["a step fails, and host loses power"] },
     patches: [in1("core/effect-failures.ts", 'return broken ? remedy : "primary-lost";', "return remedy;")],
   },
+  "the backup waits for the end of a process that was killed": {
+    why: "a QEMU that waits for storage keeps its VM from going on at the backup (I4)",
+    focus: { style: "one", faults: ["QEMU hangs, and cannot be killed for long"] },
+    patches: [in1("guardian/kill-vm.ts", "  link.close();\n", "")],
+  },
   "what was not taken of a checkpoint is left out": {
     why: "images that did not take a checkpoint are tried again with the next one (I2)",
     focus: { style: "one", faults: ["host loses power, and the other's image has no room for a while"] },

@@ -165,6 +165,7 @@ class Run {
     this.stage.pass(random.pick([700, 700, 3000]));
     now();
     this.stage.pass(random.between(2500, 5000));
+    while (world.time.now < world.notBefore && world.violation === undefined) this.stage.pass(200);
   }
 
   /** The VM has been on the other host before, and this one knows of it. */

@@ -19,6 +19,14 @@ export const ACTIONS: readonly (readonly [RegExp, Act])[] = [
   [/^power on (A|B)$/, ({ world }, [, h]) => world.host(h!).powerOn()],
   [/^kill guardian (A|B)$/, ({ world }, [, h]) => world.host(h!).killGuardian()],
   [/^crash QEMU (A|B)$/, ({ world }, [, h]) => world.host(h!).qemu?.die("QEMU ended (SIGSEGV)")],
+  [
+    /^QEMU of (A|B) hangs, and cannot be killed$/,
+    ({ world }, [, h]) => {
+      const { qemu } = world.host(h!);
+      qemu?.hang();
+      if (qemu !== undefined) qemu.unkillable = true;
+    },
+  ],
   [/^stop guardian (A|B) for (\d+)$/, ({ world }, [, h, ms]) => world.host(h!).stopGuardian(Number(ms))],
   [
     /^stop host (A|B) for (\d+)$/,

@@ -54,6 +54,7 @@ test("I2: a state file that finds no room names itself, the reason and the remed
     assert.match(error.message, /make room on its file system$/);
     return true;
   });
+  assert.equal(file.state, undefined, "what is not on the disk is not noted");
   rmSync(`${path}.new`);
   await file.write({ generation: 1, images: "owner", wanted: true });
   assert.deepEqual((await StateFile.open(path, VM)).state, file.state);

@@ -17,17 +17,20 @@ const PROCESS = `
   import { HostSignals } from "${SRC}/guardian/host-signals.ts";
   const say = (text) => process.stdout.write(text + "\\n");
   const signals = new HostSignals({ info: say, warn: say, error: say });
-  signals.attend({
+  const attend = () => signals.attend({
     ending: { begin: () => say("begin"), now: () => process.exit(0) },
     uncaught: ({ message }) => say("uncaught " + message),
   });
+  WHEN
   setInterval(() => {}, 1000);
   process.stdin.once("data", () => { throw new Error("a bug"); });
   say("ready");
 `;
 
-function start(t: TestContext) {
-  const child = spawn(process.execPath, ["--input-type=module", "--eval", PROCESS], {
+/** @param when the role begins: a statement */
+function start(t: TestContext, when = "attend();") {
+  const program = PROCESS.replace("WHEN", when);
+  const child = spawn(process.execPath, ["--input-type=module", "--eval", program], {
     stdio: ["pipe", "pipe", "inherit"],
   });
   t.after(() => child.kill("SIGKILL"));
@@ -67,6 +70,26 @@ test("what is no reason to end is told and changes nothing; SIGTERM ends in orde
   assert.match(out(), /SIGINT was sent again: this guardian ends at once/);
   // Node would open its debugger's port for whoever sends SIGUSR1.
   assert.doesNotMatch(out(), /Debugger/);
+});
+
+test("a guardian that has no role yet: SIGTERM waits for one or the other, a second signal ends it at once", async (t) => {
+  const { child, out, said } = start(t, "signals.left.then(() => process.exit(0));");
+  await said("ready");
+  child.kill("SIGTERM");
+  await said("ends in order");
+  child.kill("SIGTERM");
+  const [status] = await once(child, "exit");
+  assert.equal(status, 0);
+  assert.match(out(), /SIGTERM was sent again: this guardian ends at once/);
+});
+
+test("a role that begins after that is ended at once, too", async (t) => {
+  const { child, out, said } = start(t, "signals.left.then(() => attend());");
+  await said("ready");
+  child.kill("SIGQUIT");
+  const [status] = await once(child, "exit");
+  assert.equal(status, 0);
+  assert.doesNotMatch(out(), /begin/);
 });
 
 test("docs/running.md names every signal that is dealt with", () => {

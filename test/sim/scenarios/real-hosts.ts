@@ -206,6 +206,17 @@ export const REAL_HOSTS: readonly Scenario[] = [
       expect same VM`,
   },
   {
+    name: "the primary's QEMU waits for storage, and cannot be killed",
+    story: "Its guardian kills it, and its process does not end. The backup is not to wait for that.",
+    script: `
+      QEMU of A hangs, and cannot be killed
+      expect served by B within 3500
+      expect same VM
+      power off A
+      power on A
+      expect protected on B within 12000`,
+  },
+  {
     name: "an error in the backup's own code, and the primary's host loses power",
     story:
       "What the backup has acknowledged may be all that is left of the VM. So it is kept, and the arbiter asked, as if the link were lost.",

@@ -98,6 +98,15 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
     qemu?.hang();
     heals(world, Math.min(2000, aWhile(world)), () => qemu?.unhang());
   },
+  "QEMU hangs, and cannot be killed for long"(world, host) {
+    const { qemu } = host;
+    if (qemu === undefined) return;
+    qemu.hang();
+    qemu.unkillable = true;
+    // Longer than anybody may go without being served.
+    world.notBefore = Math.max(world.notBefore, world.time.now + 12_000);
+    heals(world, 15_000, () => qemu.killable());
+  },
   "link is cut"(world) {
     cut(world, BOTH_WAYS, anyLink(world), aWhile(world));
   },

@@ -86,6 +86,9 @@ export class SimQemu {
   alive = true;
   /** It stands still. */
   hung = false;
+  /** It waits for storage: SIGKILL ends its guest, and not its process. */
+  unkillable = false;
+  private killed = false;
   chain: Chain | undefined;
   mirror: Mirror | undefined;
   capture: CaptureSide | undefined;
@@ -165,9 +168,22 @@ export class SimQemu {
 
   /** SIGKILL by its guardian. */
   kill(): void {
-    if (!this.alive) return;
-    if (this.guest !== undefined) this.world.checker.killed(this.host.name, this.guest.timeline);
-    this.die("QEMU ended (SIGKILL)");
+    if (!this.alive || this.killed) return;
+    this.killed = true;
+    const { committed } = this.world.checker;
+    const backedUp = committed?.timeline === this.guest?.timeline && committed?.host !== this.host.name;
+    // One that hangs is given up where the other host can go on.
+    if (this.guest !== undefined && !(this.hung && backedUp))
+      this.world.checker.killed(this.host.name, this.guest.timeline);
+    if (!this.unkillable) this.die("QEMU ended (SIGKILL)");
+    else this.world.note(this.host.name, "QEMU is killed, and its process waits for storage");
+  }
+
+  /** What its process has waited for has come. */
+  killable(): void {
+    this.unkillable = false;
+    if (this.killed) this.die("QEMU ended (SIGKILL)");
+    else this.unhang();
   }
 
   /** QEMU is gone, whatever the reason. Its guardian hears of the streams first, and then of the end. */
