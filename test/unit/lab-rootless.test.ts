@@ -5,13 +5,12 @@ import { once } from "node:events";
 import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import { type TestContext, test } from "node:test";
-
-const source = new URL("../../src/lab/", import.meta.url).href;
+import { asNobody as nobody, openNode, openPath, openProject } from "./as-nobody.ts";
 
 /** Says where it got to, one word a line. With the word `wait` it lives until SIGTERM. */
 const program = `
-import { acquirePrivilege } from "${source}rootless.ts";
-import { createNetwork } from "${source}namespaces.ts";
+import { acquirePrivilege } from "${openPath("src/lab/rootless.ts")}";
+import { createNetwork } from "${openPath("src/lab/namespaces.ts")}";
 const privilege = await acquirePrivilege();
 if (privilege.kind === "refused") console.log("refused " + privilege.why);
 if (privilege.kind === "ranInside") console.log("ran inside");
@@ -28,12 +27,10 @@ console.log("destroyed");
 process.exitCode = 7;
 `;
 
-const asNobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+const asNobody = [...nobody, "--clear-groups"];
 
 function reasonToSkip(): string | false {
   if (process.geteuid?.() !== 0) return "needs root, to become nobody";
-  const node = spawnSync(asNobody[0]!, [...asNobody.slice(1), process.execPath, "--version"]);
-  if (node.status !== 0) return "the user nobody may not enter the folder of this project";
   const space = spawnSync(asNobody[0]!, [...asNobody.slice(1), "unshare", "--user", "--net", "true"]);
   return space.status === 0 ? false : "this machine has no user namespaces for ordinary users";
 }
@@ -47,9 +44,9 @@ async function runAsNobody(t: TestContext, tunMode: string, word: string) {
   await chmod(folder, 0o755);
   await writeFile(`${folder}/program.ts`, program);
   const ownTun =
-    `mount -t tmpfs tmpfs /mnt && mknod /mnt/tun c 10 200 && chmod ${tunMode} /mnt/tun && ` +
+    `${openProject} && mknod /mnt/tun c 10 200 && chmod ${tunMode} /mnt/tun && ` +
     'mount --bind /mnt/tun /dev/net/tun && exec "$@"';
-  const command = [...asNobody, process.execPath, `${folder}/program.ts`, word];
+  const command = [...asNobody, openNode(), `${folder}/program.ts`, word];
   const child: ChildProcess = spawn("unshare", ["--mount", "sh", "-c", ownTun, "sh", ...command], {
     stdio: ["ignore", "pipe", "inherit"],
   });

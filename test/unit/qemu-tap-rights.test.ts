@@ -1,18 +1,12 @@
 // Whether a user may open a tap is what the kernel says of it, for taps of every kind of owner. In a network namespace that ends with its process, as the user nobody.
 import assert from "node:assert/strict";
-import { execFile, spawnSync } from "node:child_process";
+import { execFile } from "node:child_process";
 import { test } from "node:test";
 import { promisify } from "node:util";
+import { asNobody, openNode, openPath, openProject } from "./as-nobody.ts";
 
 const run = promisify(execFile);
-const at = (path: string) => JSON.stringify(new URL(`../../src/${path}`, import.meta.url).href);
-const NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534"];
-
-function reasonToSkip(): string | false {
-  if (process.geteuid?.() !== 0) return "needs root, to become nobody";
-  const node = spawnSync(NOBODY[0]!, [...NOBODY.slice(1), "--clear-groups", process.execPath, "--version"]);
-  return node.status === 0 ? false : "the user nobody may not enter the folder of this project";
-}
+const at = (path: string) => JSON.stringify(openPath(`src/${path}`));
 
 /** Prints for each tap whether preflight would let this user have it, and whether the kernel does. */
 const SCRIPT = `
@@ -23,7 +17,7 @@ const SCRIPT = `
   const taps = ["free", "mine", "ours", "other", "strange"];
   const host = await lookAtHost({ binary: "none", taps, files: [], runDirectory: "/tmp" });
   for (const tap of taps) {
-    const spec = { cpu: "qemu64", memoryMiB: 64, nics: [{ mac: "52:54:00:00:00:01", tap }], disks: [], boot: { kind: "firmware" }, extraArgs: [] };
+    const spec = { machine: "pc", cpu: "qemu64", memoryMiB: 64, nics: [{ mac: "52:54:00:00:00:01", tap }], disks: [], boot: { kind: "firmware" }, extraArgs: [] };
     const question = { accelerator: { accelerator: "kvm", reason: "" }, wanted: "kvm", runDirectory: "/tmp", runsHere: false };
     const allowed = !judge(spec, question, host).some(({ code }) => code === "no-net-admin");
     const fd = openSync("/dev/net/tun", 2);
@@ -37,17 +31,17 @@ const SCRIPT = `
 `;
 
 test("preflight lets a user have exactly the taps that the kernel lets them open", {
-  skip: reasonToSkip(),
+  skip: process.geteuid?.() === 0 ? false : "needs root, to become nobody",
 }, async () => {
   const make = [
-    "mount -t tmpfs tmpfs /mnt && mknod /mnt/tun c 10 200 && chmod 0666 /mnt/tun && mount --bind /mnt/tun /dev/net/tun",
+    `${openProject} && mknod /mnt/tun c 10 200 && chmod 0666 /mnt/tun && mount --bind /mnt/tun /dev/net/tun`,
     "ip tuntap add free mode tap",
     "ip tuntap add mine mode tap user nobody",
     "ip tuntap add ours mode tap group 7",
     "ip tuntap add other mode tap user 33",
     "ip tuntap add strange mode tap user nobody group 33",
   ].join(" && ");
-  const words = [...NOBODY, "--groups", "7", process.execPath, "--input-type=module", "--eval", SCRIPT];
+  const words = [...asNobody, "--groups", "7", openNode(), "--input-type=module", "--eval", SCRIPT];
   const { stdout } = await run("unshare", [
     "--net",
     "--mount",
