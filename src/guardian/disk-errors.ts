@@ -85,8 +85,11 @@ export class DiskErrors {
     const why = error.nospace === true ? "there is no space left" : (error.reason ?? "QEMU gives no reason");
     const what = `a ${error.operation} of the VM's to ${name} has failed: ${why}`;
     if (error.action !== "stop") {
+      const todo = /quota/i.test(why)
+        ? "raise the quota there: to QEMU one that is used up is a broken disk, not a full one, so the VM did not wait"
+        : "look at this host's disk";
       this.tell(
-        `${what}. The guest ${error.action === "ignore" ? "is not told" : "is told of an I/O error"}; look at this host's disk`,
+        `${what}. The guest ${error.action === "ignore" ? "is not told" : "is told of an I/O error"}; ${todo}`,
       );
       return;
     }

@@ -136,3 +136,11 @@ test("a VM that its operator lets run on over a full disk is not called still an
   await lowered;
   assert.equal(host.conts, 0);
 });
+
+test("a quota that is used up is a broken disk to QEMU: the guest has its error, and its operator the remedy", async (t) => {
+  const { next, qemu } = opened(t);
+  const said = next("report error");
+  const full = { ...NO_SPACE, action: "report", nospace: false, reason: "Disk quota exceeded" };
+  qemu.emit("BLOCK_IO_ERROR", full);
+  assert.match(await said, /data\.raw has failed: Disk quota exceeded.*I\/O error; raise the quota there/);
+});

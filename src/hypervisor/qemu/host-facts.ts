@@ -4,6 +4,7 @@ import { constants } from "node:fs";
 import { access, readFile, stat, statfs } from "node:fs/promises";
 import { delimiter, dirname, join } from "node:path";
 import { promisify } from "node:util";
+import { cgroupMemory } from "../../os/cgroup-memory.ts";
 import { networkLink } from "../../os/network-link.ts";
 import { parseQemuVersion, type QemuVersion } from "./traps.ts";
 
@@ -40,6 +41,7 @@ export interface HostFacts {
   readonly runDirectory: Reach;
   readonly files: ReadonlyMap<string, Reach>;
   readonly memAvailableMiB: number;
+  readonly memoryLimitHint?: string;
 }
 
 export async function lookAtHost(question: {
@@ -60,13 +62,23 @@ export async function lookAtHost(question: {
     runDirectory: await reach(await nearest(question.runDirectory), W_OK | X_OK),
     files: new Map(await each(question.files, (file) => reach(file, R_OK))),
     memAvailableMiB: await memAvailableMiB(),
+    memoryLimitHint: await memoryLimitHint(),
   };
 }
 
-/** `MemAvailable` of /proc/meminfo. */
+/** What can still be taken: `MemAvailable` of /proc/meminfo, or less where a control group's limit allows less. */
 export async function memAvailableMiB(): Promise<number> {
   const match = /^MemAvailable:\s+(\d+) kB/m.exec(await readFile("/proc/meminfo", "utf8"));
-  return match === null ? Number.POSITIVE_INFINITY : Math.floor(Number(match[1]) / 1024);
+  const host = match === null ? Number.POSITIVE_INFINITY : Math.floor(Number(match[1]) / 1024);
+  const group = await cgroupMemory();
+  return group === undefined ? host : Math.min(host, Math.floor(group.bytes / 2 ** 20));
+}
+
+/** The end of a remedy where memory lacks: what else could be done, and begins with a blank; empty where no limit is set. */
+export async function memoryLimitHint(): Promise<string> {
+  const group = await cgroupMemory();
+  if (group === undefined) return "";
+  return ` The limit in ${group.limit} leaves ${Math.floor(group.bytes / 2 ** 20)} MiB (MemoryMax= of the unit): raise it if that is why.`;
 }
 
 export interface DirectoryFact {

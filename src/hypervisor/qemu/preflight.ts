@@ -15,6 +15,7 @@ import {
   type LinkFact,
   lookAtHost,
   memAvailableMiB,
+  memoryLimitHint,
   spaceOf,
 } from "./host-facts.ts";
 import { machineFindings } from "./machine-options.ts";
@@ -201,7 +202,7 @@ function cpuFindings(cpu: string): Finding[] {
 function memoryFindings(spec: VmSpec, question: StaticQuestion, host: HostFacts): Finding[] {
   const needed = spec.memoryMiB + QEMU_MIB;
   if (!question.runsHere || host.memAvailableMiB >= needed) return [];
-  const text = `The VM needs ${needed} MiB here, and ${host.memAvailableMiB} MiB are available. Free some, or lower vm.memoryMiB.`;
+  const text = `The VM needs ${needed} MiB here, and ${host.memAvailableMiB} MiB are available. Free some, or lower vm.memoryMiB.${host.memoryLimitHint ?? ""}`;
   return [error("memory", text)];
 }
 
@@ -241,9 +242,10 @@ export async function backupPreflight(spec: VmSpec, question: BackupQuestion): P
   const standby = qemusMiB + (fact.inMemory ? imageMiB : 0);
   const needed = standby + commitMiB!;
   if (available < needed) {
+    const hint = await memoryLimitHint();
     const parts = `${fact.inMemory ? `RAM image ${imageMiB}, ` : ""}checkpoints ${commitMiB}, QEMU ${qemusMiB}`;
     const text = `This host lacks memory for the standby: ${needed} MiB (${parts}), ${available} MiB available.`;
-    found.push(error("backup-memory", `${text} Free some, or put imageDirectory on a disk.`));
+    found.push(error("backup-memory", `${text} Free some, or put imageDirectory on a disk.${hint}`));
   } else if (available < standby + totalMiB!) {
     const most = `checkpoints may take up to ${totalMiB} MiB here for a moment`;
     const text = `When the guest rewrites much of its memory at once, ${most}, and ${available - standby} MiB are left for them.`;
