@@ -39,7 +39,7 @@ async function main(path: string | undefined): Promise<number> {
     raisePriority(log);
     const signals = new HostSignals(log);
     const { vm, runDirectory, stateDirectory } = config;
-    const control = new ControlSocket(join(runDirectory, "control.sock"));
+    const control = new ControlSocket(join(runDirectory, "control.sock"), log.warn);
     const { witness: choice, timing } = config;
     const post: Post = {
       config,

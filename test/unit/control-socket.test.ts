@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createConnection, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
+import { setTimeout } from "node:timers/promises";
 import { ControlClient, type OrderFailed } from "../../src/guardian/control/client.ts";
 import type { GuardianEvent, HeardEvent } from "../../src/guardian/control/events.ts";
 import { OrderRefused } from "../../src/guardian/control/refusal.ts";
@@ -398,4 +399,29 @@ test("I6: callers that wait for nothing make room for others; where all wait for
   const late = await raw(t, path);
   const [answer] = (await late.answers(1)) as { error: { code: string } }[];
   assert.equal(answer!.error.code, "too-many");
+});
+
+test("a socket that somebody has removed, with its directory or without, is there again; its callers stay", async (t) => {
+  const root = mkdtempSync(join(tmpdir(), "remus-control-"));
+  const directory = join(root, "run");
+  const path = join(directory, "control.sock");
+  const said: string[] = [];
+  const control = new ControlSocket(path, (text) => said.push(text), 20);
+  await control.take({ hello: () => ({}) });
+  t.after(() => {
+    control.close();
+    rmSync(root, { recursive: true });
+  });
+  const watcher = await raw(t, path);
+  for (const [index, gone] of [path, directory].entries()) {
+    rmSync(gone, { recursive: true });
+    for (const until = deadline(); !existsSync(path); await setTimeout(5)) until.throwIfAborted();
+    const caller = await raw(t, path);
+    caller.socket.write('{"id":1,"command":"hello"}\n');
+    assert.deepEqual(await caller.answers(1), [{ id: 1, result: {} }]);
+    watcher.socket.write('{"id":2,"command":"hello"}\n');
+    assert.equal((await watcher.answers(index + 1)).length, index + 1);
+    assert.equal(statSync(path).mode & 0o777, 0o600);
+  }
+  assert.match(said.join(), /somebody has removed .*control\.sock; it is there again/);
 });

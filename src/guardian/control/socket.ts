@@ -2,7 +2,7 @@
  * The guardian's ear: a unix socket on which it takes orders, one JSON object a line (docs/specs/control.md).
  * A connection's requests are answered in the order in which they are done. Whoever says `watch` is sent events as well.
  */
-import { mkdirSync, rmSync } from "node:fs";
+import { mkdirSync, rmSync, statSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { dirname } from "node:path";
 import { type Caller, ControlConnection, idOf, LONGEST_LINE } from "./connection.ts";
@@ -16,42 +16,80 @@ export type Order = (args: Readonly<Record<string, unknown>>, caller: Caller) =>
 
 /** More are turned away, unless one that waits for nothing can be sent away instead. */
 const MOST_CONNECTIONS = 64;
+/** Whoever tidies up run directories, a service manager or a person, leaves a guardian that nobody can reach. */
+const LOOK_EVERY_MS = 2_000;
 
 export class ControlSocket {
   private readonly path: string;
   private orders: Readonly<Record<string, Order>> = {};
-  private readonly server: Server;
+  private readonly warn: (text: string) => void;
+  private readonly everyMs: number;
+  private server: Server | undefined;
+  /** The file that is this socket. */
+  private inode: bigint | undefined;
+  private timer: NodeJS.Timeout | undefined;
   private readonly connections = new Set<ControlConnection>();
 
-  constructor(path: string) {
+  /** @param warn is told when the socket had to be made again */
+  constructor(path: string, warn: (text: string) => void = () => {}, everyMs = LOOK_EVERY_MS) {
     this.path = path;
-    // A caller may close its half, and still wait for answers.
-    this.server = createServer({ allowHalfOpen: true }, (socket) => this.serve(socket));
+    this.warn = warn;
+    this.everyMs = everyMs;
   }
 
   /** Takes these orders from now on; the socket is there from the first time on. Who watches goes on watching. */
   async take(orders: Readonly<Record<string, Order>>): Promise<void> {
     this.orders = orders;
-    if (this.server.listening) return;
+    if (this.server !== undefined) return;
+    await this.listen();
+    this.lookLater();
+  }
+
+  private async listen(): Promise<void> {
+    // A caller may close its half, and still wait for answers.
+    const server = createServer({ allowHalfOpen: true }, (socket) => this.serve(socket));
     // After a start of the host its run directories are not there yet.
     mkdirSync(dirname(this.path), { recursive: true });
     rmSync(this.path, { force: true });
     await new Promise<void>((resolve, reject) => {
-      this.server.once("error", reject);
+      server.once("error", reject);
       // Whoever may open it may give every order. It is bound within the call, so nobody sees it with wider rights.
       const before = process.umask(0o177);
-      this.server.listen(this.path, resolve);
+      server.listen(this.path, resolve);
       process.umask(before);
     });
-    this.server.removeAllListeners("error");
+    server.removeAllListeners("error");
     // A caller who could not be taken in costs no more than that.
-    this.server.on("error", ({ message }) =>
+    server.on("error", ({ message }) =>
       this.publish({
         kind: "report",
         level: "warn",
         text: `a caller of the control socket is lost: ${message}`,
       }),
     );
+    this.server = server;
+    this.inode = inodeOf(this.path);
+  }
+
+  private lookLater(): void {
+    this.timer = setTimeout(() => void this.look(), this.everyMs);
+    this.timer.unref();
+  }
+
+  /** Callers that are connected stay so. */
+  private async look(): Promise<void> {
+    if (inodeOf(this.path) !== this.inode) {
+      // Before the new one is there: Node removes the file of a server that is closed.
+      this.server?.close();
+      this.inode = undefined;
+      await this.listen().then(
+        () => this.warn(`somebody has removed ${this.path}; it is there again`),
+        // It is tried again.
+        () => {},
+      );
+    }
+    if (this.timer !== undefined) this.lookLater();
+    else this.close();
   }
 
   /** Sends an event to all who watch. One who does not read is dropped rather than waited for. */
@@ -60,7 +98,9 @@ export class ControlSocket {
   }
 
   close(): void {
-    this.server.close();
+    clearTimeout(this.timer);
+    this.timer = undefined;
+    this.server?.close();
     for (const one of this.connections) one.close();
     rmSync(this.path, { force: true });
   }
@@ -112,6 +152,15 @@ export class ControlSocket {
       const code = error instanceof OrderRefused ? error.code : "failed";
       return { ...idOf(line), error: { code, message: (error as Error).message } };
     }
+  }
+}
+
+/** Undefined where it is not there or cannot be reached. */
+function inodeOf(path: string): bigint | undefined {
+  try {
+    return statSync(path, { bigint: true }).ino;
+  } catch {
+    return undefined;
   }
 }
 
