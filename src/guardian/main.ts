@@ -31,6 +31,8 @@ async function main(path: string | undefined): Promise<number> {
     errors.write("usage: node src/guardian/main.ts CONFIG\n");
     return 64;
   }
+  // What others may change is refused, so nothing of ours is made that way, whatever started this process.
+  process.umask(process.umask() | 0o022);
   try {
     const config = await readConfig(path);
     // Before anything is touched, and before the witness is asked.

@@ -282,6 +282,17 @@ test("I3: the same guardian started a second time ends with status 3, names the 
   (await connected(socket, third.ended)).close();
 });
 
+test("what a guardian makes is its user's alone to change, whatever umask it was started with", async (t) => {
+  const root = folder(t);
+  const path = join(root, "one.json");
+  await writeFile(path, JSON.stringify({ ...file(root, 1), witness: (await silentWitness(t)).config }));
+  const script = `process.umask(0); process.argv[2] = ${JSON.stringify(path)}; await import(${JSON.stringify(MAIN)});`;
+  const first = start(t, "--", ["--input-type=module", "-e", script]);
+  (await connected(join(root, "own1/run/control.sock"), first.ended)).close();
+  for (const made of ["own1", "own1/run", "own1/state"])
+    assert.equal(statSync(join(root, made)).mode & 0o022, 0, made);
+});
+
 /** It takes questions and never answers: a guardian that has begun stays where it asks who has the VM. */
 async function silentWitness(t: TestContext) {
   const sockets = new Set<Socket>();
@@ -295,8 +306,10 @@ async function silentWitness(t: TestContext) {
   return { config: { kind: "server", url: `http://127.0.0.1:${port}` }, asked: () => sockets.size };
 }
 
-function start(t: TestContext, path: string) {
-  const child: ChildProcess = spawn(process.execPath, [MAIN, path], { stdio: ["ignore", "ignore", "pipe"] });
+function start(t: TestContext, path: string, program: readonly string[] = [MAIN]) {
+  const child: ChildProcess = spawn(process.execPath, [...program, path], {
+    stdio: ["ignore", "ignore", "pipe"],
+  });
   let text = "";
   child.stderr!.setEncoding("utf8").on("data", (more: string) => {
     text += more;
