@@ -1,4 +1,4 @@
-/** File descriptors of this process: how many there are, and may be. */
+/** What the kernel allows this process: file descriptors, how many there are and may be, and how large a file may get. */
 import { readFileSync } from "node:fs";
 import { readdir } from "node:fs/promises";
 
@@ -12,4 +12,10 @@ export function mostDescriptors(): number {
 export async function usedDescriptors(): Promise<number> {
   // The one that looks is among them.
   return (await readdir("/proc/self/fd")).length - 1;
+}
+
+/** Bytes; infinite if there is no limit. A write beyond it fails with EFBIG, in a file that is as large already, too. */
+export function largestFile(): number {
+  const limit = /^Max file size +(\d+)/m.exec(readFileSync("/proc/self/limits", "utf8"))?.[1];
+  return limit === undefined ? Number.POSITIVE_INFINITY : Number(limit);
 }

@@ -1,5 +1,6 @@
 /** Preflight of disks on plain files. What needs file systems and devices of its own is in test/e2e/preflight.test.ts. */
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { linkSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -104,4 +105,30 @@ test("an image that is whole needs no room, nor does one that is not copied", as
   const device = { ...sparse, kind: "block-device" } as const;
   assert.deepEqual(await diskRoomFindings([disk(path("one"))], [device]), []);
   assert.deepEqual(shown(await diskRoomFindings([disk(path("one"))], [sparse])), ["error disk-full"]);
+});
+
+test("a limit of file sizes below an image, beyond which the guest's writes would fail, is found", (t) => {
+  const at = folder(t);
+  const module = new URL("../../src/hypervisor/qemu/disk-preflight.ts", import.meta.url).href;
+  const script = `
+    const { diskPreflight } = await import(${JSON.stringify(module)});
+    const [disks, stateDirectory] = JSON.parse(process.argv[1]);
+    const { findings } = await diskPreflight(disks, { stateDirectory });
+    console.log(JSON.stringify(findings));`;
+  const found = (blocks: number) => {
+    const words = [
+      "-c",
+      `ulimit -f ${blocks}; exec "$@"`,
+      "sh",
+      process.execPath,
+      "--input-type=module",
+      "-e",
+    ];
+    const question = JSON.stringify([[disk(at("one"))], at("state")]);
+    return JSON.parse(execFileSync("bash", [...words, script, question], { encoding: "utf8" })) as Finding[];
+  };
+  assert.deepEqual(shown(found(1024)), []);
+  const below = found(1023);
+  assert.deepEqual(shown(below), ["error file-size-limit"]);
+  assert.match(below[0]!.message, /1048576 bytes, and a file of this process may have 1047552.*LimitFSIZE/);
 });

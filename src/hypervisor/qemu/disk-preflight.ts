@@ -1,5 +1,6 @@
 /** What is wrong, or doubtful, with the VM's disks: part of preflight, before QEMU is started. */
 import { open, stat, statfs } from "node:fs/promises";
+import { largestFile } from "../../os/descriptors.ts";
 import { canPunchHoles } from "../../os/file-space.ts";
 import type { DiskSpec } from "../vm-spec.ts";
 import { type DiskImageFacts, ImageProblem, inspectImage } from "./disk-image.ts";
@@ -42,11 +43,21 @@ async function imageAnswer({ image, format, storage }: DiskSpec, name: string): 
   const own = storage === "replicated";
   try {
     const facts = await inspectImage(image, format, { own });
-    return { images: [facts], findings: own ? await holeFindings(image, facts, name) : [] };
+    const holes = own ? await holeFindings(image, facts, name) : [];
+    return { images: [facts], findings: [...holes, ...limitFindings(facts, name)] };
   } catch (problem) {
     const code = problem instanceof ImageProblem ? problem.code : "image-unreadable";
     return { images: [], findings: [error(code, `${name} ${(problem as Error).message}.`)] };
   }
+}
+
+function limitFindings({ kind, virtualBytes }: DiskImageFacts, name: string): Finding[] {
+  const limit = largestFile();
+  if (kind === "block-device" || virtualBytes <= limit) return [];
+  const text =
+    `${name} has ${virtualBytes} bytes, and a file of this process may have ${limit}: what the guest writes ` +
+    "beyond that would fail as an I/O error. Raise the limit (LimitFSIZE=infinity in the unit, ulimit -f unlimited).";
+  return [error("file-size-limit", text)];
 }
 
 async function holeFindings(image: string, { kind }: DiskImageFacts, name: string): Promise<Finding[]> {
