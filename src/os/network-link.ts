@@ -6,6 +6,7 @@ import { askKernel, attribute, attributes, little, NLM_F_DUMP } from "./rtnetlin
 const RTM_NEWLINK = 16;
 const RTM_GETLINK = 18;
 const INFO_BYTES = 16;
+const IFLA_ADDRESS = 1;
 const IFLA_IFNAME = 3;
 const IFLA_MTU = 4;
 const IFLA_MASTER = 10;
@@ -41,6 +42,8 @@ export interface NetworkLink {
   /** The kernel's number: the same while it is the same device, whatever it is called. */
   readonly index: number;
   readonly name: string;
+  /** Its own MAC address, `52:54:00:12:34:56`; empty without one. */
+  readonly mac: string;
   /** `tun`, `bridge`, `veth`, `bond` …; undefined of real devices. */
   readonly kind: string | undefined;
   /** Only of a tap. */
@@ -104,6 +107,7 @@ function parse(message: Uint8Array): NetworkLink {
   return {
     index: info.getInt32(4, little),
     name: textOf(found.get(IFLA_IFNAME)!),
+    mac: Array.from(found.get(IFLA_ADDRESS) ?? [], (byte) => byte.toString(16).padStart(2, "0")).join(":"),
     kind: kind && textOf(kind),
     tap: tapFact(kind && textOf(kind), linkInfo.get(IFLA_INFO_DATA)),
     up: (flags & IFF_UP) !== 0,

@@ -3,7 +3,15 @@ import { test } from "node:test";
 import { TapWatch } from "../../src/guardian/tap-watch.ts";
 import type { NetworkLink } from "../../src/os/network-link.ts";
 
-const plain = { tap: undefined, up: true, carrier: true, mtu: 1500, master: undefined, sentFrames: 0n };
+const plain = {
+  mac: "",
+  tap: undefined,
+  up: true,
+  carrier: true,
+  mtu: 1500,
+  master: undefined,
+  sentFrames: 0n,
+};
 const tap0: NetworkLink = {
   ...plain,
   ...{ index: 3, name: "tap0", kind: "tun", master: 1, portState: "forwarding" },

@@ -19,6 +19,7 @@ const spec: VmSpec = {
 };
 const tap = {
   kind: "tap",
+  macs: ["fe:54:00:00:00:01", "02:00:00:00:00:01"],
   multiQueue: false,
   up: true,
   busy: false,
@@ -118,3 +119,8 @@ for (const [what, changes, found] of [
   test(`preflight judges: ${what}`, () => {
     assert.deepEqual(codes(changes as Parameters<typeof codes>[0]), found);
   });
+
+test("an address of a card that its tap or bridge has itself is found: the guest would be reached by nobody", () => {
+  for (const mac of ["FE:54:00:00:00:01", "02:00:00:00:00:01"])
+    assert.deepEqual(codes({ spec: { nics: [{ mac, tap: "t0" }] } }), ["error tap-mac"]);
+});

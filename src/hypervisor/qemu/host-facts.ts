@@ -15,6 +15,8 @@ const TMPFS = 0x01021994;
 /** A network device of that name in this network namespace. */
 export interface LinkFact {
   readonly kind: "tap" | "other";
+  /** Of the device itself, and of the bridge whose port it is. */
+  readonly macs: readonly string[];
   readonly multiQueue: boolean;
   readonly up: boolean;
   /** Some process has it open. Known only of a device that is up. */
@@ -126,9 +128,11 @@ export async function lookAtQemu(binary = "qemu-system-x86_64"): Promise<HostFac
 function link(name: string): LinkFact | undefined {
   const found = networkLink(name);
   if (found === undefined) return undefined;
-  const { carrier, tap, up } = found;
+  const { carrier, mac, master, tap, up } = found;
+  const bridge = master === undefined ? undefined : networkLink(master);
   return {
     kind: tap === undefined ? "other" : "tap",
+    macs: [mac, ...(bridge === undefined ? [] : [bridge.mac])],
     multiQueue: tap?.multiQueue === true,
     up,
     busy: tap !== undefined && carrier,

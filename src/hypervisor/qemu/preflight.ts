@@ -115,7 +115,16 @@ function nicFindings(nic: VmSpec["nics"][number], index: number, host: HostFacts
     ];
   if (link.kind !== "tap")
     return [error("tap-other", `${field} is a network device, but not a tap. Name a tap, or make one.`)];
-  return tapFindings(field, nic.tap, link);
+  return [...tapFindings(field, nic.tap, link), ...macFindings(nic.mac, index, link)];
+}
+
+/** A bridge keeps frames for its own addresses and its ports' own to its host. */
+function macFindings(mac: string, index: number, { macs }: LinkFact): Finding[] {
+  if (!macs.includes(mac.toLowerCase())) return [];
+  const text =
+    `vm.nics[${index}].mac ${mac} is the address of its tap, or of the tap's bridge, on this host: the bridge would keep ` +
+    "what is for the guest. Give the card another one; the tap's may be any other.";
+  return [error("tap-mac", text)];
 }
 
 function tapFindings(field: string, tap: string, link: LinkFact): Finding[] {
