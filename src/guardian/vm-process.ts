@@ -5,12 +5,14 @@ import { qemuCommand } from "../hypervisor/qemu/command-line.ts";
 import type { DiskImageFacts } from "../hypervisor/qemu/disk-image.ts";
 import { diskPreflight } from "../hypervisor/qemu/disk-preflight.ts";
 import { bootFingerprint, type Fingerprint, fingerprint } from "../hypervisor/qemu/fingerprint.ts";
+import { GROUPS } from "../hypervisor/qemu/fingerprint-groups.ts";
 import { lookAtQemu } from "../hypervisor/qemu/host-facts.ts";
 import { staticPreflight } from "../hypervisor/qemu/preflight.ts";
 import { QemuProcess } from "../hypervisor/qemu/process.ts";
 import { runningMachine } from "../hypervisor/qemu/running-machine.ts";
 import { type Accelerator, buildTcgAids, needsLibrary, tcgNotice } from "../hypervisor/qemu/tcg-aids.ts";
 import type { Finding } from "../hypervisor/qemu/traps.ts";
+import { networkLink } from "../os/network-link.ts";
 import type { GuardianConfig } from "./config.ts";
 import type { Log } from "./log.ts";
 import { directoryFindings } from "./own-directories.ts";
@@ -102,5 +104,15 @@ export async function machineOf(
   const { accelerator, boot, images } = ground;
   const { package: qemuPackage, version: qemuVersion } = qmp;
   const running = await runningMachine(qmp, pid);
-  return fingerprint(config.vm, { accelerator, qemuVersion, qemuPackage, images, running, boot });
+  const machine = fingerprint(config.vm, { accelerator, qemuVersion, qemuPackage, images, running, boot });
+  return { ...machine, ...tapMtus(config.vm) };
+}
+
+/** Of the taps that are there. */
+function tapMtus({ nics }: GuardianConfig["vm"]): Fingerprint {
+  const mtus = nics.flatMap(({ tap }, index) => {
+    const link = networkLink(tap);
+    return link === undefined ? [] : [[`${GROUPS.mtu}nics[${index}]`, link.mtu]];
+  });
+  return Object.fromEntries(mtus) as Fingerprint;
 }

@@ -131,6 +131,19 @@ test("what extra arguments give to the guest is compared by its contents, wherev
   );
 });
 
+test("a tap at the backup that lets smaller frames through is told of, and does not stand in the way", () => {
+  const mtu = (bytes: number, host = {}) => ({ ...print(spec, host), "MTU of the tap of nics[0]": bytes });
+  const { refusal, warning } = compareMachines(mtu(9000), mtu(1500));
+  assert.equal(refusal, undefined);
+  assert.match(warning!, /nics\[0\] is 9000 at the primary and 1500 at the backup.*larger frames/);
+  assert.deepEqual(compareMachines(mtu(1500), mtu(9000)), { refusal: undefined, warning: undefined });
+  assert.match(compareMachines(mtu(9000), mtu(1500, { qemuPackage: "x" })).warning!, /9000.*package/s);
+  assert.match(
+    compareMachines(mtu(9000), mtu(1500, { qemuVersion: "9.0.0" })).warning!,
+    /no way back.*9000/s,
+  );
+});
+
 test("equal VMs fit; taps, the case of MACs and how the machine type is written are the host's own affair", () => {
   const nics = [{ mac: "52:54:00:00:00:01".toUpperCase(), tap: "other" }];
   assert.deepEqual(compareMachines(print(), print({ ...spec, nics, machine: "pc-q35-7.2" })), {

@@ -5,6 +5,8 @@ export const GROUPS = {
   drive: "drive ",
   /** Which one it is: it must be another one on the other host. */
   image: "image of ",
+  /** May be larger at the backup. */
+  mtu: "MTU of the tap of ",
   ram: "RAM block ",
   rom: "firmware file ",
 } as const;

@@ -31,11 +31,30 @@ export function compareMachines(primary: Fingerprint, backup: Fingerprint): Comp
   if (upgrade)
     return {
       refusal,
-      warning: `${versions}: after a failover or switchover there is no way back until the other host has the newer one, too.`,
+      warning: told([
+        `${versions}: after a failover or switchover there is no way back until the other host has the newer one, too.`,
+        ...smallerMtus(primary, backup),
+      ]),
     };
   const packages = primary.qemuPackage !== backup.qemuPackage;
   const text = `QEMU is of package "${primary.qemuPackage}" at the primary and "${backup.qemuPackage}" at the backup; install the same one on both.`;
-  return { refusal, warning: packages ? text : undefined };
+  return { refusal, warning: told([...smallerMtus(primary, backup), ...(packages ? [text] : [])]) };
+}
+
+function told(sentences: readonly string[]): string | undefined {
+  return sentences.length === 0 ? undefined : sentences.join(" ");
+}
+
+/** A guest that was set up for large frames loses them where a tap lets none through. */
+function smallerMtus(primary: Fingerprint, backup: Fingerprint): string[] {
+  return Object.entries(primary).flatMap(([key, here]) => {
+    const there = backup[key];
+    if (!key.startsWith(GROUPS.mtu) || there === undefined || Number(there) >= Number(here)) return [];
+    return [
+      `${key} is ${here} at the primary and ${there} at the backup: after a failover larger frames of the guest ` +
+        "are lost. Give the backup's tap and bridge the same one (ip link set TAP mtu …), if the guest sends such.",
+    ];
+  });
 }
 
 function firstDifference(primary: Fingerprint, backup: Fingerprint, upgrade: boolean): string | undefined {
@@ -71,7 +90,7 @@ function sameImage(primary: Fingerprint, backup: Fingerprint): string | undefine
 
 /** Whether a difference in that field matters. */
 function counts(key: string, atPrimary: boolean, upgrade: boolean): boolean {
-  if (key === "qemuPackage" || key.startsWith(GROUPS.image)) return false;
+  if (key === "qemuPackage" || key.startsWith(GROUPS.image) || key.startsWith(GROUPS.mtu)) return false;
   if (!upgrade) return true;
   if (key === "qemuVersion" || key.startsWith(GROUPS.rom)) return false;
   // What QEMU makes by itself may have another shape in another version.
