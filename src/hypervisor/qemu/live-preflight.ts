@@ -9,8 +9,10 @@ import { error, type Finding, parseQemuVersion, qemuTraps } from "./traps.ts";
 /** With one of these the stream has another form, or leaves RAM out. The capture speaks the plain one. */
 const forbidden = new Set([
   ...["xbzrle", "compress", "multifd", "postcopy-ram", "dirty-bitmaps", "background-snapshot", "mapped-ram"],
-  ...["x-ignore-shared", "zero-copy-send", "block", "postcopy-preempt"],
+  ...["x-ignore-shared", "zero-copy-send", "block", "postcopy-preempt", "validate-uuid"],
 ]);
+/** Made for a migration that ends: the VM would wait for a word that nobody says, or its vCPUs stay throttled for good. */
+const endless = new Set(["pause-before-switchover", "switchover-ack", "auto-converge", "dirty-limit"]);
 const idle = new Set([undefined, "none", "completed", "failed", "cancelled"]);
 
 /**
@@ -64,14 +66,15 @@ async function migrationFindings(qmp: Qmp): Promise<Finding[]> {
   type Capability = { capability: string; state: boolean };
   const found: Finding[] = [];
   const capabilities = await qmp.execute<Capability[]>("query-migrate-capabilities");
-  for (const { capability, state } of capabilities)
-    if (state && forbidden.has(capability))
-      found.push(
-        error(
-          "migration-capability",
-          `Migration capability ${capability} is on, and Remus cannot read such a stream. Turn it off.`,
-        ),
-      );
+  for (const { capability } of capabilities.filter(({ state }) => state)) {
+    if (!forbidden.has(capability) && !endless.has(capability)) continue;
+    const why = forbidden.has(capability)
+      ? "Remus cannot read such a stream"
+      : "with it the VM would stand still, or be slowed down for as long as it is protected";
+    const todo = `Turn it off: migrate_set_capability ${capability} off.`;
+    const text = `Migration capability ${capability} is on, and ${why}. ${todo}`;
+    found.push(error("migration-capability", text));
+  }
   const migration = await qmp.execute<{ status?: string; "blocked-reasons"?: string[] }>("query-migrate");
   for (const reason of migration["blocked-reasons"] ?? [])
     found.push(
