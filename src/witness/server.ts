@@ -8,7 +8,7 @@ import {
   type ServerResponse,
 } from "node:http";
 import { createServer as createSecure } from "node:https";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import type { Claim } from "../core/arbiter.ts";
 import type { ClaimFile } from "./claim-file.ts";
 import { asClaim, isVmId, MAX_GENERATION } from "./register.ts";
@@ -22,12 +22,14 @@ export interface ServerOptions {
   readonly token?: string;
   /** PEM. Left out, it is plain HTTP. */
   readonly tls?: { readonly cert: Buffer; readonly key: Buffer };
+  /** With one more the oldest goes: a host has its answer at once, and is not kept out by those who say nothing. */
+  readonly mostConnections?: number;
   /** The file cannot be written. If it is broken, nobody gets an answer any more. */
   readonly onFailure: (error: Error) => void;
 }
 
 const MOST_REQUEST_BYTES = 4096;
-const MOST_CONNECTIONS = 1000;
+const MOST_CONNECTIONS = 500;
 const REQUEST_MS = 10_000;
 
 /** The asker's mistake. */
@@ -42,6 +44,7 @@ class Refused extends Error {
 export class WitnessServer {
   private readonly options: ServerOptions;
   private readonly server: Server;
+  private readonly connections = new Set<Socket>();
 
   private constructor(options: ServerOptions) {
     const serve = (request: IncomingMessage, response: ServerResponse) => void this.serve(request, response);
@@ -55,7 +58,18 @@ export class WitnessServer {
       options.tls === undefined
         ? createPlain(limits, serve)
         : createSecure({ ...limits, ...options.tls, handshakeTimeout: REQUEST_MS }, serve);
-    this.server.maxConnections = MOST_CONNECTIONS;
+    this.server.on("connection", (socket: Socket) => this.take(socket));
+  }
+
+  private take(socket: Socket): void {
+    const [oldest] = this.connections;
+    const { mostConnections: most = MOST_CONNECTIONS } = this.options;
+    if (oldest !== undefined && this.connections.size >= most) {
+      this.connections.delete(oldest);
+      oldest.destroy();
+    }
+    this.connections.add(socket);
+    socket.once("close", () => this.connections.delete(socket));
   }
 
   /** Resolves when it listens. */

@@ -8,7 +8,9 @@ import { join } from "node:path";
 import { json } from "node:stream/consumers";
 import { type TestContext, test } from "node:test";
 import type { Claim } from "../../src/core/arbiter.ts";
+import { ClaimFile } from "../../src/witness/claim-file.ts";
 import { parseLines } from "../../src/witness/claim-lines.ts";
+import { WitnessServer } from "../../src/witness/server.ts";
 import { authority } from "./witness-certificates.ts";
 import { losingProxy } from "./witness-losing-proxy.ts";
 import { folder, refusal, WitnessProcess } from "./witness-server-process.ts";
@@ -187,6 +189,31 @@ test("the server takes claims only with its token, and over TLS only from who tr
   const asked = witness.ask(vm, 1, "host-a", deadline());
   writeFileSync(wrongFile, "correct horse");
   assert.deepEqual(await asked, { granted: true, generation: 2 }, "a mended file is read again");
+});
+
+test("a host gets in however many connections others open and say nothing on", async (t) => {
+  const claims = await ClaimFile.open(join(folder(t), "claims"), { create: true });
+  const onFailure = (error: Error) => t.diagnostic(error.message);
+  const server = await WitnessServer.start({
+    claims,
+    host: "127.0.0.1",
+    port: 0,
+    mostConnections: 4,
+    onFailure,
+  });
+  const idle = Array.from({ length: 4 }, () =>
+    createConnection(Number(new URL(server.url).port), "127.0.0.1").on("error", () => {}),
+  );
+  t.after(async () => {
+    for (const socket of idle) socket.destroy();
+    await server.close();
+    await claims.close();
+  });
+  for (const socket of idle) if (socket.connecting) await once(socket, "connect", { signal: deadline() });
+  const { witness } = open(t, { kind: "server", url: server.url });
+  // Sooner than those who say nothing are sent away for that.
+  const verdict = await witness.ask(randomUUID(), 0, "host-a", AbortSignal.timeout(8_000));
+  assert.deepEqual(verdict, { granted: true, generation: 1 });
 });
 
 test("something else that answers at the witness's address is no witness", async (t) => {
