@@ -91,6 +91,16 @@ test("whoever gave an order hears that it was taken", () => {
   backupTells("", { type: "session-opened", generation: 1 }, "info", "a primary has come");
 });
 
+test("a switchover that is asked for twice is one switchover: the second time nothing is said and nothing changes", () => {
+  for (const before of [PROTECTED, CAPTURING]) {
+    const asked = playPrimary(`${before} switchover-asked →`);
+    assert.deepEqual(stepPrimary(asked, { type: "switchover-asked" }, 30, SETTINGS), {
+      state: asked,
+      effects: [],
+    });
+  }
+});
+
 test("a part of protection that fails is named, with what it said, whenever it fails", () => {
   for (const [type, said] of FAILURES) {
     primaryTells(SYNCING, { type, reason }, "warn", said);
