@@ -80,8 +80,8 @@ async function upgrade(host: HostName, system: string): Promise<void> {
   // A host that has just given its VM away starts a standby first.
   const { control } = lab.guardianOf(host);
   for (;;) {
-    const { role, qemuPid } = await control.statusInRole();
-    if (role === "backup" && processRuns(qemuPid)) break;
+    const status = await control.status();
+    if (status.role === "backup" && processRuns(status.qemuPid)) break;
     await new Promise((again) => setTimeout(again, 50));
   }
   await lab.kill("processes", host);

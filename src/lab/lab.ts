@@ -396,7 +396,12 @@ export class Lab {
     what: string,
   ): Promise<void> {
     const { control } = this.guardians[host]!;
-    await until(async () => right(await control.statusInRole()), `host ${host} ${what}`);
+    const look = async () => {
+      const status = await control.status();
+      // A guardian that has given its VM away starts anew, and has no role for a moment.
+      return status.role !== "starting" && right(status);
+    };
+    await until(look, `host ${host} ${what}`);
   }
 }
 

@@ -74,7 +74,8 @@ export async function eventually(
 }
 
 export async function phaseOf({ control }: Pick<GuardianProcess, "control">): Promise<string> {
-  return (await control.statusInRole()).phase;
+  const status = await control.status();
+  return status.role === "starting" ? status.role : status.phase;
 }
 
 export async function roleOf({ control }: Pick<GuardianProcess, "control">): Promise<string> {
