@@ -35,6 +35,10 @@ export const cases: readonly Case[] = [
     tests: [
       { file: fit, name: "machine types from before 4.0 call their RAM as the others do" },
       {
+        file: "test/e2e/failover.test.ts",
+        name: "the oldest machine types that this QEMU has, from 2.12 on (I4, I7)",
+      },
+      {
         file: "test/unit/qemu-command-line.test.ts",
         name: "guest RAM is called the same in the stream, whether it is a file or not, with machine types of any age",
       },
@@ -45,6 +49,17 @@ export const cases: readonly Case[] = [
     input: "the backup's boot ROM of a card has another size",
     right: "refused, naming the ROM's file and its package",
     tests: [{ file: fit, name: "a boot ROM of another size or with other contents is named" }],
+  },
+  {
+    number: "10g",
+    input: "the balloon is blown up and let down through another monitor while the VM is protected",
+    right: "followed: RAM is equal before and after, and a failover goes on",
+    tests: [
+      {
+        file: "test/e2e/guest-devices.test.ts",
+        name: "UEFI, topology, discs, ports, screen, balloon, watchdog, tablet: what the guest wrote into its flash memory survives, too (I1, I4, I7)",
+      },
+    ],
   },
   {
     number: 47,
@@ -106,9 +121,13 @@ export const cases: readonly Case[] = [
   },
   {
     number: "10f",
-    input: "a card is ejected, or a disk resized, while the VM is protected",
-    right: "protection ends with its name",
+    input: "a card is ejected, a disk resized, a device taken out, while the VM is protected",
+    right: "protection ends with its name, where QEMU itself does not refuse it",
     tests: [
+      {
+        file: "test/e2e/checkpoint-proof.test.ts",
+        name: "a device that is plugged in after the handshake is found by loading checkpoint 0, and one beside the protection never gets in (I5)",
+      },
       {
         file: "test/unit/guardian-change-watch.test.ts",
         name: "a device that is unplugged while the VM is protected is named, once (I5)",

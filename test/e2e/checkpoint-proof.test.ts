@@ -66,8 +66,12 @@ test("a device that is plugged in after the handshake is found by loading checkp
     () => !existsSync(folder) || readdirSync(folder).length === 0,
   );
 
-  // QEMU itself refuses that while a migration, which COLO is, is under way.
+  // QEMU itself refuses that while a migration, which COLO is, is under way; and another size, while the disk is replicated.
   await assert.rejects(monitor.execute("device_add", { driver: "virtio-rng-pci", id: "later" }), /migrating/);
+  await assert.rejects(monitor.execute("device_del", { id: "nic0" }), /migrating/);
+  const resize = monitor.execute("block_resize", { "node-name": "disk0", size: 16 << 20 });
+  await assert.rejects(resize, /Permission conflict/);
+  assert.equal(await phaseOf(lab.primary), "protected");
   await goesOn(client, 5);
 
   // What it does not refuse is seen. The next try is refused for the same.
