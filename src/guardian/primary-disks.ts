@@ -77,6 +77,8 @@ export class PrimaryDisks {
   /** Nobody waits for it any more: nothing further begins. */
   private abandoned = false;
   private isRelaxed = false;
+  /** The protection is about to end: from here on flushes reach the disk. */
+  private hardens = false;
   private flushing: Promise<void> = Promise.resolve();
 
   constructor(options: PrimaryDisksOptions) {
@@ -139,15 +141,17 @@ export class PrimaryDisks {
   /** The backup holds everything that this host does: from here on its memory is safe enough for some. The VM runs on meanwhile. */
   relax(): void {
     const { qemu, relaxed, report } = this.options;
+    if (this.hardens) return;
     this.flushing = (async () => {
       for (const index of relaxed) await setFlushing(qemu.qmp, { index, on: false });
       this.isRelaxed = true;
     })().catch((error: Error) => report(`flushes stay as they are: ${error.message}`));
   }
 
-  /** The backup is gone: what two memories held must get to the one disk that is left, before anybody outside can see that it was promised. */
+  /** The backup is gone, or is about to let go of the VM: what two memories held must get to the one disk that is left, before anybody outside can see that it was promised. */
   harden(): Promise<void> {
     const { qemu, relaxed, report } = this.options;
+    this.hardens = true;
     this.flushing = this.flushing
       .then(async () => {
         if (!this.isRelaxed) return;

@@ -340,8 +340,7 @@ export class PrimaryGuardian {
       case "end-capture":
         return this.endCapture();
       case "send-goodbye":
-        this.protection?.goodbye();
-        return;
+        return this.protection?.goodbye();
       case "send-handover":
         this.protection?.handover(effect.epoch);
         this.input.forward((frame) => this.link.sendInput(frame));

@@ -133,9 +133,14 @@ export class Protection {
     await this.chain?.gone;
   }
 
-  /** Tells the backup that protection ends, behind everything that was captured. */
-  goodbye(): void {
-    this.shipping.goodbye();
+  /**
+   * Tells the backup that protection ends, behind everything that was captured. The backup then lets go of its memory, so what two memories held is put on this
+   * host's disks before.
+   */
+  async goodbye(): Promise<void> {
+    await this.disks.harden();
+    // It may have been given up meanwhile.
+    if (!this.stopped) this.shipping.goodbye();
   }
 
   /** Offers the VM, held at checkpoint `epoch`, which is acknowledged. */
