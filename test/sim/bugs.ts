@@ -3,9 +3,20 @@
  * says what is wrong with it.
  */
 import { type Bug, in1 } from "./bug.ts";
+import { BELIEF_BUGS } from "./bugs-of-belief.ts";
 import { HOST_BUGS } from "./bugs-of-hosts.ts";
+import { ORDER_BUGS } from "./bugs-of-order.ts";
+import { PATIENCE_BUGS } from "./bugs-of-patience.ts";
 
 const LOST = ["host loses power", "link is cut", "guardian is killed"];
+
+/** Worlds of all kinds show these; they take more runs. */
+export const WIDE_BUGS: Readonly<Record<string, Bug>> = {
+  ...HOST_BUGS,
+  ...ORDER_BUGS,
+  ...PATIENCE_BUGS,
+  ...BELIEF_BUGS,
+};
 
 export const BUGS: Readonly<Record<string, Bug>> = {
   "release before ack": {
@@ -384,5 +395,5 @@ export const BUGS: Readonly<Record<string, Bug>> = {
       ),
     ],
   },
-  ...HOST_BUGS,
+  ...WIDE_BUGS,
 };

@@ -80,6 +80,8 @@ function natureOf(random: Random): Nature {
     flushEvery: random.pick([4, 16, 64, 0]),
     logsGrow: random.chance(0.3),
     syncMs: random.pick([4, 4, 4, 40, 400]),
+    flushMs: random.pick([4, 4, 40, 400, 1500]),
+    holdMs: random.pick([0.1, 0.1, 5, 30]),
     startsMs: random.pick([
       [random.between(0, 100), random.between(0, 100)],
       [random.between(0, 100), random.between(0, 100)],
@@ -90,6 +92,7 @@ function natureOf(random: Random): Nature {
     firstPassMs: random.pick([20, 60, 300]),
     intervalMs: 25,
     maxInFlight: random.pick([8, 8, 2]),
+    stagingMiB: random.pick([64, 64, 0.03]),
     detectionMs: 200,
     retryMs: random.pick([2000, 500]),
     hungMs: 2000,
@@ -263,7 +266,8 @@ class Run {
 
   /** Liveness: within a bound the VM is protected, and clients are served. */
   private goodTimes(): void {
-    const { world } = this;
+    const { stage, world } = this;
+    stage.mayBeStranded ||= !world.onlyOneFailure;
     this.stage.calmDown();
     // Who has not said stop need not ask again.
     if (this.stage.stopped) this.stage.protectOnOrder();

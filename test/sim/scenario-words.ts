@@ -108,7 +108,7 @@ export const ACTIONS: readonly (readonly [RegExp, Act])[] = [
   ],
   [
     /^syncing at (A|B) takes (\d+)$/,
-    ({ world }, [, h, ms]) => Object.assign(world.host(h!), { syncMs: Number(ms) }),
+    ({ world }, [, h, ms]) => Object.assign(world.host(h!), { syncMs: Number(ms), flushMs: Number(ms) }),
   ],
   [
     /^effect (\S+) fails at (A|B)$/,
@@ -121,13 +121,7 @@ export const ACTIONS: readonly (readonly [RegExp, Act])[] = [
       for (const member of world.witness.members) member.writes = can === "can";
     },
   ],
-  [
-    /^host (A|B) is installed anew$/,
-    ({ world }, [, h]) => {
-      world.host(h!).files.clear();
-      world.host(h!).disk.clear();
-    },
-  ],
+  [/^host (A|B) is installed anew$/, ({ world }, [, h]) => world.host(h!).installAnew()],
   [
     /^order start-here (A|B)( with even older disks)?$/,
     ({ world }, [, h, older]) => {

@@ -17,6 +17,10 @@ import { type Nature, World } from "./world/world.ts";
 const SERVED_AGAIN_MS = 8_000;
 /** A VM that nobody holds may be paused so long. */
 const PAUSED_MS = 7_000;
+/** A VM that has changed so that its backup cannot load it may count as protected so long. */
+const CHANGED_MS = 4_000;
+/** Once protection is said to have ended, nothing of it is in QEMU for longer than this. */
+const LEFT_MS = 400;
 /** A VM of which nothing was heard for so long will not start any more by itself. */
 const STRANDED_MS = 8_000;
 
@@ -125,7 +129,7 @@ export class Stage {
       member.deafTo.clear();
     }
     for (const host of world.hosts.values()) {
-      Object.assign(host, WELL, { syncMs: world.nature.syncMs });
+      Object.assign(host, WELL, { syncMs: world.nature.syncMs, flushMs: world.nature.flushMs });
       host.powerOn();
       host.guardian?.resume(true);
       if (host.guardian?.alive !== true) host.startGuardian();
@@ -171,7 +175,8 @@ export class Stage {
     const claim = witness.newest;
     if (claim === undefined) return false;
     if (claim.host !== newest.host) return true;
-    return newest.timeline.parent !== undefined && this.ranLastAt() === undefined;
+    const isLost = this.world.host(newest.host).installedMs > newest.beganMs;
+    return (isLost || newest.timeline.parent !== undefined) && this.ranLastAt() === undefined;
   }
 
   /** The host on which the VM ran last, if that has noted so. */
@@ -225,6 +230,8 @@ export class Stage {
       if (this.world.ending) return;
       this.lookAtQueues();
       this.lookAtPauses();
+      this.lookAtFitness();
+      this.lookForLeftovers();
       this.lookAtService();
       world.time.after(250, look);
     };
@@ -240,7 +247,8 @@ export class Stage {
 
   /** A VM that nobody holds is not paused for long, whatever fails beside it (I5). */
   private lookAtPauses(): void {
-    const { checker, hosts, heldUntilMs, time, witness } = this.world;
+    const { world } = this;
+    const { checker, hosts, heldUntilMs, time, witness } = world;
     for (const host of hosts.values()) {
       const { guardian, name, qemu } = host;
       const excused =
@@ -249,7 +257,8 @@ export class Stage {
         qemu.hung ||
         guardian?.alive !== true ||
         guardian.stopped ||
-        !witness.reaches(name) ||
+        // Who has lost the other host waits for the arbiter, however long; who hands the VM over does not.
+        (!witness.reaches(name) && world.phaseOf(name) === "primary arbitrating") ||
         time.now < heldUntilMs;
       if (excused) host.pausedSinceMs = undefined;
       // It may have run in between: checkpoints and looks can keep time with each other.
@@ -257,6 +266,30 @@ export class Stage {
       if (host.pausedSinceMs !== undefined && time.now - host.pausedSinceMs > PAUSED_MS)
         checker.fail("I5", `the VM on ${name} has been paused for ${PAUSED_MS} ms, and nobody holds it`);
     }
+  }
+
+  /** Whatever was begun is undone whole. */
+  private lookForLeftovers(): void {
+    const { world } = this;
+    const { checker, hosts, time } = world;
+    for (const host of hosts.values()) {
+      const { guardian, name, qemu } = host;
+      const left = qemu?.guest === undefined ? [] : qemu.leftovers;
+      const isOver = world.phaseOf(name) === "primary unprotected" && guardian?.alive === true;
+      if (!isOver || guardian.stopped || left.length === 0) host.leftSinceMs = undefined;
+      else host.leftSinceMs ??= time.now;
+      if (host.leftSinceMs !== undefined && time.now - host.leftSinceMs > LEFT_MS)
+        checker.fail("stop", `protection has ended on ${name}, and has left in QEMU: ${left.join(", ")}`);
+    }
+  }
+
+  /** Nothing is protected that cannot be failed over: what changes on the VM ends protection. */
+  private lookAtFitness(): void {
+    const { checker, hosts, time } = this.world;
+    const qemu = hosts.get(checker.newest?.host ?? "")?.qemu;
+    if (qemu === undefined || qemu.plugged === 0 || time.now - qemu.pluggedMs < CHANGED_MS) return;
+    if (this.isProtected())
+      checker.fail("I4", `the VM has a device that its backup lacks, for ${CHANGED_MS} ms, and is protected`);
   }
 
   private lookAtService(): void {

@@ -198,7 +198,10 @@ export class QemuCapture {
       for (const [i, page] of numbers.entries()) view.setUint32(i * 4096, guest.pages[page]!);
       batches.push({ chunk, numbers });
     }
-    return { batches, device: this.world.keepSnapshot(guest.snapshot(this.qmp.qemu.host.disk.blocks)) };
+    return {
+      batches,
+      device: this.world.keepSnapshot(guest.snapshot(this.qmp.qemu.host.disk.blocks, this.qmp.qemu.plugged)),
+    };
   }
 
   private reportState({ batches, device }: Staged, epoch: number): void {
@@ -216,6 +219,8 @@ export class QemuCapture {
         },
       });
     const pages = batches.reduce((sum, { numbers }) => sum + numbers.length, 0);
+    const { foresight } = this.world.checker;
+    foresight.captured(this.qmp.qemu.host.name, this.world.snapshotOf(device), epoch, pages * 4096);
     this.report({ kind: "captured", epoch, device, pages });
   }
 }

@@ -10,13 +10,14 @@ export class CheckpointProof {
     this.drop();
   }
 
-  async prove(): Promise<void> {
+  async prove({ device }: { readonly device: Uint8Array }): Promise<void> {
     const world = theWorld();
     const host = world.hostOf(current());
     const { promise: ended, reject } = Promise.withResolvers<never>();
     this.end = () => reject(new Error("checkpoint 0 does not load here: QEMU ended (SIGKILL)"));
     await Promise.race([ended, current().later(world.random.between(5, 120) + host.loadTakesMs)]);
-    if (!host.loadFails) return;
+    const { plugged } = world.snapshotOf(device);
+    if (!host.loadFails && plugged === 0) return;
     world.count("trials that failed to load");
     throw new Error("checkpoint 0 does not load here: it is refused");
   }

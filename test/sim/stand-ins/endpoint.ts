@@ -49,6 +49,9 @@ export class DiskEndpoint {
   /** QEMU has changed to the log that was begun last. */
   useNewLog(): void {
     this.noted = this.next;
+    const world = theWorld();
+    world.step(world.hostOf(this.process).name, "log-gives-way");
+    world.count("logs that gave way");
   }
 
   /** Its end is no failure any more. */

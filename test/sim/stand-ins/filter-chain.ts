@@ -67,7 +67,7 @@ export class FilterChain {
 
   hold(upTo: number): Promise<void> {
     return new Promise((resolve) =>
-      this.orders.post(0.1, () => {
+      this.orders.post(this.world.random.between(0.05, this.world.nature.holdMs), () => {
         this.held.hold(upTo);
         this.process.post(0.1, resolve);
       }),

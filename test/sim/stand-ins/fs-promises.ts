@@ -7,8 +7,8 @@ function here() {
   const world = theWorld();
   const host = world.hostOf(process);
   /** What reaches stable storage takes a while, and may fail. */
-  const synced = async (act: () => void) => {
-    await process.later(world.random.between(0.2, host.syncMs));
+  const synced = async (act: () => void, mostMs = host.syncMs) => {
+    await process.later(world.random.between(0.2, mostMs));
     if (host.syncFails) throw Object.assign(new Error("EIO: i/o error, fsync"), { code: "EIO" });
     act();
   };
@@ -26,10 +26,18 @@ export async function readFile(path: string, _encoding: string): Promise<string>
 export async function open(path: string, flags: string, _mode?: number) {
   const { disk, files, host, synced } = here();
   if (path.endsWith(".img")) {
-    const sync = () => synced(disk.beginFlush());
+    const sync = () => synced(disk.beginFlush(), host.flushMs);
     return { sync, datasync: sync, close: async () => {} };
   }
-  if (flags === "r") return { sync: () => synced(() => files.syncFolder()), close: async () => {} };
+  if (flags === "r")
+    return {
+      sync: () =>
+        synced(() => {
+          files.syncFolder();
+          theWorld().checker.foresight.noted(host.name);
+        }),
+      close: async () => {},
+    };
   const inode = files.create(path);
   return {
     writeFile: async (text: string) => {
@@ -47,7 +55,13 @@ export async function rename(from: string, to: string): Promise<void> {
 }
 
 export async function rm(path: string): Promise<void> {
-  const { disk, files } = here();
-  disk.logs = disk.logs.filter((log) => log.path !== path);
+  const { disk, files, host } = here();
+  const logs = disk.logs.filter((log) => log.path !== path);
+  const isLog = logs.length < disk.logs.length;
+  disk.logs = logs;
+  if (isLog) {
+    theWorld().step(host.name, "log-goes");
+    theWorld().checker.foresight.logGone(host.name);
+  }
   files.remove(path);
 }

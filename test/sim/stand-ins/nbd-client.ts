@@ -27,7 +27,7 @@ export class NbdClient {
   }
 
   read(offset: number, length: number): Promise<Buffer> {
-    return this.request(() => {
+    return this.request(0, () => {
       const bytes = Buffer.alloc(length);
       for (let at = 0; at < length; at += BLOCK_BYTES)
         bytes.writeUInt32BE(this.host.disk.blocks[(offset + at) / BLOCK_BYTES]!, at);
@@ -63,7 +63,7 @@ export class NbdClient {
     const bitmap = context.startsWith("qemu:dirty-bitmap:")
       ? this.qemu.snapshots.get(context.slice("qemu:dirty-bitmap:".length))!
       : undefined;
-    return await this.request(() => {
+    return await this.request(0, () => {
       const extents: { length: number; flags: number }[] = [];
       for (let at = offset; at < offset + length; at += BLOCK_BYTES) {
         const block = at / BLOCK_BYTES;
@@ -77,7 +77,8 @@ export class NbdClient {
 
   flush(): Promise<void> {
     const ended = this.host.disk.beginFlush();
-    return this.request(() => {
+    const takesMs = this.world.random.between(0.2, this.host.flushMs);
+    return this.request(takesMs, () => {
       if (this.host.diskFails || this.host.syncFails) throw new NbdError("flush: EIO");
       ended();
     });
@@ -94,14 +95,14 @@ export class NbdClient {
   }
 
   private change(act: () => void): Promise<void> {
-    return this.request(() => {
+    return this.request(0, () => {
       if (this.host.diskFails) throw new NbdError("write: ENOSPC");
       act();
     });
   }
 
-  private async request<T>(act: () => T): Promise<T> {
-    await this.process.later(this.world.random.between(0.02, this.host.diskMs ?? this.world.diskMs));
+  private async request<T>(moreMs: number, act: () => T): Promise<T> {
+    await this.process.later(moreMs + this.world.random.between(0.02, this.host.diskMs ?? this.world.diskMs));
     while (this.qemu.hung && this.qemu.alive) await this.process.later(5);
     if (!this.qemu.alive || this.over) throw new NbdError("the export is gone");
     return act();

@@ -32,7 +32,7 @@ export async function loadStandby(
       throw new Error("the standby QEMU did not load its state in time");
   }
   await qmp.execute("migrate-incoming");
-  if (host.loadFails) {
+  if (host.loadFails || state.plugged > 0) {
     world.count("standbys that failed to load");
     throw new Error("the standby QEMU refused the state; see its log");
   }

@@ -2,6 +2,7 @@
  * The judge: it stands outside, as a client, and knows what has really happened. What the two cores believe is nothing to it.
  */
 import type { Claim } from "../../../src/core/arbiter.ts";
+import { Foresight, type Outlook } from "./foresight.ts";
 import type { Frame, Guest, Snapshot } from "./guest.ts";
 import { Timeline } from "./guest.ts";
 import { Promises } from "./promises.ts";
@@ -20,7 +21,8 @@ interface Copy {
 }
 
 /** What the judge is told of a run beside what happens in it. */
-export interface Court extends Surroundings {
+export interface Court extends Surroundings, Pick<Outlook, "mostOnTheWayBytes" | "other" | "phaseOf"> {
+  host(name: string): ReturnType<Surroundings["host"]> & ReturnType<Outlook["host"]>;
   /** This run has one failure, and no more. */
   readonly onlyOneFailure: boolean;
   /** The run is over. */
@@ -40,6 +42,7 @@ export class Checker {
   lateFrames = 0;
   /** The newest checkpoint that was committed anywhere: of whom, where, when. */
   committed: { readonly timeline: Timeline; readonly host: string; readonly at: number } | undefined;
+  readonly foresight: Foresight;
   private readonly promises = new Promises();
   private readonly copies: Copy[] = [];
   /** Who wrote a value to the disk. */
@@ -49,6 +52,20 @@ export class Checker {
 
   constructor(world: Court) {
     this.world = world;
+    this.foresight = new Foresight(world, this);
+  }
+
+  /** A block that a copy, or one before it, was told is safe, and that is not among these. */
+  lacks(timeline: Timeline, blocks: readonly number[]): number | undefined {
+    return this.promises.broken(timeline, blocks, this.writes);
+  }
+
+  writer(value: number): { readonly timeline: Timeline; readonly seq: number } | undefined {
+    return this.writes.get(value);
+  }
+
+  hasSoftPromise(timeline: Timeline, seq: number): boolean {
+    return this.promises.hasSoft(timeline, seq);
   }
 
   get newest(): Copy | undefined {
@@ -74,7 +91,7 @@ export class Checker {
             `the VM starts from a disk with a block in it that copy ${by.timeline.id} wrote, which is not its past`,
           );
       }
-      const lost = this.promises.broken(newest.timeline, blocks, this.writes);
+      const lost = this.lacks(newest.timeline, blocks);
       if (lost !== undefined)
         this.fail(
           "I2",
@@ -153,6 +170,7 @@ export class Checker {
     const { last } = this;
     const copy = this.copies.find((one) => one.timeline === frame.timeline)!;
     this.releasedFrames++;
+    this.foresight.released(frame, host);
     if (last === undefined) this.accept(frame);
     else {
       const lastEra = this.copies.find((one) => one.timeline === last.timeline)!.era;

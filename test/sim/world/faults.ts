@@ -1,6 +1,7 @@
 /** What can go wrong, by name. Each fault heals by itself, or with `heal`, when a run's bad times are over. */
 import type { Host } from "./host.ts";
 import { order } from "./operator.ts";
+import { strangerCalls } from "./stranger.ts";
 import type { World } from "./world.ts";
 
 /** @param at the host that it strikes; for links, the one whose way out it is */
@@ -29,6 +30,17 @@ const aWhile = ({ random }: World) =>
   ]);
 const anyLink = ({ network, random }: World) => random.below(network.quality.length);
 
+/** Of a fault that has waited: what has happened to the VM meanwhile may be a failure of its own. */
+function losesPowerNow(world: World, host: Host): void {
+  if (world.calm) return;
+  const { checker, time } = world;
+  const { committed, newest } = checker;
+  const isFollowed =
+    committed !== undefined && committed.timeline === newest?.timeline && committed.host !== newest.host;
+  if (!isFollowed || time.now - committed.at > 300) world.onlyOneFailure = false;
+  FAULTS["host loses power"]!(world, host);
+}
+
 function cut(world: World, ways: readonly (readonly [string, string])[], link: number, ms: number): void {
   for (const [from, to] of ways) world.network.setUp(from, to, link, false);
   heals(world, ms, () => {
@@ -43,10 +55,10 @@ const BOTH_WAYS = [
 
 /** What a change of roles consists of, at either host. */
 const EFFECTS_OF: Readonly<Record<string, readonly string[]>> = {
-  protect: ["connect", "start-capture", "begin-epochs", "commit", "unable", "report"],
+  protect: ["connect", "start-capture", "begin-epochs", "ack", "commit", "unable", "report"],
   stop: ["send-goodbye", "goodbye-ok", "forget", "release-all", "end-capture"],
-  switchover: ["capture", "send-handover", "ask-arbiter", "run-standby", "takeover", "kill-vm"],
-  link: ["ask-arbiter", "kill-vm", "release-all", "end-capture", "drop-incomplete", "takeover"],
+  switchover: ["capture", "release", "send-handover", "ask-arbiter", "run-standby", "takeover", "kill-vm"],
+  link: ["ack", "ask-arbiter", "kill-vm", "release-all", "end-capture", "drop-incomplete", "takeover"],
   power: [
     "ask-arbiter",
     "drop-incomplete",
@@ -77,6 +89,27 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
       heals(world, ms, () => one.powerOn());
     }
   },
+  "host is installed anew"(world, host) {
+    const { checker, random, time } = world;
+    const { committed, newest } = checker;
+    const isElsewhere = newest?.alive === true && newest.host !== host.name;
+    const isFollowed = committed?.timeline === newest?.timeline && committed?.host !== host.name;
+    // Who has the only copy of a VM is not installed anew.
+    if (
+      !host.on ||
+      newest?.alive !== true ||
+      !(isElsewhere || (isFollowed && time.now - committed!.at < 100))
+    )
+      return;
+    world.count("hosts that were installed anew");
+    host.powerOff();
+    host.installAnew();
+    heals(world, random.between(300, 4000), () => host.powerOn());
+    // It starts with its old file, and is refused where that says primary; then somebody sets that right.
+    heals(world, random.between(1000, 8000), () => {
+      host.fileRole = "backup";
+    });
+  },
   "guardian is killed"(_world, host) {
     host.killGuardian();
   },
@@ -89,6 +122,9 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
     qemu?.hang();
     host.stopGuardian(ms);
     heals(world, ms, () => qemu?.unhang());
+  },
+  "host is suspended"(world, host) {
+    host.suspend(aWhile(world));
   },
   "QEMU crashes"(_world, host) {
     host.qemu?.die("QEMU ended (SIGSEGV)");
@@ -165,6 +201,17 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
     Object.assign(post, { loss: 0.5, duplication: 0.3, longShare: 0.4, longMs: 2500 });
     heals(world, world.random.between(500, 4000), () => Object.assign(post, world.nature.datagrams));
   },
+  "a device is plugged in"(world, host) {
+    const { qemu } = host;
+    qemu?.plug();
+    heals(world, world.random.between(500, 9000), () => qemu?.unplug());
+  },
+  "a stranger calls"(world) {
+    strangerCalls(
+      world,
+      world.random.pick(["crowds the door", "talks nonsense", "says HELLO", "says HELLO"]),
+    );
+  },
   "wall clock jumps"(world, host) {
     host.wallOffsetMs += world.random.between(-1e7, 1e7);
   },
@@ -198,7 +245,7 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
       });
     };
     world.at("backup:arbitrating", 0, full, peer.name);
-    world.time.after(random.between(20, 400), () => world.calm || FAULTS["host loses power"]!(world, host));
+    world.time.after(random.between(20, 400), () => losesPowerNow(world, host));
   },
   "host loses power as it hands the VM over, and the standby hangs for a while"(world, host) {
     const peer = other(world, host);
@@ -229,9 +276,12 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
     });
   },
   "stable storage is slow"(world, host) {
-    host.syncMs = world.random.between(50, 1500);
+    const [syncMs, flushMs] = [world.random.between(50, 1500), world.random.between(50, 1500)];
+    if (world.random.chance(0.7)) host.syncMs = syncMs;
+    if (world.random.chance(0.7)) host.flushMs = flushMs;
     heals(world, world.random.between(500, 5000), () => {
       host.syncMs = world.nature.syncMs;
+      host.flushMs = world.nature.flushMs;
     });
   },
   "addresses are gone"(world, host) {
@@ -266,10 +316,15 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
       peer.failingStep = false;
     });
     // The error may come of the very loss.
-    world.time.after(
-      world.random.between(0, 60),
-      () => world.calm || FAULTS["host loses power"]!(world, host),
-    );
+    world.time.after(world.random.between(0, 60), () => losesPowerNow(world, host));
+  },
+  "the link is cut, and nobody can ask at first"(world) {
+    for (const host of world.hosts.values()) host.failingEffect = { type: "ask-arbiter", after: 0 };
+    cut(world, BOTH_WAYS, anyLink(world), world.random.between(300, 2500));
+  },
+  "host loses power, and the other's standby cannot be run at first"(world, host) {
+    other(world, host).failingEffect = { type: "run-standby", after: 0 };
+    FAULTS["host loses power"]!(world, host);
   },
   "witness cannot write"(world) {
     for (const member of world.witness.members) member.writes = false;
@@ -293,6 +348,8 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
 
 /** Of more than one host, or an end of the VM. */
 const NOT_SINGLE = new Set([
+  "the link is cut, and nobody can ask at first",
+  "host is installed anew",
   "both hosts lose power",
   "both hosts lose power at once",
   "QEMU hangs for a while",
@@ -344,7 +401,12 @@ export const AMBUSHES: Readonly<Record<string, Ambush>> = {
     powerCycle(world, host, 4000);
   },
   "a host loses power as protection begins"(world, host, order) {
-    const begins = world.random.pick(["primary:connecting", "primary:syncing", "primary:protected"]);
+    const begins = world.random.pick([
+      "primary:connecting",
+      "primary:syncing",
+      "primary:protected",
+      "backup:armed",
+    ]);
     later(world, begins, undefined, () => {
       powerCycle(world, host, 1500);
       if (world.random.chance(0.3)) powerCycle(world, other(world, host), 1500);
@@ -385,6 +447,52 @@ export const AMBUSHES: Readonly<Record<string, Ambush>> = {
     else if (change === "power") powerCycle(world, host, 3000);
     else order(change);
   },
+  "the protection of a VM that was just taken over is stopped"(world, host, order) {
+    const peer = other(world, host);
+    later(world, "primary:unprotected", peer.name, () => order("stop"));
+    if (world.random.chance(0.5)) powerCycle(world, host, 4000);
+    else order("switchover");
+  },
+  "protection is stopped twice, and asked for again, and notes are slow"(world, _host, order) {
+    const slow = world.random.between(50, 800);
+    for (const host of world.hosts.values()) host.syncMs = slow;
+    heals(world, 3000, () => {
+      for (const host of world.hosts.values()) host.syncMs = world.nature.syncMs;
+    });
+    later(world, "primary:unprotected", undefined, () => {
+      order("stop");
+      order("protect");
+    });
+    order("stop");
+  },
+  "the witness is gone as the VM is handed over"(world, _host, order) {
+    const { random, time, witness } = world;
+    const ms = random.pick([random.between(500, 3000), random.between(8000, 11_000)]);
+    world.at("sends handover", 0, () => {
+      for (const member of witness.members) member.on = false;
+      world.notBefore = Math.max(world.notBefore, time.now + ms);
+      heals(world, ms, () => {
+        for (const member of witness.members) member.on = true;
+      });
+    });
+    order("switchover");
+  },
+  "a host that has lost the VM is installed anew"(world, host) {
+    const { random } = world;
+    if (!host.on) return;
+    const anew = () => {
+      if (world.calm || host.on) return;
+      world.count("hosts that were installed anew");
+      host.installAnew();
+    };
+    later(world, "primary:unprotected", other(world, host).name, anew);
+    host.powerOff();
+    world.notBefore = Math.max(world.notBefore, world.time.now + 5000);
+    heals(world, random.between(1500, 4000), () => host.powerOn());
+    heals(world, random.between(5000, 8000), () => {
+      host.fileRole = "backup";
+    });
+  },
   "a host that comes back is the other's again at once"(world, host, order) {
     later(world, "primary:protected", undefined, () => {
       order("switchover");
@@ -418,6 +526,8 @@ export const STEPS: readonly string[] = [
   "backup:recovering",
   "backup:running",
   "backup:stood-down",
+  "log-gives-way",
+  "log-goes",
   "claims",
   "claim-written",
   "asks-newest",

@@ -10,11 +10,11 @@ import { Stalls } from "../stand-ins/stalls.ts";
 import type { Host } from "./host.ts";
 import type { Nature, World } from "./world.ts";
 
-const VM = "7f6b1c58-7c1f-4a7e-9d1b-0d6a3f1f2a10";
+export const VM = "7f6b1c58-7c1f-4a7e-9d1b-0d6a3f1f2a10";
 
 /** A new guardian on this host. Resolves with its exit status. */
-export async function beginGuardian(world: World, { name }: Host): Promise<number> {
-  const config = configOf(name, world.nature);
+export async function beginGuardian(world: World, { fileRole, name }: Host): Promise<number> {
+  const config = configOf(name, world.nature, fileRole);
   const { timing, vm, witness: choice } = config;
   const control = new SimControl() as unknown as ControlSocket;
   const log = logOf(world, name);
@@ -48,10 +48,10 @@ function logOf(world: World, host: string): Post["log"] {
   return log as unknown as Post["log"];
 }
 
-function configOf(host: string, nature: Nature): GuardianConfig {
+function configOf(host: string, nature: Nature, fileRole: Host["fileRole"]): GuardianConfig {
   const other = host === "A" ? "B" : "A";
   const config = {
-    role: host === "A" || nature.bothPrimary ? "primary" : "backup",
+    role: fileRole ?? (host === "A" || nature.bothPrimary ? "primary" : "backup"),
     vm: {
       name: "vm1",
       uuid: VM,
@@ -88,7 +88,7 @@ function configOf(host: string, nature: Nature): GuardianConfig {
       hungMs: nature.hungMs,
     },
     limits: {
-      stagingMiB: 64,
+      stagingMiB: nature.stagingMiB,
       maxInFlight: nature.maxInFlight,
       heldMiB: 64,
       diskMiB: 0.25,

@@ -60,6 +60,8 @@ export interface Snapshot {
   readonly chain: number;
   readonly pages: readonly number[];
   readonly blocks: readonly number[];
+  /** Devices that somebody has plugged in, which no standby has. */
+  readonly plugged: number;
 }
 
 export interface Stepped {
@@ -98,9 +100,9 @@ export class Guest {
     return { block, output, flush: flushEvery > 0 && (this.chain >>> 20) % flushEvery === 0 };
   }
 
-  snapshot(blocks: readonly number[]): Snapshot {
+  snapshot(blocks: readonly number[], plugged: number): Snapshot {
     const { chain, pages, seq, timeline } = this;
-    return { chain, seq, timeline, pages: [...pages], blocks: [...blocks] };
+    return { chain, seq, timeline, pages: [...pages], blocks: [...blocks], plugged };
   }
 }
 

@@ -16,7 +16,7 @@ export interface HostWorld extends Surroundings {
   readonly checker: Checker;
   readonly processes: Map<SimProcess, Host>;
   readonly ending: boolean;
-  readonly nature: { readonly syncMs: number };
+  readonly nature: { readonly syncMs: number; readonly flushMs: number };
   /** A guardian's life, until its exit status. Called as code of its process. */
   begin(host: Host): Promise<number>;
   /** Production code has failed in a way that it calls impossible. */
@@ -34,10 +34,14 @@ export class Host implements ClockOfHost, Place, QemuHost {
   ear: Ear | undefined;
   /** What this host's guardian heard last of the other. */
   heard: Heard | undefined;
+  /** The role in its file, where that is not the one it was given at first. */
+  fileRole: "primary" | "backup" | undefined;
+  /** When it was installed anew: its disks are blank since, and its notes are gone. */
+  installedMs = Number.NEGATIVE_INFINITY;
   /** Nobody starts the guardian again. */
   left = false;
   /** Faults that lie in wait. */
-  loadFails = false;
+  private loadFailsSince: number | undefined;
   loadTakesMs = 0;
   diskFails = false;
   /** A request to its disk takes so long, at most; undefined: as everywhere. */
@@ -47,6 +51,8 @@ export class Host implements ClockOfHost, Place, QemuHost {
   stateFull = false;
   /** What reaches stable storage takes so long, at most. */
   syncMs: number;
+  /** The same of its disk images, which may lie elsewhere than its notes. */
+  flushMs: number;
   /** Files that the VM boots from are gone. */
   filesGone = false;
   /** Its addresses for replication are gone. */
@@ -60,6 +66,10 @@ export class Host implements ClockOfHost, Place, QemuHost {
   /** Somebody has told its guardian to end. */
   endAsked = false;
   stoppedUntilMs = 0;
+  /** So long it has been suspended, by its own clock. */
+  private suspendedMs = 0;
+  /** Since when a protection that is over has left something in its QEMU. */
+  leftSinceMs: number | undefined;
   /** Since when its guest has been neither running nor excused. */
   pausedSinceMs: number | undefined;
   private readonly world: HostWorld;
@@ -74,10 +84,60 @@ export class Host implements ClockOfHost, Place, QemuHost {
     this.rate = 1 + random.between(-1, 1) * random.pick([0, 1e-5, 1e-3, 1e-2]);
     this.offsetMs = random.below(1e6);
     this.syncMs = world.nature.syncMs;
+    this.flushMs = world.nature.flushMs;
+  }
+
+  /** Its standby cannot load a state. */
+  get loadFails(): boolean {
+    return this.loadFailsSince !== undefined;
+  }
+
+  set loadFails(fails: boolean) {
+    this.loadFailsSince = fails ? (this.loadFailsSince ?? this.world.time.now) : undefined;
+  }
+
+  get loadFailsSinceMs(): number | undefined {
+    return this.loadFailsSince;
+  }
+
+  get safeRecord(): string | undefined {
+    return this.files.readSafe(`/${this.name}/state/vm1.json`);
+  }
+
+  get safeBlocks(): readonly number[] {
+    return this.disk.onStableStorage;
+  }
+
+  get blocks(): readonly number[] {
+    return this.disk.blocks;
+  }
+
+  get loggedBlocks(): ReadonlySet<number> {
+    return new Set(this.disk.logs.flatMap(({ blocks }) => [...blocks]));
   }
 
   monotonicMs(): number {
     return this.offsetMs + this.world.time.now * this.rate;
+  }
+
+  activeMs(): number {
+    return this.monotonicMs() - this.suspendedMs;
+  }
+
+  /** Its memory stays, its processes and CLOCK_MONOTONIC stand; CLOCK_BOOTTIME goes on. */
+  suspend(ms: number): void {
+    const { guardian, qemu, world } = this;
+    if (guardian?.alive !== true || guardian.stopped) return;
+    world.count("hosts that were suspended");
+    const began = this.monotonicMs();
+    guardian.suspend();
+    qemu?.hang();
+    this.stoppedUntilMs = world.time.now + ms;
+    world.time.after(ms, () => {
+      if (guardian.stopped) this.suspendedMs += this.monotonicMs() - began;
+      guardian.resume(world.random.chance(0.5));
+      qemu?.unhang();
+    });
   }
 
   worldMs(ms: number): number {
@@ -162,6 +222,13 @@ export class Host implements ClockOfHost, Place, QemuHost {
     this.guardian = undefined;
     this.files.powerFails(random);
     this.disk.powerFails(random);
+  }
+
+  /** Its power is off, and all that was on its disks is gone. */
+  installAnew(): void {
+    this.files.clear();
+    this.disk.clear();
+    this.installedMs = this.world.time.now;
   }
 
   powerOn(): void {

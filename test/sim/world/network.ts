@@ -1,5 +1,6 @@
 /** The links between the hosts, and doors to knock at. Production code gets it in place of `node:net` (stand-ins/net.ts). */
 import { EventEmitter } from "node:events";
+import type { Checker } from "./checker.ts";
 import { type LinkQuality, SimSocket, Way, type Wires } from "./socket.ts";
 import type { Surroundings } from "./surroundings.ts";
 import { current, type SimProcess } from "./time.ts";
@@ -54,6 +55,10 @@ export class SimServer extends EventEmitter {
   }
 }
 
+export interface NetworkWorld extends Surroundings {
+  readonly checker: Checker;
+}
+
 export class Network implements Wires {
   readonly sockets = new Set<SimSocket>();
   /** Ends that are gone while their kernel still sends. */
@@ -63,9 +68,9 @@ export class Network implements Wires {
   readonly corrupts = new Set<string>();
   readonly quality: LinkQuality[];
   readonly ways: Way[];
-  private readonly world: Surroundings;
+  private readonly world: NetworkWorld;
 
-  constructor(world: Surroundings, quality: LinkQuality[]) {
+  constructor(world: NetworkWorld, quality: LinkQuality[]) {
     this.world = world;
     this.quality = quality;
     this.ways = quality.flatMap((_, link) => [new Way("A", "B", link), new Way("B", "A", link)]);
@@ -76,8 +81,20 @@ export class Network implements Wires {
     return !this.world.hostOf(process).addressGone;
   }
 
+  standsDown(host: string): void {
+    this.world.checker.foresight.standsDown(host);
+  }
+
+  acks(host: string, epoch: number): void {
+    this.world.checker.foresight.acks(host, epoch);
+  }
+
   way(from: string, to: string, link: number): Way {
-    return this.ways.find((one) => one.from === from && one.to === to && one.link === link)!;
+    // Strangers have ways of their own, which nothing happens to.
+    return (
+      this.ways.find((one) => one.from === from && one.to === to && one.link === link) ??
+      new Way(from, to, link)
+    );
   }
 
   setUp(from: string, to: string, link: number, up: boolean): void {

@@ -34,6 +34,11 @@ export class Promises {
     for (const one of this.flushes.get(timeline) ?? []) one.soft = false;
   }
 
+  /** A flush of this copy, up to that step, lies in two memories only. */
+  hasSoft(timeline: Timeline, until: number): boolean {
+    return this.flushes.get(timeline)?.some(({ seq, soft }) => soft && seq <= until) ?? false;
+  }
+
   /** The block that was promised to the newest copy, and is not on the disk from which a VM starts; undefined if all of it is there. */
   broken(newest: Timeline, blocks: readonly number[], writes: Writes): number | undefined {
     const promise = this.last(newest);

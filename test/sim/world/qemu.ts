@@ -97,6 +97,9 @@ export class SimQemu {
   /** Dirty bitmaps that record, and copies of some. */
   readonly bitmaps = new Map<string, Set<number>>();
   readonly snapshots = new Map<string, Set<number>>();
+  /** Devices that somebody has plugged in over another monitor, and since when. */
+  plugged = 0;
+  pluggedMs = 0;
   running = false;
   private flushing = true;
   /** When it was paused last. */
@@ -223,6 +226,26 @@ export class SimQemu {
     this.running = true;
     this.event("RESUME");
     this.goOn();
+  }
+
+  /** What a protection has put in, and is to take out. */
+  get leftovers(): readonly string[] {
+    return [
+      ...(this.chain === undefined ? [] : ["filters"]),
+      ...(this.mirror === undefined ? [] : ["mirror"]),
+    ];
+  }
+
+  /** Somebody changes the VM over another monitor. */
+  plug(): void {
+    if (this.guest === undefined || !this.alive) return;
+    if (this.plugged++ === 0) this.pluggedMs = this.world.time.now;
+  }
+
+  unplug(): void {
+    if (this.plugged === 0 || !this.alive) return;
+    this.plugged = 0;
+    this.event("DEVICE_DELETED");
   }
 
   /** A client's packet reaches the guest's card. */

@@ -25,7 +25,14 @@ export interface Wires {
   /** Hosts of whose next bytes one is changed on its way. */
   readonly corrupts: Set<string>;
   way(from: string, to: string, link: number): Way;
+  /** A backup says that it holds a checkpoint. */
+  acks(host: string, epoch: number): void;
+  /** It says that it has let go of the VM. */
+  standsDown(host: string): void;
 }
+
+/** Bytes that a network hands over together, at most. */
+const MOST_AT_ONCE = 16 << 10;
 
 const NAMES = Object.fromEntries(Object.entries(MESSAGES).map(([name, { code }]) => [code, name]));
 
@@ -116,8 +123,14 @@ export class SimSocket extends EventEmitter {
     const { wires } = this;
     if (wires.corrupts.delete(this.host))
       copy[this.world.random.below(copy.length)]! ^= 1 << this.world.random.below(8);
-    this.unsent.push({ bytes: copy, taken });
-    if (isHeader(bytes)) this.world.step(this.host, `sends ${NAMES[bytes[5]!]}`);
+    // What is large arrives bit by bit, and each bit is heard.
+    for (let from = 0; from < copy.length; from += MOST_AT_ONCE) {
+      const isLast = from + MOST_AT_ONCE >= copy.length;
+      const part = copy.subarray(from, from + MOST_AT_ONCE);
+      this.unsent.push({ bytes: part, taken: isLast ? taken : undefined });
+    }
+    if (isHeader(bytes))
+      this.says(NAMES[bytes[5]!]!, new DataView(bytes.buffer, bytes.byteOffset).getUint32(36));
     this.unsentBytes += bytes.length;
     this.push();
     return true;
@@ -155,6 +168,12 @@ export class SimSocket extends EventEmitter {
   /** What waits, bytes and all: for I6. */
   get queued(): number {
     return this.unsent.length;
+  }
+
+  private says(name: string, epoch: number): void {
+    if (name === "ack") this.wires.acks(this.host, epoch);
+    if (name === "goodbye-ok") this.wires.standsDown(this.host);
+    this.world.step(this.host, `sends ${name}`);
   }
 
   private drop(): void {
@@ -245,7 +264,7 @@ export class SimSocket extends EventEmitter {
     const { peer, world } = this;
     if (peer === undefined || peer.destroyed || !peer.process.alive) {
       // Nobody there: a host that is up says so; what was to be heard of it is not.
-      if (bytes !== "end" && peer !== undefined && world.host(peer.host).on)
+      if (bytes !== "end" && peer !== undefined && world.isOn(peer.host))
         this.arrivesLater(() => this.reset());
       return;
     }

@@ -124,6 +124,11 @@ export class SimDisk {
     this.logs = [];
   }
 
+  /** What a power failure at this instant would leave, if it keeps no more than it must. */
+  get onStableStorage(): readonly number[] {
+    return this.safe;
+  }
+
   powerFails(random: Random): void {
     for (let i = 0; i < BLOCKS; i++) if (random.chance(0.5)) this.safe[i] = this.blocks[i]!;
     this.blocks = [...this.safe];

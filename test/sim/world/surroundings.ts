@@ -25,6 +25,8 @@ export interface Surroundings {
   readonly time: Time;
   readonly random: Random;
   host(name: string): Place;
+  /** It has power; a stranger always has. */
+  isOn(host: string): boolean;
   hostOf(process: SimProcess): Place;
   /** Whether it is to this process that the present event happens. */
   isRunning(process: SimProcess): boolean;

@@ -83,8 +83,10 @@ export function currentOrNone(): SimProcess | undefined {
 }
 
 export interface ClockOfHost {
-  /** Milliseconds of this host's monotonic clock. */
+  /** Milliseconds of this host's CLOCK_BOOTTIME. */
   monotonicMs(): number;
+  /** The same of CLOCK_MONOTONIC, which stands while the host is suspended. */
+  activeMs(): number;
   /** How many of the world's milliseconds pass in so many of the host's. */
   worldMs(ms: number): number;
   wallMs(): number;
@@ -105,6 +107,8 @@ export class SimTimer {
 }
 
 interface Waiting {
+  /** When it was due. */
+  dueMs: number;
   readonly act: () => void;
   readonly isTimer: boolean;
 }
@@ -118,6 +122,8 @@ export class SimProcess {
   private readonly clock: ClockOfHost;
   private readonly onError: (error: unknown, process: SimProcess) => void;
   private backlog: Waiting[] = [];
+  /** The host is suspended since: its timers stand, too. */
+  private suspendedAtMs: number | undefined;
   private readonly atDeath: (() => void)[] = [];
 
   constructor(
@@ -136,13 +142,17 @@ export class SimProcess {
     return this.clock.monotonicMs();
   }
 
+  activeMs(): number {
+    return this.clock.activeMs();
+  }
+
   wallMs(): number {
     return this.clock.wallMs();
   }
 
   /** Something happens to this process in `delayMs` of the world's time. */
   post(delayMs: number, act: () => void): void {
-    this.time.after(delayMs, () => this.happen({ act, isTimer: false }));
+    this.time.after(delayMs, () => this.happen({ act, dueMs: this.time.now, isTimer: false }));
   }
 
   /** A promise that settles so much later, in an event of this process. Never if it dies. */
@@ -152,7 +162,7 @@ export class SimProcess {
 
   setTimer(act: () => void, ms: number): SimTimer {
     const timer = new SimTimer();
-    const due = { act: () => timer.cancelled || act(), isTimer: true };
+    const due = { act: () => timer.cancelled || act(), dueMs: 0, isTimer: true };
     this.time.after(this.clock.worldMs(Math.max(1, ms)), () => timer.cancelled || this.happen(due));
     return timer;
   }
@@ -166,6 +176,7 @@ export class SimProcess {
         again();
         act();
       },
+      dueMs: 0,
       isTimer: true,
     };
     const again = () =>
@@ -192,6 +203,12 @@ export class SimProcess {
     this.stopped = true;
   }
 
+  /** As the host is suspended: what is due meanwhile is due so much later. */
+  suspend(): void {
+    this.stop();
+    this.suspendedAtMs = this.time.now;
+  }
+
   /** @param timersFirst whether what was due meanwhile comes before what has arrived */
   resume(timersFirst: boolean): void {
     if (!this.stopped) return;
@@ -200,8 +217,13 @@ export class SimProcess {
     this.backlog = [];
     const timers = waiting.filter(({ isTimer }) => isTimer);
     const others = waiting.filter(({ isTimer }) => !isTimer);
-    for (const one of timersFirst ? [...timers, ...others] : [...others, ...timers])
-      this.time.after(0, () => this.happen(one));
+    const { now } = this.time;
+    const { suspendedAtMs } = this;
+    this.suspendedAtMs = undefined;
+    for (const one of timersFirst ? [...timers, ...others] : [...others, ...timers]) {
+      const stoodMs = one.isTimer && suspendedAtMs !== undefined ? one.dueMs - suspendedAtMs : 0;
+      this.time.at(now + stoodMs, () => this.happen(one));
+    }
   }
 
   kill(): void {
@@ -218,8 +240,10 @@ export class SimProcess {
 
   private happen(one: Waiting): void {
     if (!this.alive) return;
-    if (this.stopped) this.backlog.push(one);
-    else this.run(one.act);
+    if (this.stopped) {
+      one.dueMs = this.time.now;
+      this.backlog.push(one);
+    } else this.run(one.act);
   }
 }
 
@@ -262,7 +286,7 @@ export function installClocks(): void {
     if (timer !== undefined && timer !== null) timer.cancelled = true;
   };
   for (const name of ["clearTimeout", "clearInterval", "clearImmediate"]) give(name, clear);
-  give("performance", { now: () => current().monotonicMs() });
+  give("performance", { now: () => current().activeMs() });
   const wallMs = () => running?.wallMs() ?? 0;
   Date.now = wallMs;
   give(

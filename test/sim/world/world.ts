@@ -31,12 +31,18 @@ export interface Nature {
   readonly logsGrow: boolean;
   /** What reaches stable storage takes so long, at most. */
   readonly syncMs: number;
+  /** The same of disk images. */
+  readonly flushMs: number;
+  /** The thread that holds output takes an order so late, at most. */
+  readonly holdMs: number;
   /** When the guardians of A and B are started for the first time. */
   readonly startsMs: readonly [number, number];
   readonly diskMs: number;
   readonly firstPassMs: number;
   readonly intervalMs: number;
   readonly maxInFlight: number;
+  /** Of checkpoints that are not acknowledged; with more no further one is begun. */
+  readonly stagingMiB: number;
   readonly detectionMs: number;
   readonly retryMs: number;
   readonly hungMs: number;
@@ -110,6 +116,10 @@ export class World implements Court, HostWorld, QemuWorld {
     this.hosts = new Map(["A", "B"].map((name) => [name, new Host(this, name)]));
   }
 
+  get mostOnTheWayBytes(): number {
+    return this.nature.stagingMiB * 2 ** 20;
+  }
+
   get diskMs(): number {
     return this.nature.diskMs;
   }
@@ -127,6 +137,20 @@ export class World implements Court, HostWorld, QemuWorld {
 
   host(name: string): Host {
     return this.hosts.get(name)!;
+  }
+
+  isOn(host: string): boolean {
+    return this.hosts.get(host)?.on ?? true;
+  }
+
+  /** The other one. */
+  other(name: string): Host {
+    return this.host(name === "A" ? "B" : "A");
+  }
+
+  /** What its guardian has told last: "primary protected", say. */
+  phaseOf(host: string): string {
+    return this.phases.get(host) ?? "";
   }
 
   hostOf(process: SimProcess): Host {
@@ -160,7 +184,8 @@ export class World implements Court, HostWorld, QemuWorld {
   }
 
   hears(host: string, { arrivedAtMs, sentAtMs }: Heard): void {
-    this.host(host).heard = { arrivedAtMs, sentAtMs };
+    const heard = { arrivedAtMs, sentAtMs };
+    if (this.hosts.has(host)) this.host(host).heard = heard;
   }
 
   phase(host: string, role: string, phase: string): void {
