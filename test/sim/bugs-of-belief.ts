@@ -1,4 +1,4 @@
-/** Planted bugs in which a guardian believes what it must not: a stranger, a file, a clock, or that nothing has changed. Found in worlds of all kinds, so none has a focus. */
+/** Planted bugs in which a guardian believes what it must not: a stranger, a file, or that nothing has changed. Found in worlds of all kinds, so none has a focus. */
 import { type Bug, in1 } from "./bug.ts";
 
 export const BELIEF_BUGS: Readonly<Record<string, Bug>> = {
@@ -38,26 +38,5 @@ export const BELIEF_BUGS: Readonly<Record<string, Bug>> = {
     why: "checkpoints are begun however much of earlier ones the backup has not acknowledged (I6)",
     focus: {},
     patches: [in1("core/pacer.ts", "if (bytes >= settings.maxInFlightBytes)", "if (bytes < 0)")],
-  },
-  "age is told by a clock that stands": {
-    why: "a host that was suspended takes what it finds in its socket for fresh (I3)",
-    focus: {},
-    patches: [
-      in1(
-        "guardian/primary-link.ts",
-        "this.attention.look(monotonicMs(),",
-        "this.attention.look(performance.now(),",
-      ),
-      in1(
-        "guardian/primary-link.ts",
-        "new Attention(config.timing.detectionMs, monotonicMs())",
-        "new Attention(config.timing.detectionMs, performance.now())",
-      ),
-      in1(
-        "guardian/primary-link.ts",
-        "this.attention.heardLate(monotonicMs(), by)",
-        "this.attention.heardLate(performance.now(), by)",
-      ),
-    ],
   },
 };

@@ -115,15 +115,4 @@ export const ORDER_BUGS: Readonly<Record<string, Bug>> = {
     focus: {},
     patches: [in1("guardian/protection.ts", "await this.disks.harden();\n    // It may", "// It may")],
   },
-  "protection is taken out while it is being put in": {
-    why: "what is begun after the end has been said stays in QEMU (stop)",
-    focus: {},
-    patches: [
-      in1(
-        "guardian/protection.ts",
-        "await this.started.catch(() => {});\n    await this.hardened;",
-        "await this.hardened;",
-      ),
-    ],
-  },
 };

@@ -1,18 +1,7 @@
-/** Planted bugs in which something is given up that must be tried again, or waited for that must have an end. Found in worlds of all kinds, so none has a focus. */
+/** Planted bugs in which something is given up that must be tried again. Found in worlds of all kinds, so none has a focus. */
 import { type Bug, in1 } from "./bug.ts";
 
 export const PATIENCE_BUGS: Readonly<Record<string, Bug>> = {
-  "a handover has no end": {
-    why: "a VM that is handed over stays paused for as long as the arbiter says nothing (I5)",
-    focus: {},
-    patches: [
-      in1(
-        "guardian/backup.ts",
-        'setTimeout(() => this.feed({ type: "handover-expired" }), HANDOVER_PATIENCE_MS);',
-        "void HANDOVER_PATIENCE_MS;",
-      ),
-    ],
-  },
   "a primary that could not ask does not ask again": {
     why: "the question to the arbiter fails once, and the VM's output stays held for ever (I4)",
     focus: {},
