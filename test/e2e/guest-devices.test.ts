@@ -59,10 +59,8 @@ async function done(lab: Lab, name: string, command: string[]): Promise<void> {
 
 async function balloonedTo(monitor: Qmp, mib: number): Promise<void> {
   await monitor.execute("balloon", { value: mib * MIB });
-  await eventually(`the balloon leaves ${mib} MiB`, async () => {
-    const { actual } = await monitor.execute<{ actual: number }>("query-balloon");
-    return actual === mib * MIB;
-  });
+  const left = async () => (await monitor.execute<{ actual: number }>("query-balloon")).actual === mib * MIB;
+  await eventually(`the balloon leaves ${mib} MiB`, left, PATIENCE_MS);
 }
 
 test("UEFI, topology, discs, ports, screen, balloon, watchdog, tablet: what the guest wrote into its flash memory survives, too (I1, I4, I7)", async (t) => {
