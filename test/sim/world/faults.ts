@@ -30,6 +30,8 @@ const aWhile = ({ random }: World) =>
   ]);
 const anyLink = ({ network, random }: World) => random.below(network.quality.length);
 
+const PROTECTED = new Set(["primary protected", "primary handing-over"]);
+
 /** Of a fault that has waited: what has happened to the VM meanwhile may be a failure of its own. */
 function losesPowerNow(world: World, host: Host): void {
   if (world.calm) return;
@@ -37,7 +39,8 @@ function losesPowerNow(world: World, host: Host): void {
   const { committed, newest } = checker;
   const isFollowed =
     committed !== undefined && committed.timeline === newest?.timeline && committed.host !== newest.host;
-  if (!isFollowed || time.now - committed.at > 300) world.onlyOneFailure = false;
+  const isProtected = PROTECTED.has(world.phaseOf(newest?.host ?? ""));
+  if (!isProtected || !isFollowed || time.now - committed.at > 300) world.onlyOneFailure = false;
   FAULTS["host loses power"]!(world, host);
 }
 
