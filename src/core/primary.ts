@@ -109,6 +109,8 @@ function fromConnecting(state: PrimaryState & { phase: "connecting" }, event: Pr
           ),
         ],
       };
+    // A host that is slow while it connects has released nothing that could be too late.
+    case "heard-late":
     case "tick":
       return stay(state);
     default:
