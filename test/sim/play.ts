@@ -155,7 +155,8 @@ class Run {
       // Should it be the new owner, between the arbiter's word and TAKEOVER.
       this.stage.mayBeStranded =
         !world.onlyOneFailure ||
-        (world.seen.has("order: switchover") && ["host loses power", "guardian is killed"].includes(name));
+        (world.seen.has("order: switchover") &&
+          (name.includes("host loses power") || name === "guardian is killed"));
       strike(world, name, host);
       // What a standby cannot do shows when it is asked to.
       if (name.startsWith("standby"))
