@@ -50,7 +50,7 @@ function call(world: World, address: string): SimSocket | undefined {
   ours.peer = theirs;
   theirs.peer = ours;
   ours.on("error", () => {});
-  door.process.post(world.random.between(0.1, 1), () => door.accept(theirs));
+  door.process.post(0, () => door.accept(theirs));
   time.after(STAYS_MS, () => process.kill());
   return ours;
 }
