@@ -18,7 +18,7 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { MOST_IN_SLICE } from "../src/guardian/samples.ts";
+import { MOST_IN_SLICE } from "../src/guardian/primary/samples.ts";
 import { QemuCapture } from "../src/hypervisor/qemu/capture.ts";
 import { qemuCommand } from "../src/hypervisor/qemu/command-line.ts";
 import { QemuProcess } from "../src/hypervisor/qemu/process.ts";

@@ -1,8 +1,8 @@
 /** What either guardian does with an effect that has failed: the words for it, and the tries that follow. Which remedy it is, core/effect-failures.ts says. */
 import { IllegalTransition, InvariantBroken } from "../core/transition.ts";
-import { Alarm, type Told } from "./alarm.ts";
 import type { Failed } from "./event-loop.ts";
 import { persist } from "./persist.ts";
+import { Alarm, type Told } from "./watch/alarm.ts";
 
 /** A failure of the loop, or an exception that nobody has caught. */
 export type Failure<Event, Effect> = Failed<Event, Effect> | { readonly duty: "uncaught" };

@@ -4,7 +4,7 @@
  * on, and its operator hears of it.
  */
 import { inUseByOthers, writtenWithOthers } from "../hypervisor/qemu/image-locks.ts";
-import { Alarm, type Told } from "./alarm.ts";
+import { Alarm, type Told } from "./watch/alarm.ts";
 
 const LOOK_EVERY_MS = 2_000;
 

@@ -5,19 +5,19 @@ import { join } from "node:path";
 import { setFlagsFromString } from "node:v8";
 import { StateFile } from "../disk/state-file.ts";
 import { guardianNice } from "../hypervisor/qemu/process.ts";
-import { ConfigError, readConfig } from "./config.ts";
+import { ConfigError, readConfig } from "./config/config.ts";
 import { ControlSocket } from "./control/socket.ts";
-import { DescriptorWatch } from "./descriptor-watch.ts";
 import { HostSignals } from "./host-signals.ts";
 import { LAST_LINES_MS, type Log, openLog } from "./log.ts";
 import { LogSink } from "./log-sink.ts";
 import { beTheOnlyGuardian, NotTheOnlyGuardian } from "./only-guardian.ts";
 import type { Post } from "./role.ts";
 import { serve } from "./serve.ts";
-import { Stalls } from "./stalls.ts";
 import { deadSockets } from "./sweep-leftovers.ts";
-import { TapWatch } from "./tap-watch.ts";
-import { WitnessWatch } from "./witness-watch.ts";
+import { DescriptorWatch } from "./watch/descriptor-watch.ts";
+import { Stalls } from "./watch/stalls.ts";
+import { TapWatch } from "./watch/tap-watch.ts";
+import { WitnessWatch } from "./watch/witness-watch.ts";
 
 // V8 throws away the code of what has not run for a while, and compiles it again when it is called: of a failover, while a guest waits.
 setFlagsFromString("--no-flush-bytecode");

@@ -5,7 +5,7 @@
 import type { PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import type { Log } from "./log.ts";
-import type { PrimaryOrders } from "./primary-orders.ts";
+import type { PrimaryOrders } from "./primary/orders.ts";
 
 /** So long QEMU may take to end by itself, once it was told. */
 const QUIT_MS = 5_000;

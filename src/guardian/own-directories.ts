@@ -1,7 +1,7 @@
 /** The directories of a guardian: what lies there decides what runs as its user, so nobody else may change it. */
 import { error, type Finding, warning } from "../hypervisor/qemu/traps.ts";
 import { whyUnsafe } from "../os/safe-path.ts";
-import type { GuardianConfig } from "./config.ts";
+import type { GuardianConfig } from "./config/config.ts";
 
 /** Looks at all of them; touches nothing. */
 export function directoryFindings(config: GuardianConfig): Finding[] {

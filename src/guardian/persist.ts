@@ -1,5 +1,5 @@
 /** What must be done and cannot be at present is tried again in the background, less and less often, until it is done. An alarm stands meanwhile. */
-import type { Alarm } from "./alarm.ts";
+import type { Alarm } from "./watch/alarm.ts";
 
 const FIRST_MS = 100;
 const LONGEST_MS = 10_000;

@@ -2,13 +2,13 @@
 import type { Generation } from "../core/words.ts";
 import type { StateFile } from "../disk/state-file.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
-import type { GuardianConfig } from "./config.ts";
+import type { GuardianConfig } from "./config/config.ts";
 import type { ControlSocket } from "./control/socket.ts";
 import type { FailoverTimes } from "./control/status.ts";
 import type { Log } from "./log.ts";
-import type { Stalls } from "./stalls.ts";
 import type { Ground } from "./vm-process.ts";
-import type { WitnessWatch } from "./witness-watch.ts";
+import type { Stalls } from "./watch/stalls.ts";
+import type { WitnessWatch } from "./watch/witness-watch.ts";
 
 /** What is there in either role. */
 export interface Post<C extends GuardianConfig = GuardianConfig> {

@@ -1,14 +1,14 @@
 /** A guardian's life: it finds out what it is, and goes from role to role until one ends it. */
 import type { Generation } from "../core/words.ts";
-import { Alarm } from "./alarm.ts";
-import { BackupGuardian } from "./backup.ts";
-import { type BackupConfig, type GuardianConfig, inRole, type PrimaryConfig } from "./config.ts";
+import { BackupGuardian } from "./backup/backup.ts";
+import { type BackupConfig, type GuardianConfig, inRole, type PrimaryConfig } from "./config/config.ts";
 import type { Attended, HostSignals } from "./host-signals.ts";
 import { persist } from "./persist.ts";
-import { adoptVm, startVm } from "./primary-beginning.ts";
+import { adoptVm, startVm } from "./primary/beginning.ts";
 import type { Post, RoleEnd } from "./role.ts";
 import { decideRole, withoutRole } from "./starting.ts";
 import { sweepLeftovers } from "./sweep-leftovers.ts";
+import { Alarm } from "./watch/alarm.ts";
 
 interface Role extends Attended {
   readonly done: Promise<RoleEnd>;

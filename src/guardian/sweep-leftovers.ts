@@ -1,7 +1,7 @@
 /** What a guardian leaves that was killed, or whose host was stopped in the midst: RAM images, sockets, what a test failover had. Nobody else can be using any of it. */
 import { existsSync, lstatSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import type { GuardianConfig } from "./config.ts";
+import type { GuardianConfig } from "./config/config.ts";
 import type { Log } from "./log.ts";
 
 type SweptConfig = Pick<GuardianConfig, "imageDirectory" | "runDirectory" | "stateDirectory" | "vm">;

@@ -13,7 +13,7 @@ import { runningMachine } from "../hypervisor/qemu/running-machine.ts";
 import { type Accelerator, buildTcgAids, needsLibrary, tcgNotice } from "../hypervisor/qemu/tcg-aids.ts";
 import type { Finding } from "../hypervisor/qemu/traps.ts";
 import { networkLink } from "../os/network-link.ts";
-import type { GuardianConfig } from "./config.ts";
+import type { GuardianConfig } from "./config/config.ts";
 import type { Log } from "./log.ts";
 import { directoryFindings } from "./own-directories.ts";
 

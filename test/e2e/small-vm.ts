@@ -5,10 +5,10 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
-import { DirtyRecords } from "../../src/guardian/dirty-records.ts";
-import { PrimaryStatistics } from "../../src/guardian/primary-statistics.ts";
-import { Protection, type ProtectionOptions } from "../../src/guardian/protection.ts";
-import { RunningVm, type Standstill } from "../../src/guardian/running-vm.ts";
+import { DirtyRecords } from "../../src/guardian/disks/dirty-records.ts";
+import { Protection, type ProtectionOptions } from "../../src/guardian/primary/protection.ts";
+import { RunningVm, type Standstill } from "../../src/guardian/primary/running-vm.ts";
+import { PrimaryStatistics } from "../../src/guardian/primary/statistics.ts";
 import { qemuCommand } from "../../src/hypervisor/qemu/command-line.ts";
 import { QemuProcess } from "../../src/hypervisor/qemu/process.ts";
 import { buildTcgAids } from "../../src/hypervisor/qemu/tcg-aids.ts";

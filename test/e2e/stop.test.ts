@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { readdirSync, readlinkSync } from "node:fs";
 import { test } from "node:test";
-import type { Protection } from "../../src/guardian/protection.ts";
+import type { Protection } from "../../src/guardian/primary/protection.ts";
 import type { Qmp } from "../../src/hypervisor/qemu/qmp.ts";
 import { eventually } from "./lab-session.ts";
 import { SmallVm } from "./small-vm.ts";

@@ -7,7 +7,7 @@ export const BELIEF_BUGS: Readonly<Record<string, Bug>> = {
     focus: {},
     patches: [
       in1(
-        "guardian/backup-link.ts",
+        "guardian/backup/link.ts",
         "const wrong = await refuseGeneration(caller.generation, state().generation, post);",
         "const wrong = caller.generation < state().generation ? await refuseGeneration(caller.generation, state().generation, post) : undefined;",
       ),
@@ -32,7 +32,7 @@ export const BELIEF_BUGS: Readonly<Record<string, Bug>> = {
   "what is plugged in later goes unseen": {
     why: "a VM has a device that no standby has, and counts as protected (I4)",
     focus: {},
-    patches: [in1("guardian/watched-vm.ts", 'feed({ type: "stop-asked", because });', "")],
+    patches: [in1("guardian/primary/watched-vm.ts", 'feed({ type: "stop-asked", because });', "")],
   },
   "bytes on their way are not counted": {
     why: "checkpoints are begun however much of earlier ones the backup has not acknowledged (I6)",

@@ -54,7 +54,7 @@ export const HOST_BUGS: Readonly<Record<string, Bug>> = {
     focus: {},
     patches: [
       in1(
-        "guardian/backup-disks.ts",
+        "guardian/disks/backup-disks.ts",
         'generation,\n        images: "syncing",\n        ...(this',
         'generation,\n        images: "owner",\n        ...(this',
       ),
@@ -63,14 +63,14 @@ export const HOST_BUGS: Readonly<Record<string, Bug>> = {
   "given away without a sync": {
     why: "the images are not put on stable storage when the VM is given away, and are called exact (I7)",
     focus: {},
-    patches: [in1("guardian/owned-disks.ts", "await file.sync();", "")],
+    patches: [in1("guardian/disks/owned-disks.ts", "await file.sync();", "")],
   },
   "what was acknowledged is forgotten when the primary is lost": {
     why: "checkpoints that are acknowledged and not committed are dropped with the incomplete one (I1)",
     focus: {},
     patches: [
       in1(
-        "guardian/held-checkpoints.ts",
+        "guardian/backup/held-checkpoints.ts",
         "this.intake.reset();\n    this.unacknowledged = [];",
         "this.intake.reset();\n    this.committer.forget();\n    this.unacknowledged = [];",
       ),
@@ -79,14 +79,14 @@ export const HOST_BUGS: Readonly<Record<string, Bug>> = {
   "stop does not end the wish": {
     why: "a VM of which protection was stopped is protected again by itself (stop)",
     focus: {},
-    patches: [in1("guardian/primary-orders.ts", "this.guardian.wantNoMore();", "")],
+    patches: [in1("guardian/primary/orders.ts", "this.guardian.wantNoMore();", "")],
   },
   "one failure of a part ends nothing": {
     why: "an output hold that has failed is not told, and the output stays held (I5)",
     focus: {},
     patches: [
       in1(
-        "guardian/primary.ts",
+        "guardian/primary/primary.ts",
         'onFailed: (reason) => void this.partFailed(protection, "output-failed", reason),',
         "onFailed: () => {},",
       ),

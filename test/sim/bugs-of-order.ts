@@ -10,7 +10,7 @@ export const ORDER_BUGS: Readonly<Record<string, Bug>> = {
     focus: {},
     patches: [
       in1(
-        "guardian/owned-disks.ts",
+        "guardian/disks/owned-disks.ts",
         "await this.flush(qmp);\n      this.unsettled = false;\n      await this.note(generation, now.wanted());",
         "this.unsettled = false;\n      await this.note(generation, now.wanted());\n      await this.flush(qmp);",
       ),
@@ -20,13 +20,17 @@ export const ORDER_BUGS: Readonly<Record<string, Bug>> = {
     why: "another note, of a stop for example, says of a taken-over VM's disks what only their flush may say (I2)",
     focus: {},
     patches: [
-      in1("guardian/owned-disks.ts", 'images: this.unsettled ? "syncing" : "owner",', 'images: "owner",'),
+      in1(
+        "guardian/disks/owned-disks.ts",
+        'images: this.unsettled ? "syncing" : "owner",',
+        'images: "owner",',
+      ),
     ],
   },
   "protected before settled": {
     why: "a protection begins while the disks of a takeover are being flushed; the note of that says then that there is no protection (I3)",
     focus: {},
-    patches: [in1("guardian/primary.ts", "await this.disks.settled();", "")],
+    patches: [in1("guardian/primary/primary.ts", "await this.disks.settled();", "")],
   },
   "notes overtake each other": {
     why: "two notes are written at once, and the older one may stay (I2, I3)",
@@ -47,7 +51,11 @@ export const ORDER_BUGS: Readonly<Record<string, Bug>> = {
     why: "the note that protection has ended failed, and is tried again although the next one has begun (I3)",
     focus: {},
     patches: [
-      in1("guardian/owned-disks.ts", "const newest = () => this.notes === note && ", "const newest = () => "),
+      in1(
+        "guardian/disks/owned-disks.ts",
+        "const newest = () => this.notes === note && ",
+        "const newest = () => ",
+      ),
     ],
   },
   "protected before it is noted": {
@@ -55,7 +63,7 @@ export const ORDER_BUGS: Readonly<Record<string, Bug>> = {
     focus: {},
     patches: [
       in1(
-        "guardian/primary.ts",
+        "guardian/primary/primary.ts",
         ".note(this.state.generation, this.keep.wanted, this.link.session)\n      .then(() => protection.start())",
         ".note(this.state.generation, this.keep.wanted, this.link.session)\n      .catch(() => {});\n    protection\n      .start()",
       ),
@@ -66,7 +74,7 @@ export const ORDER_BUGS: Readonly<Record<string, Bug>> = {
     focus: {},
     patches: [
       in1(
-        "guardian/write-intents.ts",
+        "guardian/disks/write-intents.ts",
         "const done = this.old.filter((one) => one.epoch <= epoch);",
         "const done = this.old.filter(() => epoch >= 0);",
       ),
@@ -77,7 +85,7 @@ export const ORDER_BUGS: Readonly<Record<string, Bug>> = {
     focus: {},
     patches: [
       in1(
-        "guardian/write-intents.ts",
+        "guardian/disks/write-intents.ts",
         "this.old.push({ path: before.path, epoch });",
         "this.old.push({ path: before.path, epoch });\n    void rm(before.path, { force: true }).catch(() => {});",
       ),
@@ -86,14 +94,16 @@ export const ORDER_BUGS: Readonly<Record<string, Bug>> = {
   "epoch 1 begins before its output is held": {
     why: "the VM runs on while the thread that holds output is still being told to (I1)",
     focus: {},
-    patches: [in1("guardian/protection.ts", "await this.chain?.hold(0);\n", "void this.chain?.hold(0);\n")],
+    patches: [
+      in1("guardian/primary/protection.ts", "await this.chain?.hold(0);\n", "void this.chain?.hold(0);\n"),
+    ],
   },
   "output goes before flushes are made good": {
     why: "a VM that has lost its backup is heard of before what it was told is safe has reached a disk (I2)",
     focus: {},
     patches: [
       in1(
-        "guardian/protection.ts",
+        "guardian/primary/protection.ts",
         "this.hardened = this.disks.harden().then(() => this.chain?.releaseAll());",
         "this.chain?.releaseAll();\n    this.hardened = this.disks.harden();",
       ),
@@ -104,7 +114,7 @@ export const ORDER_BUGS: Readonly<Record<string, Bug>> = {
     focus: {},
     patches: [
       in1(
-        "guardian/held-checkpoints.ts",
+        "guardian/backup/held-checkpoints.ts",
         "if (checkpoint.epoch === 0) void this.prove(checkpoint);\n        else this.admit();",
         "if (checkpoint.epoch === 0) this.options.proof.drop();\n        this.admit();",
       ),
@@ -113,6 +123,8 @@ export const ORDER_BUGS: Readonly<Record<string, Bug>> = {
   "goodbye before flushes are made good": {
     why: "a backup is let go whose memory holds what the guest was told is safe (I2)",
     focus: {},
-    patches: [in1("guardian/protection.ts", "await this.disks.harden();\n    // It may", "// It may")],
+    patches: [
+      in1("guardian/primary/protection.ts", "await this.disks.harden();\n    // It may", "// It may"),
+    ],
   },
 };

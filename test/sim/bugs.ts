@@ -28,7 +28,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
         "return { state: then.state, effects: [...proceed, ...then.effects] };",
         'return { state: then.state, effects: [...proceed, { type: "release", upTo: epoch }, ...then.effects] };',
       ),
-      in1("guardian/primary.ts", "this.assertAcked(effect.upTo);", ""),
+      in1("guardian/primary/primary.ts", "this.assertAcked(effect.upTo);", ""),
     ],
   },
   "release of all without a verdict": {
@@ -47,7 +47,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     focus: { style: "few", faults: ["mirror fails"] },
     patches: [
       in1(
-        "guardian/protection.ts",
+        "guardian/primary/protection.ts",
         "if (!this.disks.broken) this.shipping.end(report.epoch, report.device);",
         "this.shipping.end(report.epoch, report.device);",
       ),
@@ -58,7 +58,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     focus: {},
     patches: [
       in1(
-        "guardian/committer.ts",
+        "guardian/backup/committer.ts",
         "void disks.apply(checkpoint.disk).then((applied) => {",
         "void disks.apply(checkpoint.disk);\nvoid Promise.resolve(true).then((applied) => {",
       ),
@@ -69,12 +69,12 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     focus: { style: "one", faults: ["host loses power", "connection is reset at one end"] },
     patches: [
       in1(
-        "guardian/held-checkpoints.ts",
+        "guardian/backup/held-checkpoints.ts",
         "this.intake.reset();\n    this.unacknowledged = [];",
         "this.intake.putRest();\n    this.intake.reset();\n    this.unacknowledged = [];",
       ),
       in1(
-        "guardian/checkpoint-intake.ts",
+        "guardian/backup/checkpoint-intake.ts",
         "  reset(): void {",
         "  putRest(): void {\n    this.buffers.get(this.next)?.each((pages) => this.options.images.write(pages));\n  }\n\n  reset(): void {",
       ),
@@ -90,23 +90,23 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     focus: { style: "one", faults: ["host loses power", "link is cut"] },
     patches: [
       in1(
-        "guardian/backup.ts",
+        "guardian/backup/backup.ts",
         "this.link.send((ids) => encodeAck(ids, effect.epoch));",
         "if (effect.epoch > this.link.early) this.link.send((ids) => encodeAck(ids, effect.epoch));",
       ),
       in1(
-        "guardian/backup-link.ts",
+        "guardian/backup/link.ts",
         "      default:\n        this.takeIn(message);",
         '      default:\n        if (message.type === "pages" && message.epoch > this.early) this.send((ids) => encodeAck(ids, (this.early = message.epoch)));\n        this.takeIn(message);',
       ),
       in1(
-        "guardian/backup-link.ts",
+        "guardian/backup/link.ts",
         "  private greeting = false;",
         "  private greeting = false;\n  early = -1;",
       ),
-      in1("guardian/backup-link.ts", "    intake.reset();\n", "    intake.reset();\n    this.early = -1;\n"),
+      in1("guardian/backup/link.ts", "    intake.reset();\n", "    intake.reset();\n    this.early = -1;\n"),
       in1(
-        "guardian/backup-link.ts",
+        "guardian/backup/link.ts",
         "import { encodeHandoverRefused,",
         "import { encodeAck, encodeHandoverRefused,",
       ),
@@ -117,7 +117,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     focus: { style: "few", faults: ["link is cut"] },
     patches: [
       in1(
-        "guardian/primary.ts",
+        "guardian/primary/primary.ts",
         'this.feed({ type: "verdict", ...(await this.post.witness.ask(generation)) });',
         'this.feed({ type: "verdict", granted: true, generation: generation + 1 });',
       ),
@@ -128,7 +128,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     focus: { style: "few", faults: ["link is cut"] },
     patches: [
       in1(
-        "guardian/backup.ts",
+        "guardian/backup/backup.ts",
         "const verdict = await this.post.witness.ask(generation);",
         "const verdict = { granted: true, generation: generation + 1 };",
       ),
@@ -166,7 +166,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     patches: [
       in1("core/primary.ts", "if (event.generation >= state.generation)", "if (event.generation > 0)"),
       in1(
-        "guardian/closed-door.ts",
+        "guardian/primary/closed-door.ts",
         'if (caller.generation < generation || (caller.generation === generation && phase !== "superseded"))',
         "if (generation > 0 || phase)",
       ),
@@ -178,7 +178,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     patches: [
       in1("core/backup-takeover.ts", "if (state.committed < state.acked)", "if (false as boolean)"),
       in1(
-        "guardian/standby-takeover.ts",
+        "guardian/backup/standby-takeover.ts",
         'if (!("committed" in state) || state.committed !== epoch)',
         'if (!("committed" in state))',
       ),
@@ -193,7 +193,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     },
     patches: [
       in1(
-        "guardian/standby-takeover.ts",
+        "guardian/backup/standby-takeover.ts",
         "await loadStandby(qemu.qmp, held.composition(), this.patience);",
         "await loadStandby(qemu.qmp, held.composition(), this.patience);\nawait runStandby(qemu.qmp, this.patience);",
       ),
@@ -204,7 +204,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     focus: { style: "one", faults: ["guardian stands still"] },
     patches: [
       in1(
-        "guardian/primary-link.ts",
+        "guardian/primary/link.ts",
         "if (this.attention.heardLate(monotonicMs(), by))",
         "if (false as boolean)",
       ),
@@ -297,7 +297,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     focus: { style: "few", faults: LOST },
     patches: [
       in1(
-        "guardian/backup-disks.ts",
+        "guardian/disks/backup-disks.ts",
         "const suspects = union(intents, MAX_SUSPECTS).map(({ from, to }) => [from, to - from] as const);",
         "const suspects = union([], MAX_SUSPECTS).map(({ from, to }) => [from, to - from] as const);",
       ),
@@ -307,7 +307,11 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     why: "a backup says that a checkpoint is on its stable storage, and records are trusted from there on, before it has flushed (I7)",
     focus: { style: "few", faults: ["host loses power"] },
     patches: [
-      in1("guardian/backup-disks.ts", "await this.applier.flush();\n    // Of a session", "// Of a session"),
+      in1(
+        "guardian/disks/backup-disks.ts",
+        "await this.applier.flush();\n    // Of a session",
+        "// Of a session",
+      ),
     ],
   },
   "frames are tagged with the epoch before": {
@@ -326,7 +330,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     focus: { style: "one", faults: ["QEMU crashes"] },
     patches: [
       in1(
-        "guardian/primary.ts",
+        "guardian/primary/primary.ts",
         "if ((await this.vm.answers()) && ",
         "if ((await this.vm.answers(), true) && ",
       ),
@@ -389,7 +393,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     focus: { style: "one", faults: ["host loses power, and the other's image has no room for a while"] },
     patches: [
       in1(
-        "guardian/committer.ts",
+        "guardian/backup/committer.ts",
         "this.stuck = !applied;\n      if (!applied) return;",
         "this.stuck = false;",
       ),

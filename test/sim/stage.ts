@@ -1,6 +1,6 @@
 /** A world with clients and a bystander in it, which whoever plays lets go on, mends, and asks how things stand. */
 import { subscribe } from "node:diagnostics_channel";
-import { Committer } from "../../src/guardian/committer.ts";
+import { Committer } from "../../src/guardian/backup/committer.ts";
 import type { WholeCheckpoint } from "../../src/memory/checkpoint-buffer.ts";
 import { epochPointChannel } from "../../src/os/epoch-points.ts";
 import { letEffectsFail } from "./effects.ts";

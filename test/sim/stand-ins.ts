@@ -15,12 +15,12 @@ const MODULES: Readonly<Record<string, string>> = {
   "disk/endpoint.ts": "endpoint.ts",
   "disk/intent-log.ts": "intent-log.ts",
   "disk/nbd-client.ts": "nbd-client.ts",
-  "guardian/checkpoint-proof.ts": "checkpoint-proof.ts",
+  "guardian/backup/checkpoint-proof.ts": "checkpoint-proof.ts",
   "guardian/control/socket.ts": "control.ts",
-  "guardian/primary-statistics.ts": "primary-statistics.ts",
+  "guardian/primary/statistics.ts": "primary-statistics.ts",
   "guardian/ram-room.ts": "ram-room.ts",
-  "guardian/stalls.ts": "stalls.ts",
-  "guardian/test-failover.ts": "test-failover.ts",
+  "guardian/watch/stalls.ts": "stalls.ts",
+  "guardian/backup/test-failover.ts": "test-failover.ts",
   "guardian/vm-process.ts": "vm-process.ts",
   "hypervisor/qemu/capture.ts": "capture.ts",
   "hypervisor/qemu/disks.ts": "disks.ts",
@@ -49,14 +49,14 @@ const BUILT_IN: Readonly<Record<string, string>> = {
 };
 /** The same, only for these: others need what the stand-in does not have. */
 const BUILT_IN_FOR: Readonly<Record<string, Readonly<Record<string, string>>>> = {
-  "node:crypto": { "guardian/primary-link.ts": "crypto.ts" },
+  "node:crypto": { "guardian/primary/link.ts": "crypto.ts" },
 };
 /** Their files are real: none is opened in a simulation. */
 const REAL_FILES = new Set([
   "link/callers.ts",
-  "guardian/config.ts",
-  "guardian/config-fields.ts",
-  "guardian/config-witness.ts",
+  "guardian/config/config.ts",
+  "guardian/config/fields.ts",
+  "guardian/config/witness.ts",
 ]);
 
 export interface Patch {

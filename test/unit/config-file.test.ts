@@ -11,7 +11,7 @@ import {
   inRole,
   parseConfig,
   readConfig,
-} from "../../src/guardian/config.ts";
+} from "../../src/guardian/config/config.ts";
 import type { VmSpec } from "../../src/hypervisor/vm-spec.ts";
 
 const primary = `role: primary

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Attention, type Heard } from "../../src/guardian/attention.ts";
+import { Attention, type Heard } from "../../src/guardian/watch/attention.ts";
 
 class Path implements Heard {
   lastHeardMs = 20;

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Claim } from "../../src/core/arbiter.ts";
-import { refuseGeneration } from "../../src/guardian/caller-generation.ts";
+import { refuseGeneration } from "../../src/guardian/backup/caller-generation.ts";
 
 type Parts = Parameters<typeof refuseGeneration>[2];
 

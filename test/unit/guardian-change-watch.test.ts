@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ChangeWatch } from "../../src/guardian/change-watch.ts";
+import { ChangeWatch } from "../../src/guardian/watch/change-watch.ts";
 
 interface Machine {
   peripheral: { name: string; type: string }[];

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { CheckpointProof } from "../../src/guardian/checkpoint-proof.ts";
+import { CheckpointProof } from "../../src/guardian/backup/checkpoint-proof.ts";
 
 test("a host that forbids a trial its own network is not taken for one that is not fit", async (t) => {
   const root = mkdtempSync(join(tmpdir(), "remus-proof-"));

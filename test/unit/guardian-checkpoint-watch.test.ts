@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { paceSent, startPacing } from "../../src/core/pacer.ts";
 import type { CaptureState, PrimaryState, ProtectedState } from "../../src/core/primary-protocol.ts";
-import { CheckpointWatch } from "../../src/guardian/checkpoint-watch.ts";
+import { CheckpointWatch } from "../../src/guardian/watch/checkpoint-watch.ts";
 
 const settings = { intervalMs: 25, maxInFlight: 4, maxInFlightBytes: 2 ** 20 };
 

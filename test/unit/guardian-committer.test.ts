@@ -6,7 +6,7 @@ import { type TestContext, test } from "node:test";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { payloadMemory } from "../../src/codec/payload-memory.ts";
 import { DISK_WRITE, PAGE_BYTES, PAGE_RAW, type PageList } from "../../src/codec/replication.ts";
-import { Committer, type DiskImages } from "../../src/guardian/committer.ts";
+import { Committer, type DiskImages } from "../../src/guardian/backup/committer.ts";
 import { BackupImages } from "../../src/memory/backup-images.ts";
 import { LAYOUT } from "./replication-samples.ts";
 

@@ -18,7 +18,7 @@ function program(socket: string): string {
     import { createInterface } from "node:readline";
     import { Worker } from "node:worker_threads";
     import { ControlSocket } from ${source("guardian/control/socket.ts")};
-    import { DescriptorWatch } from ${source("guardian/descriptor-watch.ts")};
+    import { DescriptorWatch } from ${source("guardian/watch/descriptor-watch.ts")};
     import { listen } from ${source("link/listen.ts")};
     const say = (text) => process.stdout.write(text + "\\n");
     const log = { info() {}, warn() {}, error() {} };

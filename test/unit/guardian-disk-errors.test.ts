@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { EventEmitter, once } from "node:events";
 import { type TestContext, test } from "node:test";
 import type { HeardEvent } from "../../src/guardian/control/events.ts";
-import { DiskErrors } from "../../src/guardian/disk-errors.ts";
+import { DiskErrors } from "../../src/guardian/disks/disk-errors.ts";
 
 const NO_SPACE = {
   "node-name": "disk1",

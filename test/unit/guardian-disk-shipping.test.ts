@@ -17,7 +17,7 @@ import { DiskDigest } from "../../src/codec/replication-checkpoint.ts";
 import { encodeHello } from "../../src/codec/replication-encode.ts";
 import { ReplicationParser } from "../../src/codec/replication-parser.ts";
 import { WriteRing } from "../../src/disk/write-ring.ts";
-import { DiskShipping } from "../../src/guardian/disk-shipping.ts";
+import { DiskShipping } from "../../src/guardian/disks/disk-shipping.ts";
 import { Connection } from "../../src/link/connection.ts";
 import { HELLO, IDS, wire } from "./replication-samples.ts";
 

@@ -14,9 +14,9 @@ import { backupRemedy, primaryRemedy } from "../../src/core/effect-failures.ts";
 import { startPrimary, stepPrimary } from "../../src/core/primary.ts";
 import type { PrimaryEffect, PrimaryEvent, PrimaryState } from "../../src/core/primary-protocol.ts";
 import { InvariantBroken } from "../../src/core/transition.ts";
-import { BackupFailures } from "../../src/guardian/backup-failures.ts";
+import { BackupFailures } from "../../src/guardian/backup/failures.ts";
 import { EventLoop, type Machine } from "../../src/guardian/event-loop.ts";
-import { PrimaryFailures } from "../../src/guardian/primary-failures.ts";
+import { PrimaryFailures } from "../../src/guardian/primary/failures.ts";
 import { SETTINGS } from "./core-scenario.ts";
 
 type How = "at once" | "later" | "invariant";

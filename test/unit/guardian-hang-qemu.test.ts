@@ -5,7 +5,7 @@ import { createConnection, createServer, type Server, type Socket } from "node:n
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { HangWatch } from "../../src/guardian/hang-watch.ts";
+import { HangWatch } from "../../src/guardian/watch/hang-watch.ts";
 import { QemuProcess } from "../../src/hypervisor/qemu/process.ts";
 import { Qmp } from "../../src/hypervisor/qemu/qmp.ts";
 import { eventually } from "../e2e/lab-session.ts";

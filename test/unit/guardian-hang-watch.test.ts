@@ -1,7 +1,7 @@
 /** When QEMU is said to hang (I4, I5): the watch asks a monitor that is made up here. */
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
-import { HangWatch } from "../../src/guardian/hang-watch.ts";
+import { HangWatch } from "../../src/guardian/watch/hang-watch.ts";
 import type { QemuProcess } from "../../src/hypervisor/qemu/process.ts";
 import { QmpClosed } from "../../src/hypervisor/qemu/qmp.ts";
 import { eventually } from "../e2e/lab-session.ts";

@@ -23,7 +23,7 @@ import { type AddressInfo, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { type GuardianConfig, parseConfig } from "../../src/guardian/config.ts";
+import { type GuardianConfig, parseConfig } from "../../src/guardian/config/config.ts";
 import { ControlClient } from "../../src/guardian/control/client.ts";
 import { beTheOnlyGuardian, NotTheOnlyGuardian } from "../../src/guardian/only-guardian.ts";
 import { soles } from "../../src/guardian/soles.ts";

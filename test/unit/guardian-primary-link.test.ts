@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { encodeAck, encodeTakeover } from "../../src/codec/replication-encode.ts";
 import { uuidText } from "../../src/codec/replication-header.ts";
 import type { PrimaryEvent } from "../../src/core/primary-protocol.ts";
-import { PrimaryLink, type PrimaryLinkOptions } from "../../src/guardian/primary-link.ts";
+import { PrimaryLink, type PrimaryLinkOptions } from "../../src/guardian/primary/link.ts";
 import { backup } from "./link-samples.ts";
 import { IDS } from "./replication-samples.ts";
 

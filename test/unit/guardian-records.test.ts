@@ -6,10 +6,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { StateFile, StateFileError } from "../../src/disk/state-file.ts";
-import { BackupDisks } from "../../src/guardian/backup-disks.ts";
-import { GuestEnd } from "../../src/guardian/guest-end.ts";
-import { OwnedDisks } from "../../src/guardian/owned-disks.ts";
-import { putAway, whatNext } from "../../src/guardian/primary-end.ts";
+import { BackupDisks } from "../../src/guardian/disks/backup-disks.ts";
+import { OwnedDisks } from "../../src/guardian/disks/owned-disks.ts";
+import { putAway, whatNext } from "../../src/guardian/primary/end.ts";
+import { GuestEnd } from "../../src/guardian/primary/guest-end.ts";
 
 const VM = "7f6b1c58-7c1f-4a7e-9d1b-0d6a3f1f2a10";
 

@@ -4,9 +4,9 @@ import { EventEmitter } from "node:events";
 import { test } from "node:test";
 import type { PrimaryState } from "../../src/core/primary-protocol.ts";
 import { OrderRefused } from "../../src/guardian/control/refusal.ts";
-import { PrimaryOrders } from "../../src/guardian/primary-orders.ts";
-import type { PrimaryStatistics } from "../../src/guardian/primary-statistics.ts";
-import { RunningVm } from "../../src/guardian/running-vm.ts";
+import { PrimaryOrders } from "../../src/guardian/primary/orders.ts";
+import { RunningVm } from "../../src/guardian/primary/running-vm.ts";
+import type { PrimaryStatistics } from "../../src/guardian/primary/statistics.ts";
 import type { QemuProcess } from "../../src/hypervisor/qemu/process.ts";
 
 function guarded(status: string, phase: PrimaryState["phase"] = "unprotected") {

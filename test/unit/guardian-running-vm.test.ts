@@ -1,8 +1,8 @@
 /** What RunningVm makes of what QEMU tells: its monitor is made up here. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { PrimaryStatistics } from "../../src/guardian/primary-statistics.ts";
-import { RunningVm } from "../../src/guardian/running-vm.ts";
+import { RunningVm } from "../../src/guardian/primary/running-vm.ts";
+import { PrimaryStatistics } from "../../src/guardian/primary/statistics.ts";
 import type { QemuProcess } from "../../src/hypervisor/qemu/process.ts";
 
 const turn = () => new Promise(setImmediate);

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { PrimaryStatistics } from "../../src/guardian/primary-statistics.ts";
-import { MOST_IN_SLICE, MOST_KEPT, Samples } from "../../src/guardian/samples.ts";
+import { MOST_IN_SLICE, MOST_KEPT, Samples } from "../../src/guardian/primary/samples.ts";
+import { PrimaryStatistics } from "../../src/guardian/primary/statistics.ts";
 
 test("percentiles of whole numbers up to 2000 are nearest-rank: always a value that was measured", () => {
   const samples = new Samples();

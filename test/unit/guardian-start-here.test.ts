@@ -2,8 +2,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { BackupState } from "../../src/core/backup.ts";
+import { age, type StartHereParts, startHere } from "../../src/guardian/backup/start-here.ts";
 import { checkedOrders } from "../../src/guardian/control/orders.ts";
-import { age, type StartHereParts, startHere } from "../../src/guardian/start-here.ts";
 
 const NOBODY = { onLeft: () => {} };
 

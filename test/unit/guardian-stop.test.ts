@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { startPrimary, stepPrimary } from "../../src/core/primary.ts";
 import type { PrimaryEvent, PrimaryState } from "../../src/core/primary-protocol.ts";
 import { OrderRefused } from "../../src/guardian/control/refusal.ts";
-import { PrimaryOrders } from "../../src/guardian/primary-orders.ts";
+import { PrimaryOrders } from "../../src/guardian/primary/orders.ts";
 import { SETTINGS } from "./core-scenario.ts";
 
 class MadeUp {

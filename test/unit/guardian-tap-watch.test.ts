@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { TapWatch } from "../../src/guardian/tap-watch.ts";
+import { TapWatch } from "../../src/guardian/watch/tap-watch.ts";
 import type { NetworkLink } from "../../src/os/network-link.ts";
 
 const plain = {

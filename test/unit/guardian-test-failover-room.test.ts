@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { tmpdir } from "node:os";
 import { test } from "node:test";
-import { whyDiskFull, whyNoRoom } from "../../src/guardian/test-failover-room.ts";
+import { whyDiskFull, whyNoRoom } from "../../src/guardian/backup/test-failover-room.ts";
 
 /** A file system without any room. */
 const FULL = "/proc";

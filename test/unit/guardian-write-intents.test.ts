@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import type { DiskEndpoint } from "../../src/disk/endpoint.ts";
-import { WriteIntents } from "../../src/guardian/write-intents.ts";
+import { WriteIntents } from "../../src/guardian/disks/write-intents.ts";
 import type { QemuProcess } from "../../src/hypervisor/qemu/process.ts";
 
 const VM = "vm1";

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { withFlash } from "../../src/guardian/flash-memory.ts";
+import { withFlash } from "../../src/guardian/disks/flash-memory.ts";
 import { qemuCommand } from "../../src/hypervisor/qemu/command-line.ts";
 import { sampleDigest } from "../../src/hypervisor/qemu/file-digest.ts";
 import { endFindings, peripheralFingerprint } from "../../src/hypervisor/qemu/peripherals.ts";

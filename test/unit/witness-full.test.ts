@@ -19,7 +19,7 @@ import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import type { HeardEvent } from "../../src/guardian/control/events.ts";
-import { WitnessWatch } from "../../src/guardian/witness-watch.ts";
+import { WitnessWatch } from "../../src/guardian/watch/witness-watch.ts";
 import { MARK } from "../../src/witness/lock-directory.ts";
 import type { WitnessChoice } from "../../src/witness/open-witness.ts";
 import { EtcdCluster } from "./witness-etcd-cluster.ts";

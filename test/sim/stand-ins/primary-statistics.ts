@@ -1,4 +1,4 @@
-/** In place of `src/guardian/primary-statistics.ts`: nothing is measured here. */
+/** In place of `src/guardian/primary/statistics.ts`: nothing is measured here. */
 export class PrimaryStatistics {
   reset(): void {}
   ended(): void {}

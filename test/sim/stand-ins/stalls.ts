@@ -1,4 +1,4 @@
-/** In place of `src/guardian/stalls.ts`, which measures this very process. */
+/** In place of `src/guardian/watch/stalls.ts`, which measures this very process. */
 export class Stalls {
   readonly longestMs = 0;
 }

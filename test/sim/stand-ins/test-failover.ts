@@ -1,4 +1,4 @@
-/** In place of `src/guardian/test-failover.ts`: clones are not in this world. */
+/** In place of `src/guardian/backup/test-failover.ts`: clones are not in this world. */
 export class TestFailover {
   async sweep(): Promise<void> {}
   async order(): Promise<void> {}

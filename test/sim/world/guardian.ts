@@ -1,10 +1,10 @@
 /** A guardian of the made-up world: the production one, with what src/guardian/main.ts would give it. */
 import { StateFile } from "../../../src/disk/state-file.ts";
-import type { GuardianConfig } from "../../../src/guardian/config.ts";
+import type { GuardianConfig } from "../../../src/guardian/config/config.ts";
 import type { ControlSocket } from "../../../src/guardian/control/socket.ts";
 import type { Post } from "../../../src/guardian/role.ts";
 import { serve } from "../../../src/guardian/serve.ts";
-import { WitnessWatch } from "../../../src/guardian/witness-watch.ts";
+import { WitnessWatch } from "../../../src/guardian/watch/witness-watch.ts";
 import { ControlSocket as SimControl } from "../stand-ins/control.ts";
 import { Stalls } from "../stand-ins/stalls.ts";
 import type { Host } from "./host.ts";
