@@ -14,7 +14,7 @@ import type { HostName } from "../src/lab/namespaces.ts";
 import { rootsDirectory } from "./platforms/roots.ts";
 
 const MACHINE = "pc-i440fx-7.2";
-const PATIENCE_MS = 60_000;
+const GRACE_MS = 60_000;
 const ANSWERS = 20;
 const steps = ["debian-12", "debian-13", "debian-13-backports"];
 
@@ -43,7 +43,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const)
 try {
   await lab.start();
   const client = lab.client();
-  await client.answers(ANSWERS, PATIENCE_MS);
+  await client.answers(ANSWERS, GRACE_MS);
   for (let step = 1; step < steps.length; step++) {
     const from = await versionOf(lab.owner);
     if (step > 1) await upgrade(otherHost(lab.owner), steps[step]!);
@@ -51,7 +51,7 @@ try {
     await compare();
     const { gapMs } = await longestGap(client, async () => {
       await lab.switchover();
-      await client.answers(ANSWERS, PATIENCE_MS);
+      await client.answers(ANSWERS, GRACE_MS);
     });
     console.log(`QEMU ${from} → ${await versionOf(lab.owner)}: the client waited ${gapMs.toFixed(0)} ms`);
   }
@@ -61,7 +61,7 @@ try {
   await compare();
   await lab.kill("power");
   await lab.failedOver();
-  await client.answers(ANSWERS, PATIENCE_MS);
+  await client.answers(ANSWERS, GRACE_MS);
   const { acked, connections, lost, repeated, resets, wentBack } = await client.finish();
   console.log(
     `then a power failure: the VM runs on host ${lab.owner}, QEMU ${await versionOf(lab.owner)}\n` +

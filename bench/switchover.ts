@@ -29,7 +29,7 @@ const { values } = parseArgs({
   },
 });
 const MOST_MS = 100;
-const PATIENCE_MS = 30_000;
+const GRACE_MS = 30_000;
 const ANSWERS = 20;
 
 if (values.guest !== "linux" && values.guest !== "echo")
@@ -61,15 +61,15 @@ for (const signal of ["SIGINT", "SIGTERM"] as const)
 try {
   await lab.start();
   const client = lab.client();
-  await client.answers(ANSWERS, PATIENCE_MS);
+  await client.answers(ANSWERS, GRACE_MS);
   await lab.protect();
   const moves: Move[] = [];
   for (let time = 1; time <= Number(values.times); time++) {
     await lab.untilProtected();
-    await client.answers(ANSWERS, PATIENCE_MS);
+    await client.answers(ANSWERS, GRACE_MS);
     const { gapMs } = await longestGap(client, async () => {
       await lab.switchover();
-      await client.answers(ANSWERS, PATIENCE_MS);
+      await client.answers(ANSWERS, GRACE_MS);
     });
     const { failover } = await lab.primary.control.primaryStatus();
     const times = failover as Required<FailoverTimes>;

@@ -25,7 +25,7 @@ const DETECTION_MS = 1000;
 /** The longer an epoch, the larger a checkpoint. */
 const INTERVAL_MS = 400;
 const LARGE_BYTES = 2 << 20;
-const PATIENCE_MS = 30_000;
+const GRACE_MS = 30_000;
 /** Longer than a backup waits before it asks for a VM whose host is gone. */
 const TEMPTATION_MS = 3 * DETECTION_MS;
 
@@ -59,7 +59,7 @@ export async function backupKilled(
 async function oneDeath(lab: Lab, dice: Dice, say: (text: string) => void): Promise<boolean> {
   await lab.redis(...scatterCommand({ disk: "vda", count: 1_000_000, blockKib: 1024, restUs: 0 }));
   await pause(dice.between(500, 4000));
-  const { qemuPid, waitingBytes } = await stopInCommit(lab, LARGE_BYTES, PATIENCE_MS);
+  const { qemuPid, waitingBytes } = await stopInCommit(lab, LARGE_BYTES, GRACE_MS);
   const kind = dice.one(["power", "processes", "qemu"] as const);
   await lab.kill(kind, "b", qemuPid);
   await until("the VM is alone", async () => (await phase(lab, "primary")) === "unprotected");
@@ -104,6 +104,6 @@ async function phase(lab: Lab, which: "primary" | "backup"): Promise<string> {
 }
 
 async function until(what: string, look: () => Promise<boolean>): Promise<void> {
-  for (const deadline = performance.now() + PATIENCE_MS; !(await look()); await pause(20))
-    if (performance.now() > deadline) throw new Error(`not within ${PATIENCE_MS} ms: ${what}`);
+  for (const deadline = performance.now() + GRACE_MS; !(await look()); await pause(20))
+    if (performance.now() > deadline) throw new Error(`not within ${GRACE_MS} ms: ${what}`);
 }

@@ -23,7 +23,7 @@ const BLOCK_KIB = 4;
 /** Of the disk: what a resync may cost on the wire. */
 const MOST = 0.03;
 const DETECTION_MS = 1000;
-const PATIENCE_MS = 60_000;
+const GRACE_MS = 60_000;
 /** A checkpoint's worth and a good deal more; a failover takes longer. */
 const GAP_MS = 1000;
 
@@ -39,14 +39,14 @@ export async function returnedLate(
   try {
     await lab.start();
     const client = lab.client();
-    await client.answers(20, PATIENCE_MS);
+    await client.answers(20, GRACE_MS);
     await lab.protect();
-    await client.answers(100, PATIENCE_MS);
+    await client.answers(100, GRACE_MS);
     for (const way of ["records", "compare"] as const) {
       const dead = lab.owner;
       await lab.kill("power");
       await lab.failedOver();
-      await client.answers(20, PATIENCE_MS);
+      await client.answers(20, GRACE_MS);
       if (way === "compare") await rm(join(lab.disks.stateDirectory(dead), `${lab.vm.name}.json`));
       if (!(await solo(lab, { client, mebibytes, soloSeconds, way, say }))) wrong++;
     }
@@ -77,7 +77,7 @@ async function solo(lab: Lab, { client, mebibytes, say, soloSeconds, way }: Abse
   const { gapMs } = await longestGap(client, async () => {
     await lab.returnHost();
     await lab.protect();
-    await client.answers(20, PATIENCE_MS);
+    await client.answers(20, GRACE_MS);
   });
   const { syncs } = await lab.primary.control.primaryStatus();
   const sync = syncs[0]!;

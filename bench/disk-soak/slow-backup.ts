@@ -20,7 +20,7 @@ const BACKUP = "10.78.0.2:7000";
 const LIMITS = { diskMiB: 8, commitMiB: 8, stagingMiB: 16 };
 /** Beside what is limited: code that is compiled, garbage that is not collected yet, what the kernel has. */
 const MOST_GROWTH_MIB = 128;
-const PATIENCE_MS = 60_000;
+const GRACE_MS = 60_000;
 
 /** Each has the primary's way to the backup limited to so many MB/s; undefined: not. */
 const LINKS = [undefined, 50, 20, 5] as const;
@@ -46,12 +46,12 @@ export async function slowBackup(
     monitor = await Qmp.connect(path);
     await lab.guestReady();
     const client = lab.client();
-    await client.answers(20, PATIENCE_MS);
+    await client.answers(20, GRACE_MS);
     await lab.redis(...scatterCommand({ disk: "vda", count: 1_000_000, blockKib: 1024, restUs: 0 }));
     const alone = await rateOf(monitor, seconds, async () => {});
     say(`unprotected: the guest writes ${alone.toFixed(1)} MiB/s`);
     await lab.protect();
-    await client.answers(20, PATIENCE_MS);
+    await client.answers(20, GRACE_MS);
     let wrong = 0;
     const before = await memory(lab);
     for (const link of LINKS) {
@@ -63,7 +63,7 @@ export async function slowBackup(
         for (const [i, mebibytes] of (await memory(lab)).entries()) most[i] = Math.max(most[i]!, mebibytes);
       });
       // Behind a slow link an answer waits for all that was written before it.
-      await client.answers(2, PATIENCE_MS);
+      await client.answers(2, GRACE_MS);
       const took = ((performance.now() - beganMs) / 1000).toFixed(0);
       const answers = (client.progress?.acked ?? 0) - answered;
       const grown = most.map((mebibytes, i) => mebibytes - before[i]!);

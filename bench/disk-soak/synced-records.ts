@@ -23,7 +23,7 @@ const KINDS = [
   { format: "raw", durability: "replicated" },
   { format: "qcow2", durability: "strict" },
 ] as const;
-const PATIENCE_MS = 30_000;
+const GRACE_MS = 30_000;
 const DETECTION_MS = 500;
 
 /** Returns how many seeds went wrong. */
@@ -52,7 +52,7 @@ async function oneKill(
   try {
     await lab.start();
     const client = lab.client();
-    await client.answers(20, PATIENCE_MS);
+    await client.answers(20, GRACE_MS);
     await lab.protect();
     const afterMs = dice.between(0, 4000);
     await pause(afterMs);
@@ -60,7 +60,7 @@ async function oneKill(
     const at = client.progress?.highest ?? 0;
     await lab.kill(kind);
     await lab.failedOver();
-    await client.answers(10, PATIENCE_MS);
+    await client.answers(10, GRACE_MS);
     const { highest, lost, resets, wentBack } = await client.finish();
     await lab.kill("power");
     let increments = 0;

@@ -13,7 +13,7 @@ import { FrameWatch, type GuestFrame, judge } from "../torture/frame-watch.ts";
 export const partitionKinds = ["link", "cut-off"] as const;
 type PartitionKind = (typeof partitionKinds)[number];
 
-const PATIENCE_MS = 30_000;
+const GRACE_MS = 30_000;
 const ANSWERS = 20;
 /** A host that is cut off has so long to do harm, after the other one has begun. */
 const APART_MS = 1_500;
@@ -57,13 +57,13 @@ export class Partitions {
     const qemuPid = await lab.qemuPid(from);
     const watch = await FrameWatch.start(lab, this.children);
     const client = lab.client();
-    await client.answers(ANSWERS, PATIENCE_MS);
+    await client.answers(ANSWERS, GRACE_MS);
 
     const { gapMs } = await longestGap(client, async () => {
       if (kind === "cut-off") await lab.cut("witness", from);
       await lab.cut("link");
       await lab.decided();
-      await client.answers(ANSWERS, PATIENCE_MS);
+      await client.answers(ANSWERS, GRACE_MS);
     });
     const to = lab.owner;
     const granted = await this.grantedNs(to);
@@ -82,7 +82,7 @@ export class Partitions {
     await lab.mend("link");
 
     await lab.protectAgain();
-    await client.answers(ANSWERS, PATIENCE_MS);
+    await client.answers(ANSWERS, GRACE_MS);
     const loser = await this.said(otherHost(to));
     if (loser.role !== "backup") wrong.push(`host ${otherHost(to)} is ${loser.role}, and no backup`);
     if (to !== from && processRuns(qemuPid)) wrong.push("the old VM runs");

@@ -11,7 +11,7 @@ import { type FramesSeen, FrameWatch } from "./frame-watch.ts";
 import { begin } from "./loads.ts";
 import type { Stage } from "./stage.ts";
 
-const PATIENCE_MS = 30_000;
+const GRACE_MS = 30_000;
 /** Enough to see that the client goes on. */
 const ANSWERS = 10;
 /** The point is passed so often before the strike, at most: the instant within a protection is a matter of chance, too. */
@@ -38,21 +38,21 @@ export async function runCell(stage: Stage, cell: Cell, seed: number): Promise<C
   const load = await begin(cell.load, lab, children);
   const watch = await FrameWatch.start(lab, children);
   const client = lab.client();
-  await client.answers(ANSWERS, PATIENCE_MS);
+  await client.answers(ANSWERS, GRACE_MS);
 
   const qemuPids = { a: await lab.qemuPid("a"), b: await lab.qemuPid("b") };
   const strike = strikeAt(stage, qemuPids, dice);
   const arrivals = 1 + dice.below(MOST_ARRIVALS);
-  await points.standStillAt(from, cell.point, arrivals, PATIENCE_MS);
+  await points.standStillAt(from, cell.point, arrivals, GRACE_MS);
   const { gapMs } = await longestGap(client, async () => {
     await fault.strike(strike);
     points.go(from);
     await fault.settle(strike);
-    await client.answers(1, PATIENCE_MS);
+    await client.answers(1, GRACE_MS);
   });
   await fault.mend(strike);
   await lab.protectAgain();
-  await client.answers(ANSWERS, PATIENCE_MS);
+  await client.answers(ANSWERS, GRACE_MS);
 
   const expected = fault.moves === "either" ? lab.owner : fault.moves ? strike.to : from;
   if (lab.owner !== expected) wrong.push(`the VM runs on host ${lab.owner}, and should on host ${expected}`);
@@ -99,7 +99,7 @@ async function hostsCompared(stage: Stage): Promise<string[]> {
 }
 
 async function finished(client: ClientProcess): Promise<ClientSummary> {
-  await client.answers(1, PATIENCE_MS);
+  await client.answers(1, GRACE_MS);
   return await client.finish();
 }
 

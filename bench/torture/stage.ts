@@ -17,7 +17,7 @@ const REPLICATION_PORT = 7000;
  */
 const DETECTION_MS = 1000;
 const HUNG_MS = 2000;
-const PATIENCE_MS = 30_000;
+const GRACE_MS = 30_000;
 const STATUS_TIMEOUT_MS = 3_000;
 
 /** What a guardian says of itself. */
@@ -84,7 +84,7 @@ export class Stage {
     host: HostName,
     right: (status: Status) => boolean,
     what: string,
-    withinMs = PATIENCE_MS,
+    withinMs = GRACE_MS,
   ): Promise<void> {
     const deadline = performance.now() + withinMs;
     for (;;) {

@@ -87,7 +87,7 @@ export class DiskApplier {
     const { disk, kind, offset, length } = entry;
     const apply = () => APPLY[kind]!(this.disks.get(disk)!.client, entry);
     const done = this.beforeChange?.(disk, offset, length).then(apply) ?? apply();
-    const one: UnderWay = { disk, ...this.reach(entry), done };
+    const one: UnderWay = { disk, ...this.dial(entry), done };
     this.underWay.add(one);
     const settled = () => this.underWay.delete(one);
     done.then(settled, (error: Error) => {
@@ -98,7 +98,7 @@ export class DiskApplier {
 
   /** Waits for what overlaps, and for one of the others if there are too many. */
   private async roomFor(entry: DiskEntry): Promise<void> {
-    const { from, to } = this.reach(entry);
+    const { from, to } = this.dial(entry);
     for (;;) {
       const overlapping = [...this.underWay].filter(
         (one) => one.disk === entry.disk && one.from < to && from < one.to,
@@ -114,7 +114,7 @@ export class DiskApplier {
    * What an entry may touch. A zero or discard may take the whole cluster with it, and QEMU before 11.1 does so even while another request
    * writes into the same one: then two places of the disk end up in one cluster (docs/specs/qemu-disks.md).
    */
-  private reach({ disk, kind, offset, length }: DiskEntry): Extent {
+  private dial({ disk, kind, offset, length }: DiskEntry): Extent {
     const { grainBytes = 1 } = this.disks.get(disk)!;
     const extent = { from: offset, to: offset + length };
     return kind === DISK_WRITE ? extent : aligned(extent, grainBytes, Number.POSITIVE_INFINITY);

@@ -11,7 +11,7 @@ import { DISK_DISCARD, DISK_ZERO } from "../codec/replication.ts";
 import { EpochCell } from "../memory/epoch-cell.ts";
 import type { EndpointDisk, EndpointOrder, EndpointReport, EndpointWorkerData } from "./endpoint-orders.ts";
 import { IntentLog } from "./intent-log.ts";
-import { NbdDoor } from "./nbd-door.ts";
+import { NbdAcceptor } from "./nbd-acceptor.ts";
 import { WriteRing } from "./write-ring.ts";
 
 const { disks, ring: sharedRing, epoch: sharedEpoch } = workerData as EndpointWorkerData;
@@ -81,11 +81,11 @@ const admission = new Admission();
 class MirroredDisk {
   private readonly disk: number;
   private readonly sector = new Uint8Array(SECTOR_BYTES);
-  private readonly door: NbdDoor;
+  private readonly acceptor: NbdAcceptor;
 
   constructor({ disk, bytes, fd }: EndpointDisk) {
     this.disk = disk;
-    this.door = new NbdDoor(socketOf(fd), {
+    this.acceptor = new NbdAcceptor(socketOf(fd), {
       exports: [exportOf(`disk${disk}`, `writes to disk${disk}, on their way to the backup`, bytes)],
       onRequest: (request) => this.request(request),
       onWriteData: (request, piece, offset) => this.data(request, piece, offset),
@@ -96,7 +96,7 @@ class MirroredDisk {
   }
 
   close(): void {
-    this.door.close();
+    this.acceptor.close();
   }
 
   /**
@@ -135,11 +135,11 @@ class MirroredDisk {
       if (!ring.put(this.disk, kind === "zero" ? DISK_ZERO : DISK_DISCARD, offset, length, epochCell.get()))
         return false;
     } else if (kind !== "write" && kind !== "flush") {
-      this.door.session.answer(request, "EPERM", `disk${this.disk} can only be written here`);
+      this.acceptor.session.answer(request, "EPERM", `disk${this.disk} can only be written here`);
       return true;
     }
     this.publish();
-    this.door.session.answer(request);
+    this.acceptor.session.answer(request);
     return true;
   }
 
@@ -153,13 +153,13 @@ class LoggedDisk {
   readonly log: IntentLog;
   retired = false;
   private readonly disk: number;
-  private readonly door: NbdDoor;
+  private readonly acceptor: NbdAcceptor;
   private toldBytes = 0;
 
   constructor(log: IntentLog, { disk, bytes, fd }: EndpointDisk) {
     this.log = log;
     this.disk = disk;
-    this.door = new NbdDoor(socketOf(fd), {
+    this.acceptor = new NbdAcceptor(socketOf(fd), {
       exports: [exportOf(`disk${disk}`, `what is about to change on disk${disk}`, bytes)],
       onRequest: (request) => this.request(request),
       onWriteData: (_request, piece) => piece.length,
@@ -169,13 +169,13 @@ class LoggedDisk {
 
   async close(): Promise<void> {
     this.retired = true;
-    this.door.close();
+    this.acceptor.close();
     await this.log.close();
   }
 
   private request(request: NbdRequest): true {
     const { kind, offset, length } = request;
-    const { session } = this.door;
+    const { session } = this.acceptor;
     if (kind === "write" || kind === "zero")
       this.log.mark({ from: offset, to: offset + length }).then(
         () => {

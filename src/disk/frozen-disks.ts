@@ -8,7 +8,7 @@ import { join } from "node:path";
 import type { NbdExport } from "../codec/nbd-export.ts";
 import type { NbdRequest } from "../codec/nbd-server.ts";
 import { FrozenDisk, type ImageReader } from "./frozen-disk.ts";
-import { NbdDoor } from "./nbd-door.ts";
+import { NbdAcceptor } from "./nbd-acceptor.ts";
 
 /** Reads under way for the clone; more wait, so that commits have the image and this process for themselves. */
 const MOST_READS = 4;
@@ -18,7 +18,7 @@ export class FrozenDisks {
   private readonly disks: ReadonlyMap<number, FrozenDisk>;
   private readonly stores: readonly FileHandle[];
   private readonly server: Server;
-  private readonly doors = new Set<NbdDoor>();
+  private readonly acceptors = new Set<NbdAcceptor>();
   private readonly dropped = Promise.withResolvers<void>();
   private readonly onBroken: (reason: string) => void;
   private reading = 0;
@@ -90,7 +90,7 @@ export class FrozenDisks {
     this.over = true;
     this.dropped.resolve();
     this.server.close();
-    for (const door of this.doors) door.close();
+    for (const acceptor of this.acceptors) acceptor.close();
     // Reads and writes of the stores that are under way are waited for.
     for (const store of this.stores) await store.close();
   }
@@ -112,17 +112,17 @@ export class FrozenDisks {
       preferredBlock: 4096,
       maximumBlock: 1 << 20,
     }));
-    const door: NbdDoor = new NbdDoor(socket, {
+    const acceptor: NbdAcceptor = new NbdAcceptor(socket, {
       exports,
-      onRequest: (request) => this.request(door, request),
+      onRequest: (request) => this.request(acceptor, request),
       onWriteData: (_request, piece) => piece.length,
-      onEnd: () => this.doors.delete(door),
+      onEnd: () => this.acceptors.delete(acceptor),
     });
-    this.doors.add(door);
+    this.acceptors.add(acceptor);
   }
 
-  private request(door: NbdDoor, request: NbdRequest): boolean {
-    const { session } = door;
+  private request(acceptor: NbdAcceptor, request: NbdRequest): boolean {
+    const { session } = acceptor;
     if (request.kind !== "read") {
       session.answer(request, "EPERM", "this disk can only be read here");
       return true;

@@ -6,12 +6,12 @@ import { setFlagsFromString } from "node:v8";
 import { StateFile } from "../disk/state-file.ts";
 import { guardianNice } from "../hypervisor/qemu/process.ts";
 import { ConfigError, readConfig } from "./config/config.ts";
+import type { Context } from "./context.ts";
 import { ControlSocket } from "./control/socket.ts";
 import { HostSignals } from "./host-signals.ts";
 import { LAST_LINES_MS, type Log, openLog } from "./log.ts";
 import { LogSink } from "./log-sink.ts";
 import { beTheOnlyGuardian, NotTheOnlyGuardian } from "./only-guardian.ts";
-import type { Post } from "./role.ts";
 import { serve } from "./serve.ts";
 import { deadSockets } from "./sweep-leftovers.ts";
 import { DescriptorWatch } from "./watch/descriptor-watch.ts";
@@ -43,7 +43,7 @@ async function main(path: string | undefined): Promise<number> {
     const { vm, runDirectory, stateDirectory } = config;
     const control = new ControlSocket(join(runDirectory, "control.sock"), log.warn);
     const { witness: choice, timing } = config;
-    const post: Post = {
+    const context: Context = {
       config,
       log,
       witness: new WitnessWatch({
@@ -60,14 +60,14 @@ async function main(path: string | undefined): Promise<number> {
     };
     const taps = new TapWatch(
       vm.nics.map(({ tap }) => tap),
-      post,
+      context,
     );
-    const descriptors = new DescriptorWatch(post);
-    post.witness.begin();
+    const descriptors = new DescriptorWatch(context);
+    context.witness.begin();
     taps.begin();
     descriptors.begin();
     try {
-      const served = serve(post, signals);
+      const served = serve(context, signals);
       const ended = await Promise.race([served, signals.left]);
       if (ended !== undefined) return ended;
       // It was starting. Its QEMU dies with this process; memory that a standby was to have is not left behind.
@@ -77,8 +77,8 @@ async function main(path: string | undefined): Promise<number> {
     } finally {
       descriptors.close();
       taps.close();
-      post.witness.close();
-      post.control.close();
+      context.witness.close();
+      context.control.close();
       // QEMU was killed, and leaves its sockets.
       for (const path of deadSockets(runDirectory)) rmSync(path, { force: true });
       await locks.giveBack();

@@ -11,17 +11,17 @@ import {
   startUp,
   startUpUnasked,
 } from "../core/start-up.ts";
+import type { Context } from "./context.ts";
 import { checkedOrders } from "./control/orders.ts";
 import { CONTROL_VERSION } from "./control/requests.ts";
 import type { Order } from "./control/socket.ts";
-import type { Post } from "./role.ts";
 
 /** The host runs the VM, or is its backup, as this generation. */
 export type Decided = Extract<StartUp, { as: "primary" | "backup" }>;
 
 /** Resolves when it is decided, however long the witness takes. Rejects with a sentence where this host must do nothing. */
-export async function decideRole(post: Post): Promise<Decided> {
-  const { config, log, record } = post;
+export async function decideRole(context: Context): Promise<Decided> {
+  const { config, log, record } = context;
   const { host, role, timing, vm } = config;
   const starting: Omit<Starting, "newest"> = {
     host,
@@ -30,7 +30,7 @@ export async function decideRole(post: Post): Promise<Decided> {
     witnessed: config.witness.kind !== "none",
     detectionMs: timing.detectionMs,
   };
-  const decision = startUpUnasked(starting) ?? (await ask(post, starting));
+  const decision = startUpUnasked(starting) ?? (await ask(context, starting));
   if (decision.as === "nothing") throw new Error(`VM ${vm.name} is not started: ${decision.why}`);
   if (decision.as === "ask" || decision.as === "claim")
     throw new Error("internal error: a question is no decision");
@@ -38,25 +38,25 @@ export async function decideRole(post: Post): Promise<Decided> {
   return decision;
 }
 
-async function ask(post: Post, starting: Omit<Starting, "newest">): Promise<StartUp> {
-  const { config, control, log, witness } = post;
+async function ask(context: Context, starting: Omit<Starting, "newest">): Promise<StartUp> {
+  const { config, control, log, witness } = context;
   const { timing } = config;
   let doing = `asking ${witness.name} who has the VM`;
-  await control.take(withoutRole(post, () => doing));
-  let decision = await settled(post, starting);
+  await control.take(withoutRole(context, () => doing));
+  let decision = await settled(context, starting);
   if (decision.as !== "ask") return decision;
   doing = decision.why;
   log.warn(`${decision.why}; that takes up to ${decision.waitMs} ms`);
   for (const end = performance.now() + decision.waitMs; performance.now() < end; ) {
     await pause(timing.detectionMs);
-    decision = await settled(post, starting);
+    decision = await settled(context, starting);
     if (decision.as !== "ask") return decision;
   }
   return askedToStart(await witness.ask(decision.generation));
 }
 
 /** What the newest claim makes of it, after this host has claimed what nobody has. */
-async function settled({ record, witness }: Post, starting: Omit<Starting, "newest">): Promise<StartUp> {
+async function settled({ record, witness }: Context, starting: Omit<Starting, "newest">): Promise<StartUp> {
   for (;;) {
     const now = { ...starting, record: record.state };
     const decision = startUp({ ...now, newest: await witness.latest() });
@@ -70,7 +70,7 @@ async function settled({ record, witness }: Post, starting: Omit<Starting, "newe
 
 /** The orders of a guardian that has no role yet. @param doing what it does meanwhile */
 export function withoutRole(
-  { config, witness }: Pick<Post, "config" | "witness">,
+  { config, witness }: Pick<Context, "config" | "witness">,
   doing: () => string,
 ): Record<string, Order> {
   const known = { version: CONTROL_VERSION, role: "starting", vm: config.vm.name } as const;

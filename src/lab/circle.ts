@@ -50,7 +50,7 @@ export interface CircleReport {
 
 /** The kill comes at some instant of so many milliseconds of protection. */
 const KILL_WITHIN_MS = 3_000;
-const PATIENCE_MS = 30_000;
+const GRACE_MS = 30_000;
 /** Enough to see that the client goes on. */
 const ANSWERS = 20;
 
@@ -89,10 +89,10 @@ class Circle {
     this.say("booting the VM on host A, its standby on host B");
     await lab.start();
     const client = lab.client();
-    await client.answers(ANSWERS, PATIENCE_MS);
+    await client.answers(ANSWERS, GRACE_MS);
     await lab.protect();
     const first = await this.compared("the VM is protected");
-    await client.answers(ANSWERS, PATIENCE_MS);
+    await client.answers(ANSWERS, GRACE_MS);
     const rounds: CircleRound[] = [];
     for (let round = 1; round <= options.rounds; round++) rounds.push(await this.round(round, client));
     const { connections, resets, acked, lost, wentBack, repeated, longestGapMs } = await client.finish();
@@ -113,22 +113,22 @@ class Circle {
       await lab.kill("power");
       this.say(`round ${round}: host A loses power, ${(afterMs / 1000).toFixed(2)} s on`);
       await lab.failedOver();
-      await client.answers(ANSWERS, PATIENCE_MS);
+      await client.answers(ANSWERS, GRACE_MS);
     });
     this.say(`the VM runs on host B; the client waited ${failure.gapMs.toFixed(0)} ms`);
     await lab.returnHost();
     this.say("host A is back, with the disk it had; protecting towards it");
     await lab.protect();
     const resync = await this.compared("the VM is protected by host A");
-    await client.answers(ANSWERS, PATIENCE_MS);
+    await client.answers(ANSWERS, GRACE_MS);
     const move = await longestGap(client, async () => {
       await lab.switchover();
-      await client.answers(ANSWERS, PATIENCE_MS);
+      await client.answers(ANSWERS, GRACE_MS);
     });
     this.say(`the VM is home on host A; the client waited ${move.gapMs.toFixed(0)} ms`);
     await lab.untilProtected();
     const handBack = await this.compared("the VM is protected by host B");
-    await client.answers(ANSWERS, PATIENCE_MS);
+    await client.answers(ANSWERS, GRACE_MS);
     return {
       resyncWay: resync.way,
       resyncBytes: resync.wireBytes,

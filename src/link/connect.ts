@@ -3,13 +3,13 @@
 import type { Hello, Welcome } from "../codec/replication.ts";
 import { encodeHello, encodeJoin } from "../codec/replication-encode.ts";
 import type { FrameIds } from "../codec/replication-header.ts";
-import { greet } from "./greet.ts";
+import { dial } from "./dial.ts";
+import { shakeHands } from "./handshake.ts";
 import { type Address, LinkError } from "./link-error.ts";
-import { reach } from "./reach.ts";
+import { checkedSigns, type Liveness } from "./liveness.ts";
 import { Session, type SessionHandlers } from "./session.ts";
-import { checkedSigns, type SignsOfLife } from "./signs-of-life.ts";
 
-export interface ConnectOptions extends SignsOfLife {
+export interface ConnectOptions extends Liveness {
   /** Of the backup, one for each path. The session begins over the first that answers. */
   readonly addresses: readonly Address[];
   /** Of this host, one for each path: the backup knows its primary by them. */
@@ -32,12 +32,12 @@ export async function connect(options: ConnectOptions): Promise<BackupLink> {
   const { addresses, handlers, ids, timeoutMs = 5000 } = options;
   const signs = checkedSigns(options);
   const sinceMs = performance.now();
-  const { socket, path } = await reach(addresses, timeoutMs, options.from);
+  const { socket, path } = await dial(addresses, timeoutMs, options.from);
   const hello = { ...options.hello, paths: addresses.length, path };
   const joiner = new Joiner(addresses, ids, options.from ?? []);
   const rejoin = (lost: number): void => joiner.join(lost);
   const to = { socket, address: addresses[path]! };
-  return await greet(to, {
+  return await shakeHands(to, {
     ids,
     frame: encodeHello(ids, hello),
     expects: "welcome",
@@ -91,8 +91,8 @@ class Joiner {
     const { id } = session;
     const address = this.#addresses[path]!;
     try {
-      const { socket } = await reach([address], TRY_MS, this.#from.slice(path, path + 1));
-      await greet(
+      const { socket } = await dial([address], TRY_MS, this.#from.slice(path, path + 1));
+      await shakeHands(
         { socket, address },
         {
           ids: this.#ids,

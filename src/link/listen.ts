@@ -1,12 +1,12 @@
 // The backup's addresses: a server at each, all of which lead to one door.
 
 import { createServer, type Server } from "node:net";
-import { Door, type DoorOptions } from "./door.ts";
+import { Acceptor, type AcceptorOptions } from "./acceptor.ts";
 import { type Address, at, LinkError } from "./link-error.ts";
 
-export type { Caller, Stray, TurnedAway } from "./door.ts";
+export type { Caller, Stray, TurnedAway } from "./acceptor.ts";
 
-export interface ListenOptions extends DoorOptions {
+export interface ListenOptions extends AcceptorOptions {
   /** Path i of a session comes in at addresses[i]. Port 0: any free one, see Listener.ports. */
   readonly addresses: readonly Address[];
   /** An address cannot be had at present, or can again. */
@@ -37,14 +37,14 @@ const AGAIN_MS = 1_000;
 
 export class Listener {
   readonly #options: ListenOptions;
-  readonly #door: Door;
+  readonly #acceptor: Acceptor;
   readonly #servers: Server[] = [];
   readonly #timers = new Set<NodeJS.Timeout>();
   #closed = false;
 
   constructor(options: ListenOptions) {
     this.#options = options;
-    this.#door = new Door(options);
+    this.#acceptor = new Acceptor(options);
   }
 
   /** To be called once. */
@@ -73,11 +73,11 @@ export class Listener {
     this.#closed = true;
     for (const timer of this.#timers) clearTimeout(timer);
     for (const server of this.#servers) server?.close();
-    this.#door.close();
+    this.#acceptor.close();
   }
 
   #listen(address: Address, path: number): Promise<void> {
-    const server = createServer({ noDelay: true }, (socket) => this.#door.accept(socket, path));
+    const server = createServer({ noDelay: true }, (socket) => this.#acceptor.accept(socket, path));
     return new Promise((resolve, reject) => {
       server.once("error", (cause) => {
         const todo = "end what uses it, or choose an address of this host and a free port";
@@ -87,7 +87,7 @@ export class Listener {
       server.listen({ host: address.host, port: address.port }, () => {
         server.removeAllListeners("error");
         // An accept that fails (no file descriptors left, say) costs that connection, not the session.
-        server.on("error", (error) => this.#door.turnAway("stranger-dropped", "listener", error.message));
+        server.on("error", (error) => this.#acceptor.turnAway("stranger-dropped", "listener", error.message));
         this.#servers[path] = server;
         if (this.#closed) server.close();
         resolve();

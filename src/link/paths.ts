@@ -2,15 +2,15 @@
 
 import { monotonicMs } from "../os/monotonic.ts";
 import type { Connection } from "./connection.ts";
+import type { Liveness } from "./liveness.ts";
 import { Path } from "./path.ts";
-import type { SignsOfLife } from "./signs-of-life.ts";
 
 export class Paths {
   /** In the order of configuration. */
   readonly all: readonly Path[];
   #lastHeardMs = monotonicMs();
 
-  constructor(count: number, signs: Required<SignsOfLife>) {
+  constructor(count: number, signs: Required<Liveness>) {
     this.all = Array.from({ length: count }, (_, index) => new Path(index, signs));
   }
 

@@ -3,7 +3,7 @@
 import type { ReplicationMessage } from "../codec/replication.ts";
 import type { FrameIds } from "../codec/replication-header.ts";
 import type { ClosedReason, Connection } from "./connection.ts";
-import type { SignsOfLife } from "./signs-of-life.ts";
+import type { Liveness } from "./liveness.ts";
 
 /** A path was lost, or is there. `reason` is a sentence. */
 export interface PathEvent {
@@ -36,7 +36,7 @@ export interface SessionOptions {
   /** Which of them the first connection is. */
   readonly path: number;
   readonly handlers: SessionHandlers;
-  readonly signs: Required<SignsOfLife>;
+  readonly signs: Required<Liveness>;
   /** A path is down, and this side is the one that makes it anew. */
   readonly rejoin?: (path: number) => void;
   /** At most so much may be kept, sent or not; more ends the session. */

@@ -8,11 +8,11 @@ import { isInStream, type MessageOf, ProtocolError, type ReplicationMessage } fr
 import { encodeCarry, encodeHeartbeat, type Frame } from "../codec/replication-encode.ts";
 import { monotonicMs } from "../os/monotonic.ts";
 import { type ClosedReason, type Connection, MAX_BUFFERED_BYTES } from "./connection.ts";
+import { watch } from "./liveness.ts";
 import type { Path, PathStatus } from "./path.ts";
-import { PathTidings } from "./path-tidings.ts";
+import { PathEvents } from "./path-events.ts";
 import { Paths } from "./paths.ts";
 import type { SessionOptions } from "./session-options.ts";
-import { watch } from "./signs-of-life.ts";
 import { type Fate, Incoming, Outgoing } from "./stream.ts";
 
 export type { PathEvent, SessionHandlers, SessionOptions } from "./session-options.ts";
@@ -27,7 +27,7 @@ export class Session {
   readonly #paths: Paths;
   readonly #outgoing = new Outgoing();
   readonly #incoming = new Incoming();
-  readonly #tidings: PathTidings;
+  readonly #pathEvents: PathEvents;
   readonly #atEnd: (() => void)[] = [];
   readonly #bounds: Connection["bounds"];
   /** Where this side's stream goes. */
@@ -43,7 +43,7 @@ export class Session {
     this.#options = options;
     this.#bounds = opener.bounds;
     this.#paths = new Paths(options.paths, options.signs);
-    this.#tidings = new PathTidings((event) => options.handlers.onPath?.(event));
+    this.#pathEvents = new PathEvents((event) => options.handlers.onPath?.(event));
     this.#data = this.#paths.all[options.path]!;
     this.#open(this.#data, opener);
     // The session's first connection carries the stream without being told so.
@@ -140,12 +140,12 @@ export class Session {
     this.#open(path, connection);
     before?.destroy(`${connection.peer} takes its place`);
     if (path === this.#data) this.#carryOn();
-    this.#tidings.up(index, `${connection.peer} is there`);
+    this.#pathEvents.up(index, `${connection.peer} is there`);
   }
 
   /** Of the side that makes paths: a try came to nothing. @param refused somebody answered, and says why not */
   couldNotJoin(index: number, reason: string, refused: boolean): void {
-    if (this.#closed === undefined) this.#tidings.down(index, reason, refused);
+    if (this.#closed === undefined) this.#pathEvents.down(index, reason, refused);
   }
 
   /** For one who tried to make a path and heard instead that the session's time is over. */
@@ -273,7 +273,7 @@ export class Session {
       return;
     }
     if (path === this.#data) this.#carryOn();
-    this.#tidings.soonDown(path.index, reason.message);
+    this.#pathEvents.soonDown(path.index, reason.message);
     this.#options.rejoin?.(path.index);
   }
 
@@ -301,7 +301,7 @@ export class Session {
   }
 
   #over(reason: ClosedReason): void {
-    this.#tidings.stop();
+    this.#pathEvents.stop();
     for (const stop of this.#atEnd.splice(0)) stop();
     this.#options.handlers.onClosed(reason);
   }

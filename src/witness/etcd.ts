@@ -21,7 +21,7 @@ export interface EtcdOptions extends TlsFiles {
 
 /** A member that cannot reach the others lets us wait: then the next is asked. */
 const TRY_MS = 2000;
-const PATIENCE_MS = 150;
+const GRACE_MS = 150;
 /** What etcd 3.4 says when authentication is on and a certificate names somebody: its gateway takes nobody's word for that. */
 const NAMED_CERTIFICATE = "CommonName of client sending a request against gateway";
 const UNNAME_IT =
@@ -91,7 +91,7 @@ export class EtcdRegister implements Register {
       this.first = index;
       return answer;
     });
-    return await firstAnswer(tries, PATIENCE_MS, signal);
+    return await firstAnswer(tries, GRACE_MS, signal);
   }
 
   private async callAt(endpoint: URL, path: string, body: unknown, signal: AbortSignal) {

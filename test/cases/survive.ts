@@ -16,7 +16,7 @@ export const cases: readonly Case[] = [
     tests: [
       life,
       ...of(
-        "guardian-closed-door.test.ts",
+        "guardian-takeover-notice.test.ts",
         "I5: a survivor whose addresses are taken or gone listens there when it can, with an alarm meanwhile",
       ),
     ],

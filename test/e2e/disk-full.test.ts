@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { rm } from "node:fs/promises";
 import { test } from "node:test";
 import { ownStorage, PATIENT } from "./disk-session.ts";
-import { assertUnharmed, eventually, makeLab, PATIENCE_MS, phaseOf } from "./lab-session.ts";
+import { assertUnharmed, eventually, GRACE_MS, makeLab, phaseOf } from "./lab-session.ts";
 
 test("the primary's image has no room, unprotected and protected, then the backup's: alarms, and all go on by themselves (I5)", async (t) => {
   let alarms: { about: string; raised: boolean; text: string }[] = [];
@@ -24,11 +24,11 @@ test("the primary's image has no room, unprotected and protected, then the backu
   const alarm = async (about: string, raised: boolean, text = /./) => {
     const is = () =>
       alarms.some((one) => one.about === about && one.raised === raised && text.test(one.text));
-    await eventually(`alarm ${about} ${raised ? "raised" : "lowered"}, ${text}`, is, PATIENCE_MS);
+    await eventually(`alarm ${about} ${raised ? "raised" : "lowered"}, ${text}`, is, GRACE_MS);
   };
   await lab.start();
   const client = lab.client();
-  await client.answers(20, PATIENCE_MS);
+  await client.answers(20, GRACE_MS);
   const { qemuPid } = await lab.primary.control.statusInRole();
 
   const fillsUp = async () => {
@@ -45,11 +45,11 @@ test("the primary's image has no room, unprotected and protected, then the backu
     });
     await rm(filler);
     await alarm("disk", false);
-    await client.answers(20, PATIENCE_MS);
+    await client.answers(20, GRACE_MS);
   };
   await fillsUp();
   await lab.protect();
-  await client.answers(20, PATIENCE_MS);
+  await client.answers(20, GRACE_MS);
   await fillsUp();
   assert.equal(await phaseOf(lab.primary), "protected");
   assert.equal((await lab.primary.control.statusInRole()).qemuPid, qemuPid);
@@ -61,9 +61,9 @@ test("the primary's image has no room, unprotected and protected, then the backu
     told.join("\n"),
     /the backup cannot go on: .*disk0.*(No space|ENOSPC).*Make room for .*\/b\//i,
   );
-  await client.answers(20, PATIENCE_MS);
+  await client.answers(20, GRACE_MS);
   await rm(filler);
   await alarm("protection", false);
-  await eventually("it is protected", async () => (await phaseOf(lab.primary)) === "protected", PATIENCE_MS);
+  await eventually("it is protected", async () => (await phaseOf(lab.primary)) === "protected", GRACE_MS);
   await assertUnharmed(client);
 });

@@ -10,7 +10,7 @@ import type { SyncSummary } from "../../src/guardian/control/status.ts";
 import { stopInCommit } from "../../src/lab/commit-stop.ts";
 import type { Lab } from "../../src/lab/lab.ts";
 import { assertHostsEqual, goesOn, PATIENT, syncsOf } from "./disk-session.ts";
-import { assertUnharmed, eventually, makeLab, PATIENCE_MS, phaseOf } from "./lab-session.ts";
+import { assertUnharmed, eventually, GRACE_MS, makeLab, phaseOf } from "./lab-session.ts";
 
 const run = promisify(execFile);
 const MIB = 1 << 20;
@@ -85,7 +85,7 @@ async function onRecord(lab: Lab): Promise<void> {
 /** The backup's host dies in the midst of a commit, something is done to what it has on its disks, it returns, and protects the VM again. Returns how it was brought up to date. */
 async function away(lab: Lab, meanwhile: () => Promise<void>): Promise<readonly SyncSummary[]> {
   // A part of a checkpoint's writes is in the images: never is that taken for a whole one.
-  const { qemuPid } = await stopInCommit(lab, 1, PATIENCE_MS);
+  const { qemuPid } = await stopInCommit(lab, 1, GRACE_MS);
   await lab.kill("processes", "b", qemuPid);
   await eventually("the primary is unprotected", async () => (await phaseOf(lab.primary)) === "unprotected");
   await meanwhile();

@@ -14,7 +14,7 @@ import { countIncrements } from "../../src/lab/append-only-file.ts";
 import type { ClientProcess } from "../../src/lab/client-process.ts";
 import { checkFileSystem } from "../../src/lab/file-system.ts";
 import type { Lab } from "../../src/lab/lab.ts";
-import { PATIENCE_MS } from "./lab-session.ts";
+import { GRACE_MS } from "./lab-session.ts";
 
 const run = promisify(execFile);
 const MIB = 1 << 20;
@@ -114,7 +114,7 @@ export async function allocatedBytes(path: string): Promise<number> {
 }
 
 export async function goesOn(client: ClientProcess, answers = 20): Promise<void> {
-  await client.answers(answers, PATIENCE_MS);
+  await client.answers(answers, GRACE_MS);
 }
 
 /** Puts a host's image of a disk on a file system of its own, which the lab unmounts. @returns what fills it up, and names the file to be removed */

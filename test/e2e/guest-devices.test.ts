@@ -9,7 +9,7 @@ import { type TestContext, test } from "node:test";
 import { Qmp } from "../../src/hypervisor/qemu/qmp.ts";
 import { moduleCommand, uefiCommand } from "../../src/lab/guest-image.ts";
 import type { Lab } from "../../src/lab/lab.ts";
-import { assertRamEqual, assertUnharmed, eventually, makeLab, PATIENCE_MS } from "./lab-session.ts";
+import { assertRamEqual, assertUnharmed, eventually, GRACE_MS, makeLab } from "./lab-session.ts";
 
 const firmware = { code: "/usr/share/OVMF/OVMF_CODE_4M.fd", variables: "/usr/share/OVMF/OVMF_VARS_4M.fd" };
 
@@ -53,14 +53,14 @@ async function done(lab: Lab, name: string, command: string[]): Promise<void> {
   await eventually(
     `the guest says that ${name} is done`,
     async () => (await lab.redis("GET", "done")) === name,
-    PATIENCE_MS,
+    GRACE_MS,
   );
 }
 
 async function balloonedTo(monitor: Qmp, mib: number): Promise<void> {
   await monitor.execute("balloon", { value: mib * MIB });
   const left = async () => (await monitor.execute<{ actual: number }>("query-balloon")).actual === mib * MIB;
-  await eventually(`the balloon leaves ${mib} MiB`, left, PATIENCE_MS);
+  await eventually(`the balloon leaves ${mib} MiB`, left, GRACE_MS);
 }
 
 test("UEFI, topology, discs, ports, screen, balloon, watchdog, tablet: what the guest wrote into its flash memory survives, too (I1, I4, I7)", async (t) => {
@@ -93,9 +93,9 @@ test("UEFI, topology, discs, ports, screen, balloon, watchdog, tablet: what the 
   for (const field of ["vm.serial", "vm.agent", "vm.vnc", "-qmp"])
     assert.ok(log.includes(`${field} `) && log.includes("holds back only network output"), field);
   const client = lab.client();
-  await client.answers(20, PATIENCE_MS);
+  await client.answers(20, GRACE_MS);
   await lab.protect();
-  await client.answers(20, PATIENCE_MS);
+  await client.answers(20, GRACE_MS);
 
   const flash = (host: "a" | "b") => readFileSync(places[host].uefi.variables);
   await done(lab, "BeforeFailover", uefiCommand("BeforeFailover"));
@@ -105,11 +105,11 @@ test("UEFI, topology, discs, ports, screen, balloon, watchdog, tablet: what the 
   await assertRamEqual(lab);
   await balloonedTo(monitor, MEMORY_MIB);
   await assertRamEqual(lab);
-  await client.answers(20, PATIENCE_MS);
+  await client.answers(20, GRACE_MS);
 
   await lab.kill("power");
   await lab.failedOver();
-  await client.answers(50, PATIENCE_MS);
+  await client.answers(50, GRACE_MS);
   // QEMU writes all of its flash memory to the file when the VM runs: it must hold what the guest wrote under protection.
   assert.ok(flash("b").includes("BeforeFailover"), "the backup's variable store has it");
   await hears(await connected(t, places.b.vnc), "RFB 003.008");

@@ -10,7 +10,7 @@ import { type TestContext, test } from "node:test";
 import { Qmp } from "../../src/hypervisor/qemu/qmp.ts";
 import type { Lab } from "../../src/lab/lab.ts";
 import { type Deed, DeedGuest, deedRom } from "./deed-guest.ts";
-import { eventually, makeLab, PATIENCE_MS, phaseOf } from "./lab-session.ts";
+import { eventually, GRACE_MS, makeLab, phaseOf } from "./lab-session.ts";
 
 /** One lab, in which a VM is started again and again. */
 class Lives {
@@ -63,12 +63,12 @@ class Lives {
 
   async goesOn(): Promise<void> {
     const { acked = -1 } = await this.status();
-    await eventually("checkpoints go on", async () => (await this.status()).acked! >= acked + 3, PATIENCE_MS);
+    await eventually("checkpoints go on", async () => (await this.status()).acked! >= acked + 3, GRACE_MS);
     await this.guest.counts();
   }
 
   async standsStill(state: string): Promise<void> {
-    await eventually(state, async () => (await this.status()).standstill?.state === state, PATIENCE_MS);
+    await eventually(state, async () => (await this.status()).standstill?.state === state, GRACE_MS);
     const { acked } = await this.status();
     await new Promise((over) => setTimeout(over, 300));
     const later = await this.status();

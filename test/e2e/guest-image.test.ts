@@ -25,7 +25,7 @@ import {
 } from "../../src/lab/guest-image.ts";
 import { createNetwork, type LabNetwork } from "../../src/lab/namespaces.ts";
 import { attach, exportOf, listen, MemoryDisk } from "../unit/nbd-samples.ts";
-import { eventually, PATIENCE_MS } from "./lab-session.ts";
+import { eventually, GRACE_MS } from "./lab-session.ts";
 
 const run = promisify(execFile);
 const clientProgram = `${import.meta.dirname}/../../src/lab/client.ts`;
@@ -231,7 +231,7 @@ test("disks: Redis' data is on ext4 and outlives the power; another is written a
       const small = sizes.some((bytes) => bytes % 4096 !== 0);
       return kinds && small && sizes.length > 100 && Math.max(...sizes) > 500_000 && asked.reached(16) === 16;
     },
-    PATIENCE_MS,
+    GRACE_MS,
   );
   assert.equal(await load([]), "1");
   // The last step and its flush are still to come; then there is nothing left that could write.

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { HeardEvent } from "../../src/guardian/control/events.ts";
 import { processRuns } from "../../src/lab/lab.ts";
-import { assertUnharmed, eventually, makeLab, PATIENCE_MS } from "./lab-session.ts";
+import { assertUnharmed, eventually, GRACE_MS, makeLab } from "./lab-session.ts";
 
 const HUNG_MS = 1000;
 
@@ -19,7 +19,7 @@ test("QEMU stands still: unprotected, then a standby, then with a backup that ca
   const heard = (alarm: string) => eventually(alarm, () => alarms.at(-1) === alarm);
   await lab.start();
   const client = lab.client();
-  const goesOn = () => client.answers(20, PATIENCE_MS);
+  const goesOn = () => client.answers(20, GRACE_MS);
   await goesOn();
   const qemuPid = await lab.qemuPid("a");
 

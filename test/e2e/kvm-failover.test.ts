@@ -6,7 +6,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { tryFirmware } from "../../src/hypervisor/qemu/accelerator.ts";
-import { assertRamEqual, assertUnharmed, PATIENCE_MS, protectedLab } from "./lab-session.ts";
+import { assertRamEqual, assertUnharmed, GRACE_MS, protectedLab } from "./lab-session.ts";
 
 test("over KVM a switchover there and back, then a power failure: nothing is lost, nothing goes back, RAM was equal (I4, I7)", async (t) => {
   const firmware = await tryFirmware({ accelerator: "kvm" });
@@ -21,12 +21,12 @@ test("over KVM a switchover there and back, then a power failure: nothing is los
     await assertRamEqual(lab);
     await lab.switchover();
     assert.equal(lab.owner, owner);
-    await client.answers(20, PATIENCE_MS);
+    await client.answers(20, GRACE_MS);
     await lab.untilProtected();
   }
   await assertRamEqual(lab, 2);
   await lab.kill("power");
   await lab.failedOver();
-  await client.answers(50, PATIENCE_MS);
+  await client.answers(50, GRACE_MS);
   await assertUnharmed(client);
 });

@@ -9,7 +9,7 @@ import type { GuardianProcess } from "../../src/lab/guardian-process.ts";
 import { Lab, type LabOptions } from "../../src/lab/lab.ts";
 
 /** What the client had to wait for at most before we call it stuck. */
-export const PATIENCE_MS = 30_000;
+export const GRACE_MS = 30_000;
 
 /** Unless it is what a test is about: a machine that is busy for a moment shall not look like a host that has failed. */
 const DETECTION_MS = 500;
@@ -35,9 +35,9 @@ export async function protectedLab(
   const lab = await makeLab(t, options);
   await lab.start();
   const client = lab.client(options.host);
-  await client.answers(20, PATIENCE_MS);
+  await client.answers(20, GRACE_MS);
   await lab.protect();
-  await client.answers(20, PATIENCE_MS);
+  await client.answers(20, GRACE_MS);
   return { lab, client };
 }
 

@@ -6,7 +6,7 @@ import { promisify } from "node:util";
 import type { ClientProcess } from "../../src/lab/client-process.ts";
 import { guestAddresses, type Lab, type LabOptions, processRuns } from "../../src/lab/lab.ts";
 import type { ProxyProcess } from "../../src/lab/proxy-process.ts";
-import { assertUnharmed, eventually, makeLab, PATIENCE_MS, roleOf } from "./lab-session.ts";
+import { assertUnharmed, eventually, GRACE_MS, makeLab, roleOf } from "./lab-session.ts";
 
 const run = promisify(execFile);
 const PROXY = "127.0.0.1:7001";
@@ -21,7 +21,7 @@ async function proxiedLab(
   const proxy = await lab.proxy(PROXY, BACKUP);
   await lab.start();
   const client = lab.client();
-  await client.answers(20, PATIENCE_MS);
+  await client.answers(20, GRACE_MS);
   return { lab, client, proxy };
 }
 
@@ -52,7 +52,7 @@ test("acks delayed by 300 ms: no answer of any kind reaches the client earlier",
   await lab.protect();
 
   const client = lab.client(host.ipv4, "delayed");
-  await client.answers(8, PATIENCE_MS);
+  await client.answers(8, GRACE_MS);
   const { latencyMs, ...summary } = await client.finish();
   assert.deepEqual([summary.resets, summary.lost, summary.wentBack], [0, 0, 0]);
   assert.ok(latencyMs.min >= delayMs, `an answer over TCP came after ${latencyMs.min} ms`);
@@ -70,9 +70,9 @@ test("the guardian alone dies and QEMU lives on: not one frame leaks (fail close
   // A long detection time: acks must be missing for a while, without the primary asking its arbiter.
   const { lab, client, proxy } = await proxiedLab(t, { bindLifetimes: false, detectionMs: 5000 });
   await lab.protect();
-  await client.answers(20, PATIENCE_MS);
+  await client.answers(20, GRACE_MS);
   const protectedFrames = await framesFromGuest(lab);
-  await client.answers(10, PATIENCE_MS);
+  await client.answers(10, GRACE_MS);
   assert.ok((await framesFromGuest(lab)) > protectedFrames, "the counter counts");
 
   await proxy.tell("pause down");
@@ -87,7 +87,7 @@ test("the guardian alone dies and QEMU lives on: not one frame leaks (fail close
   // The client goes on asking (retransmissions), as does ping: the guest has every reason to send.
   const pings = ping(lab, guestAddresses[0].ipv4, 1, 2).catch(() => "no answer");
   await eventually("the backup runs the VM", async () => (await roleOf(lab.backup)) === "primary", 15_000);
-  await client.answers(20, PATIENCE_MS);
+  await client.answers(20, GRACE_MS);
   await pings;
   assert.ok(processRuns(qemuPid), "QEMU on A outlived its guardian, or this proves nothing");
   assert.equal(await framesFromGuest(lab), before, "frames left host A without a guardian");
@@ -97,10 +97,10 @@ test("the guardian alone dies and QEMU lives on: not one frame leaks (fail close
 test("a slow link makes epochs longer, not buffers larger (I6)", async (t) => {
   const { lab, client, proxy } = await proxiedLab(t, {});
   await lab.protect();
-  await client.answers(20, PATIENCE_MS);
+  await client.answers(20, GRACE_MS);
   await proxy.tell("rate 4000000 up");
   await lab.primary.control.order("reset-statistics");
-  await client.answers(8, PATIENCE_MS);
+  await client.answers(8, GRACE_MS);
   const { checkpointsPerSecond, stagingBytes, phase } = await lab.primary.control.primaryStatus();
   assert.equal(phase, "protected");
   assert.ok(checkpointsPerSecond < 30, `${checkpointsPerSecond} checkpoints/s over 4 MB/s`);

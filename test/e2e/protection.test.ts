@@ -8,7 +8,7 @@ import {
   assertRamEqual,
   assertUnharmed,
   eventually,
-  PATIENCE_MS,
+  GRACE_MS,
   phaseOf,
   protectedLab,
 } from "./lab-session.ts";
@@ -19,28 +19,28 @@ test("stopped and started three times in a row under load, RAM equal each time; 
     await lab.stopProtection();
     assert.equal(await phaseOf(lab.primary), "unprotected");
     assert.equal(await phaseOf(lab.backup), "waiting");
-    await client.answers(20, PATIENCE_MS);
+    await client.answers(20, GRACE_MS);
     await lab.protect();
-    await client.answers(10, PATIENCE_MS);
+    await client.answers(10, GRACE_MS);
     await assertRamEqual(lab);
   }
 
   // It hangs without closing: the VM goes on once the detection time is over.
   lab.backup.signal("SIGSTOP");
-  await client.answers(50, PATIENCE_MS);
+  await client.answers(50, GRACE_MS);
   assert.notEqual(await phaseOf(lab.primary), "protected");
   lab.backup.signal("SIGCONT");
   await lab.untilProtected();
-  await client.answers(20, PATIENCE_MS);
+  await client.answers(20, GRACE_MS);
   await lab.kill("power");
-  await client.answers(50, PATIENCE_MS);
+  await client.answers(50, GRACE_MS);
   await assertUnharmed(client);
 });
 
 test("the backup dies: the VM runs on alone, and says who is missing; a new backup protects it again; then the guest shuts itself down", async (t) => {
   const { lab, client } = await protectedLab(t, { load: "busy", retryMs: 60_000 });
   await lab.backup.kill();
-  await client.answers(50, PATIENCE_MS);
+  await client.answers(50, GRACE_MS);
   await eventually("the primary is unprotected", async () => (await phaseOf(lab.primary)) === "unprotected");
   await assert.rejects(lab.protect(), (error: OrderFailed) => {
     assert.ok(error instanceof OrderFailed);
@@ -50,10 +50,10 @@ test("the backup dies: the VM runs on alone, and says who is missing; a new back
     );
     return true;
   });
-  await client.answers(20, PATIENCE_MS);
+  await client.answers(20, GRACE_MS);
   await lab.startBackup();
   await lab.protect();
-  await client.answers(20, PATIENCE_MS);
+  await client.answers(20, GRACE_MS);
   await assertRamEqual(lab);
   await assertUnharmed(client);
 

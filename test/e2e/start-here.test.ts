@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { PATIENT } from "./disk-session.ts";
-import { assertUnharmed, eventually, PATIENCE_MS, phaseOf, protectedLab, roleOf } from "./lab-session.ts";
+import { assertUnharmed, eventually, GRACE_MS, phaseOf, protectedLab, roleOf } from "./lab-session.ts";
 
 test("the VM is started from the copy that is left, when that is asked for in full; its host is protected again", async (t) => {
   const { lab, client } = await protectedLab(t, {
@@ -40,6 +40,6 @@ test("the VM is started from the copy that is left, when that is asked for in fu
   await lab.returnHost();
   await lab.untilProtected();
   const second = lab.client(undefined, "second");
-  await second.answers(20, PATIENCE_MS);
+  await second.answers(20, GRACE_MS);
   await assertUnharmed(second);
 });

@@ -4,11 +4,11 @@
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { assertRamEqual, assertUnharmed, PATIENCE_MS, protectedLab, roleOf } from "./lab-session.ts";
+import { assertRamEqual, assertUnharmed, GRACE_MS, protectedLab, roleOf } from "./lab-session.ts";
 
 test("A is cut off, B takes over; B loses power, A takes over; then both are gone at once. Nobody gives an order", async (t) => {
   const { lab, client } = await protectedLab(t, { detectionMs: 300, retryMs: 500 });
-  const goesOn = () => client.answers(20, PATIENCE_MS);
+  const goesOn = () => client.answers(20, GRACE_MS);
   const protectedAgain = async () => {
     await lab.untilProtected();
     assert.equal(await roleOf(lab.backup), "backup");

@@ -12,7 +12,7 @@ import type { HeardEvent } from "../../src/guardian/control/events.ts";
 import type { Lab } from "../../src/lab/lab.ts";
 import { processRuns } from "../../src/lab/leftovers.ts";
 import type { HostName } from "../../src/lab/namespaces.ts";
-import { assertUnharmed, eventually, PATIENCE_MS, phaseOf, protectedLab } from "./lab-session.ts";
+import { assertUnharmed, eventually, GRACE_MS, phaseOf, protectedLab } from "./lab-session.ts";
 
 const run = promisify(execFile);
 const HARMLESS = ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGTSTP", "SIGXFSZ", "SIGPIPE"] as const;
@@ -30,7 +30,7 @@ test("A ends by SIGTERM, and the VM moves; B's QEMU is sent SIGTERM as A's addre
     shutdownMs: 3000,
     onEvent,
   });
-  const goesOn = () => client.answers(20, PATIENCE_MS);
+  const goesOn = () => client.answers(20, GRACE_MS);
 
   // What is no reason to end, sent to either role; and QEMU is out of reach of what is sent to a group or by a terminal.
   for (const host of ["a", "b"] as const) for (const signal of HARMLESS) lab.guardianOf(host).signal(signal);

@@ -2,7 +2,7 @@
 import { execFile } from "node:child_process";
 import { test } from "node:test";
 import { promisify } from "node:util";
-import { assertUnharmed, eventually, PATIENCE_MS, protectedLab } from "./lab-session.ts";
+import { assertUnharmed, eventually, GRACE_MS, protectedLab } from "./lab-session.ts";
 
 const run = promisify(execFile);
 
@@ -18,7 +18,7 @@ test("a tap that is set down on the backup is an alarm; the VM that is taken ove
   await eventually("the backup's alarm", () => alarms.some((text) => /^b true: tap tap0 is down/.test(text)));
   await lab.kill("power");
   await lab.failedOver();
-  await client.answers(50, PATIENCE_MS);
+  await client.answers(50, GRACE_MS);
   await eventually("the end of the alarm", () => alarms.some((text) => text.startsWith("b false:")));
   await assertUnharmed(client);
 });

@@ -15,7 +15,7 @@ import { checkFileSystem } from "../../src/lab/file-system.ts";
 import { diskLoadCommand } from "../../src/lab/guest-image.ts";
 import { guestAddresses, type Lab, processRuns } from "../../src/lab/lab.ts";
 import { assertHostsEqual, goesOn } from "./disk-session.ts";
-import { assertUnharmed, eventually, makeLab, PATIENCE_MS } from "./lab-session.ts";
+import { assertUnharmed, eventually, GRACE_MS, makeLab } from "./lab-session.ts";
 
 const run = promisify(execFile);
 
@@ -74,7 +74,7 @@ test("a clone has what a client saw, can be written to, reaches nobody, and leav
   });
   await lab.start();
   const client = lab.client();
-  await client.answers(20, PATIENCE_MS);
+  await client.answers(20, GRACE_MS);
   await assert.rejects(order(lab, "start"), { code: "wrong-state", message: /the backup is waiting/ });
   await assert.rejects(lab.backup.control.ask("test-failover", { action: "begin" }), { code: "bad-request" });
   await lab.protect();

@@ -8,7 +8,7 @@ import { closeSync, mkdirSync, openSync, statfsSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import type { Lab } from "../../src/lab/lab.ts";
-import { assertRamEqual, assertUnharmed, makeLab, PATIENCE_MS } from "../e2e/lab-session.ts";
+import { assertRamEqual, assertUnharmed, GRACE_MS, makeLab } from "../e2e/lab-session.ts";
 
 const MEMORY_MIB = 6144;
 /** Of 6 GiB the guest sees 3 above the 4 GiB of its address space. Linux gives those out first. */
@@ -72,14 +72,14 @@ test("I7, I4: 6 GiB of RAM, high memory full: equal at each check, and right aft
   await over(lab, FILL, [1, count - BATCH]);
   await lab.protect();
   const client = lab.client();
-  await client.answers(20, PATIENCE_MS);
+  await client.answers(20, GRACE_MS);
   await assertRamEqual(lab);
   // Memory that the guest has not used before, while it is protected.
   await over(lab, FILL, [count - BATCH + 1, count]);
   await assertRamEqual(lab, 2);
   await lab.kill("power");
   await lab.failedOver();
-  await client.answers(20, PATIENCE_MS);
+  await client.answers(20, GRACE_MS);
   assert.equal(await over(lab, WRONG, [1, count]), 0, "values that are wrong");
   // And such memory on the survivor.
   await over(lab, FILL, [count + 1, count + BATCH]);

@@ -118,7 +118,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     patches: [
       in1(
         "guardian/primary/primary.ts",
-        'this.feed({ type: "verdict", ...(await this.post.witness.ask(generation)) });',
+        'this.feed({ type: "verdict", ...(await this.context.witness.ask(generation)) });',
         'this.feed({ type: "verdict", granted: true, generation: generation + 1 });',
       ),
     ],
@@ -129,7 +129,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     patches: [
       in1(
         "guardian/backup/backup.ts",
-        "const verdict = await this.post.witness.ask(generation);",
+        "const verdict = await this.context.witness.ask(generation);",
         "const verdict = { granted: true, generation: generation + 1 };",
       ),
     ],
@@ -166,7 +166,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     patches: [
       in1("core/primary.ts", "if (event.generation >= state.generation)", "if (event.generation > 0)"),
       in1(
-        "guardian/primary/closed-door.ts",
+        "guardian/primary/takeover-notice.ts",
         'if (caller.generation < generation || (caller.generation === generation && phase !== "superseded"))',
         "if (generation > 0 || phase)",
       ),
@@ -205,7 +205,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     patches: [
       in1(
         "guardian/primary/link.ts",
-        "if (this.attention.heardLate(monotonicMs(), by))",
+        "if (this.staleAcks.heardLate(monotonicMs(), by))",
         "if (false as boolean)",
       ),
     ],

@@ -74,7 +74,7 @@ export function playScenario({ script }: Scenario, seed: number): Outcome {
   const world = inWorld(new Random(seed), nature, 100_000, (stage) => {
     const { checker } = stage.world;
     const ready = () =>
-      checker.last !== undefined && (nature.bothPrimary || stage.world.network.doors.has("B0"));
+      checker.last !== undefined && (nature.bothPrimary || stage.world.network.acceptors.has("B0"));
     if (unprotected) stage.until(ready, 20_000, "the VM does not start, or its backup");
     else stage.until(() => stage.isProtected(), 20_000, "the VM is not protected");
     stage.pass(stage.world.random.between(0, 30));

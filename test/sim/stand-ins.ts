@@ -21,7 +21,7 @@ const MODULES: Readonly<Record<string, string>> = {
   "guardian/ram-room.ts": "ram-room.ts",
   "guardian/watch/stalls.ts": "stalls.ts",
   "guardian/backup/test-failover.ts": "test-failover.ts",
-  "guardian/vm-process.ts": "vm-process.ts",
+  "guardian/host-environment.ts": "host-environment.ts",
   "hypervisor/qemu/capture.ts": "capture.ts",
   "hypervisor/qemu/disks.ts": "disks.ts",
   "hypervisor/qemu/image-locks.ts": "image-locks.ts",

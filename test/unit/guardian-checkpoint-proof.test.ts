@@ -27,7 +27,7 @@ test("a host that forbids a trial its own network is not taken for one that is n
   };
   const proof = new CheckpointProof({
     config: { vm: { ...vm, nics: [], disks: [], extraArgs: [] }, runDirectory: root },
-    ground: { accelerator: "tcg", preload: undefined, images: [], boot: {} },
+    environment: { accelerator: "tcg", preload: undefined, images: [], boot: {} },
     ramFile: join(root, "ram"),
     log: { info: () => {}, error: () => {}, warn: (text: string) => void warned.push(text) },
   } as unknown as ConstructorParameters<typeof CheckpointProof>[0]);

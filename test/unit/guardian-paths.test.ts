@@ -42,7 +42,7 @@ async function backupLink(t: TestContext, addresses: readonly Address[]) {
     heard.onSilent(0);
   };
   const options = {
-    post: {
+    context: {
       config: {
         vm: { uuid: uuidText(IDS.vmId) },
         host: "host-b",

@@ -21,7 +21,7 @@ test("I3: an ack that is read together with TAKEOVER releases nothing, however f
   };
   const log = { info() {}, warn() {}, error() {} };
   const link = new PrimaryLink({
-    post: { config, log, control: { publish() {} } },
+    context: { config, log, control: { publish() {} } },
     machine: async () => ({ machine: "pc" }),
     disks: [],
     state: () => ({ phase: "protected", generation: IDS.generation }),

@@ -97,9 +97,9 @@ async function owner(t: TestContext) {
   writeFileSync(image, "x");
   const record = await StateFile.open(join(directory, "vm1.json"), VM);
   const config = { runDirectory: directory, vm: { disks: [{ image, storage: "replicated" }] } };
-  const ground = { images: [{ virtualBytes: 512 }] };
+  const environment = { images: [{ virtualBytes: 512 }] };
   const ears = { log: { info() {}, warn() {}, error() {} }, control: { publish() {} } };
-  const disks = new OwnedDisks({ config, record, ...ears } as never, ground as never);
+  const disks = new OwnedDisks({ config, record, ...ears } as never, environment as never);
   const probe = await open(image, "r");
   const sync = t.mock.method(Object.getPrototypeOf(probe) as typeof probe, "sync");
   await probe.close();
@@ -124,10 +124,10 @@ test("I4: a guest that ends soon after a takeover leaves disks from which it can
 
 test("a guest that has ended leaves no protection on record once its backup has stood down, so its next start does not wait for that", async (t) => {
   const { disks, record } = await owner(t);
-  const post = { log: { warn() {} } } as never;
+  const context = { log: { warn() {} } } as never;
   const ended = (phase: string, guestShutDown: boolean) =>
     whatNext({
-      ...{ asked: false, disks, guestShutDown, post, session: "s" },
+      ...{ asked: false, disks, guestShutDown, context, session: "s" },
       state: { phase, generation: 2 } as never,
     });
   const noted = { generation: 2, images: "owner", session: "s", wanted: true } as const;

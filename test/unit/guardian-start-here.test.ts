@@ -33,7 +33,7 @@ function backup(circumstances: Circumstances) {
     replication: { listen: [{}] },
   };
   const parts = {
-    post: {
+    context: {
       config,
       log: { warn: () => {} },
       record: { state: { generation, images } },

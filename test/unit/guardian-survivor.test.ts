@@ -11,12 +11,12 @@ import type { BackupState } from "../../src/core/backup.ts";
 import { StateFile } from "../../src/disk/state-file.ts";
 import { isSpare } from "../../src/guardian/backup/failures.ts";
 import type { PrimaryConfig } from "../../src/guardian/config/config.ts";
+import type { Context } from "../../src/guardian/context.ts";
 import { OwnedDisks } from "../../src/guardian/disks/owned-disks.ts";
+import type { HostEnvironment } from "../../src/guardian/host-environment.ts";
 import { BootFiles } from "../../src/guardian/primary/boot-files.ts";
 import { refuseWithoutPeer } from "../../src/guardian/primary/new-protection.ts";
-import type { Post } from "../../src/guardian/role.ts";
 import { sweepLeftovers } from "../../src/guardian/sweep-leftovers.ts";
-import type { Ground } from "../../src/guardian/vm-process.ts";
 import { bootFingerprint } from "../../src/hypervisor/qemu/fingerprint.ts";
 import type { Qmp } from "../../src/hypervisor/qemu/qmp.ts";
 
@@ -60,9 +60,14 @@ async function owned(t: TestContext, disks: readonly object[] = []) {
   const path = join(state, "vm1.json");
   const record = await StateFile.open(path, VM);
   const config = { vm: { disks }, runDirectory: state };
-  const post = { config, record, log: ears.log, control: ears.control } as unknown as Post<PrimaryConfig>;
+  const context = {
+    config,
+    record,
+    log: ears.log,
+    control: ears.control,
+  } as unknown as Context<PrimaryConfig>;
   const images = disks.map(() => ({ virtualBytes: 512 }));
-  return { ears, path, state, all: new OwnedDisks(post, { images } as unknown as Ground) };
+  return { ears, path, state, all: new OwnedDisks(context, { images } as unknown as HostEnvironment) };
 }
 
 const noted = (path: string) => JSON.parse(readFileSync(path, "utf8")) as Record<string, unknown>;

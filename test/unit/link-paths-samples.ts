@@ -3,12 +3,12 @@
 import type { TestContext } from "node:test";
 import { FaultProxy } from "../../src/lab/fault-proxy.ts";
 import type { ListenOptions } from "../../src/link/listen.ts";
+import type { Liveness } from "../../src/link/liveness.ts";
 import type { Session } from "../../src/link/session.ts";
-import type { SignsOfLife } from "../../src/link/signs-of-life.ts";
 import { backup, type Heard, local, primary } from "./link-samples.ts";
 
 /** Quick to notice a path, slow to give up the peer: the machine may be busy. */
-export const SIGNS: SignsOfLife = { heartbeatMs: 10, lagMs: 60, detectionMs: 4_000 };
+export const SIGNS: Liveness = { heartbeatMs: 10, lagMs: 60, detectionMs: 4_000 };
 
 export interface Pair {
   readonly proxies: readonly FaultProxy[];

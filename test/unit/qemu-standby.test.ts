@@ -20,12 +20,12 @@ test("I5: where nobody else has the VM, a standby is waited for as long as its Q
   const patient = monitor();
   const told: string[] = [];
   let only = true;
-  const patience = {
+  const grace = {
     mayGiveUp: () => !only,
     warn: (text: string) => void told.push(text),
     refused: () => {},
   };
-  const runs = runStandby(patient.qmp, patience);
+  const runs = runStandby(patient.qmp, grace);
   await new Promise((next) => setImmediate(next));
   t.mock.timers.tick(25_000);
   assert.deepEqual(

@@ -8,7 +8,7 @@ import { postJson, type TlsFiles } from "../../src/witness/post-json.ts";
 
 /** Unpacked there by setup/setup.sh. */
 const PROGRAM = new URL("../../.cache/etcd/usr/bin/etcd", import.meta.url).pathname;
-const PATIENCE_MS = 20_000;
+const GRACE_MS = 20_000;
 /** Short: a member that is killed is to be missed soon. */
 const HEARTBEAT_MS = 50;
 const ELECTION_MS = 400;
@@ -105,7 +105,7 @@ export class EtcdCluster {
       body,
       tls: this.tls ?? ({} satisfies TlsFiles),
       timeoutMs: 5_000,
-      signal: AbortSignal.timeout(PATIENCE_MS),
+      signal: AbortSignal.timeout(GRACE_MS),
       ...(authorization === undefined ? {} : { authorization }),
     });
     if (answer.status !== 200) throw new Error(`etcd: ${path}: ${JSON.stringify(answer.body)}`);
@@ -133,7 +133,7 @@ export class EtcdCluster {
 
   /** A read that the whole cluster has to agree to. With authentication on it is refused, and that is an answer, too. */
   private async answers(n: number): Promise<void> {
-    const deadline = performance.now() + PATIENCE_MS;
+    const deadline = performance.now() + GRACE_MS;
     for (;;) {
       try {
         const { process } = this.members[n]!;

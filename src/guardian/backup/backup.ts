@@ -31,14 +31,20 @@ import { memoryBounds } from "../../memory/memory-bounds.ts";
 import { StandbyTaps } from "../../net/standby-taps.ts";
 import { monotonicMs } from "../../os/monotonic.ts";
 import type { BackupConfig } from "../config/config.ts";
+import type { Context, RoleEnd } from "../context.ts";
 import { checkedOrders } from "../control/orders.ts";
 import { BackupDisks, followedDisks } from "../disks/backup-disks.ts";
 import { mendImages } from "../disks/image-repair.ts";
 import { EventLoop } from "../event-loop.ts";
+import {
+  checkFindings,
+  type HostEnvironment,
+  machineOf,
+  prepareEnvironment,
+  startQemu,
+} from "../host-environment.ts";
 import type { Attended } from "../host-signals.ts";
-import type { Post, RoleEnd } from "../role.ts";
 import { clearAway } from "../standby-end.ts";
-import { type Ground, heed, machineOf, prepareGround, startQemu } from "../vm-process.ts";
 import { type HangWatch, watchStandby } from "../watch/hang-watch.ts";
 import { CheckpointProof } from "./checkpoint-proof.ts";
 import { BackupFailures, endingOf, isOnlyCopy, isSpare } from "./failures.ts";
@@ -53,7 +59,7 @@ import { TestFailover } from "./test-failover.ts";
 const HANDOVER_PATIENCE_MS = 2_000;
 
 interface Parts {
-  readonly ground: Ground;
+  readonly environment: HostEnvironment;
   readonly qemu: QemuProcess;
   readonly images: BackupImages;
   readonly taps: StandbyTaps;
@@ -63,8 +69,8 @@ export class BackupGuardian {
   /** Settles when the standby's process is gone, or has become the VM. */
   readonly done: Promise<RoleEnd>;
   private readonly finish: (end: RoleEnd) => void;
-  private readonly post: Post<BackupConfig>;
-  private readonly ground: Ground;
+  private readonly context: Context<BackupConfig>;
+  private readonly environment: HostEnvironment;
   private readonly qemu: QemuProcess;
   private readonly images: BackupImages;
   private readonly taps: StandbyTaps;
@@ -88,15 +94,15 @@ export class BackupGuardian {
   private handedOn = false;
 
   private constructor(
-    post: Post<BackupConfig>,
+    context: Context<BackupConfig>,
     generation: Generation,
-    { ground, qemu, images, taps }: Parts,
+    { environment, qemu, images, taps }: Parts,
   ) {
     const { promise, resolve } = Promise.withResolvers<RoleEnd>();
-    const { log } = post;
+    const { log } = context;
     this.done = promise;
     this.finish = resolve;
-    this.post = post;
+    this.context = context;
     this.loop = new EventLoop<BackupState, BackupEvent, BackupEffect>(startBackup(generation), {
       step: stepBackup,
       carryOut: (effect) => this.carryOut(effect),
@@ -104,7 +110,7 @@ export class BackupGuardian {
       failed: (what, error) => this.failures.failed(what, error),
     });
     this.failures = new BackupFailures({
-      ...post,
+      ...context,
       state: () => this.state,
       feed: (event) => this.feed(event),
       loseLink: (reason) => {
@@ -113,33 +119,38 @@ export class BackupGuardian {
       },
       beginAnew: () => this.end(this.next ?? { kind: "backup", generation: this.state.generation }),
     });
-    this.ground = ground;
+    this.environment = environment;
     this.qemu = qemu;
     this.images = images;
     this.taps = taps;
-    this.hangs = watchStandby(post, qemu, (reason) => this.standbyHangs(reason));
+    this.hangs = watchStandby(context, qemu, (reason) => this.standbyHangs(reason));
     this.ending = endingOf(log, this.loop, () => this.end({ kind: "exit", status: 0 }));
     void this.qemu.exited.then((how) => this.standbyGone(how));
   }
 
   /** Preflight, images, standby, and an open door for the primary. Leaves nothing behind when it fails. */
-  static async start(post: Post<BackupConfig>, generation: Generation): Promise<BackupGuardian> {
-    const { config, log } = post;
+  static async start(context: Context<BackupConfig>, generation: Generation): Promise<BackupGuardian> {
+    const { config, log } = context;
     const { vm, limits, imageDirectory } = config;
-    const ground = await prepareGround(config, log);
+    const environment = await prepareEnvironment(config, log);
     const path = join(imageDirectory, `${vm.name}.ram`);
-    const room = { imageDirectory, imageFile: path, bounds: memoryBounds(vm, limits), images: ground.images };
-    heed(await backupPreflight(vm, room), log);
-    await mendImages(post);
-    const ramBytes = ramKiB(vm.memoryMiB, ground.accelerator) * 1024;
+    const room = {
+      imageDirectory,
+      imageFile: path,
+      bounds: memoryBounds(vm, limits),
+      images: environment.images,
+    };
+    checkFindings(await backupPreflight(vm, room), log);
+    await mendImages(context);
+    const ramBytes = ramKiB(vm.memoryMiB, environment.accelerator) * 1024;
     const images = await BackupImages.create(path, ramBlockName, ramBytes);
     const taps = new StandbyTaps(vm.nics, (text) => log.warn(text));
     let qemu: QemuProcess | undefined;
     try {
-      qemu = await startQemu(config, ground, { role: "standby", ramFile: path });
+      qemu = await startQemu(config, environment, { role: "standby", ramFile: path });
       taps.belongTo(qemu.pid);
       await prepareStandby(qemu.qmp);
-      const guardian = new BackupGuardian(post, generation, { ground, qemu, images, taps });
+      const guardian = new BackupGuardian(context, generation, { environment, qemu, images, taps });
       await guardian.open();
       return guardian;
     } catch (error) {
@@ -150,10 +161,10 @@ export class BackupGuardian {
   }
 
   private async open(): Promise<void> {
-    const { config, control, log, record } = this.post;
+    const { config, control, log, record } = this.context;
     const { replication, vm, limits, runDirectory } = config;
     this.taps.park();
-    const disks = followedDisks(vm, this.ground.images);
+    const disks = followedDisks(vm, this.environment.images);
     const onFailed = (reason: string) => this.feed({ type: "commit-failed", reason });
     this.disks = await BackupDisks.open({
       qmp: this.qemu.qmp,
@@ -173,28 +184,34 @@ export class BackupGuardian {
       onWhole: (epoch) => this.feed({ type: "checkpoint-whole", epoch }),
       onCommitted: (epoch) => this.feed({ type: "committed", epoch }),
       onFailed,
-      told: this.post,
+      told: this.context,
       isOnlyCopy: () => isOnlyCopy(this.state),
-      proof: new CheckpointProof({ config, ground: this.ground, ramFile: this.images.path, log }),
+      proof: new CheckpointProof({ config, environment: this.environment, ramFile: this.images.path, log }),
       onApplied: (totalBytes) => this.link.send((ids) => encodeDiskApplied(ids, totalBytes)),
     });
-    const { disks: images, ground, held, qemu, taps } = this;
+    const { disks: images, environment, held, qemu, taps } = this;
     const mayGiveUp = () => isSpare(this.state);
     this.takeover = new StandbyTakeover({
-      post: this.post,
+      context: this.context,
       disks: images,
-      ground,
+      environment,
       held,
       mayGiveUp,
       qemu,
       taps,
     });
-    this.test = new TestFailover({ post: this.post, ground, held, disks: images, state: () => this.state });
+    this.test = new TestFailover({
+      context: this.context,
+      environment,
+      held,
+      disks: images,
+      state: () => this.state,
+    });
     await this.test.sweep();
     this.link = new BackupLink({
-      post: this.post,
+      context: this.context,
       // Hashes the boot files.
-      machine: await machineOf(this.post.config, this.ground, this.qemu),
+      machine: await machineOf(this.context.config, this.environment, this.qemu),
       disks: this.disks,
       intake: this.held.intake,
       state: () => this.state,
@@ -214,8 +231,8 @@ export class BackupGuardian {
     await control.take(
       checkedOrders({
         status: () => {
-          const { link, post, state, takeover } = this;
-          return backupStatus({ ground, held, link, post, qemu, state, takeover });
+          const { link, context, state, takeover } = this;
+          return backupStatus({ environment, held, link, context, qemu, state, takeover });
         },
         "flush-disks": () => this.disks.flush(),
         "test-failover": (args) => this.test.order(args),
@@ -234,7 +251,7 @@ export class BackupGuardian {
   private startParts(): StartHereParts {
     const { generation } = this.state;
     return {
-      post: this.post,
+      context: this.context,
       state: () => this.state,
       shutOut: () => {
         this.quitting = true;
@@ -278,13 +295,13 @@ export class BackupGuardian {
     this.hangs.close();
     if (this.handedOn) return;
     const asked = this.quitting || this.state.phase === "stood-down";
-    if (!asked) this.post.log.error(`the standby is gone: ${how}`);
+    if (!asked) this.context.log.error(`the standby is gone: ${how}`);
     // A primary that has paused the VM and waits for this host is to hear that it need not (I5).
     if (!asked && (this.state.phase === "arbitrating" || this.state.phase === "recovering"))
       this.feed({ type: "standby-failed", reason: how });
     this.quitting = true;
     const { disks, held, images, link, taps, test } = this;
-    await clearAway({ disks, held, images, link, taps, test }, this.post.log);
+    await clearAway({ disks, held, images, link, taps, test }, this.context.log);
     const { generation, phase } = this.state;
     if (this.next !== undefined) this.finish(this.next);
     else if (phase === "stood-down" || this.hung) this.finish({ kind: "backup", generation });
@@ -377,14 +394,14 @@ export class BackupGuardian {
       case "run-standby":
         return this.runStandby(effect.epoch);
       case "report":
-        this.post.log[effect.level](effect.text);
-        this.post.control.publish({ kind: "report", level: effect.level, text: effect.text });
+        this.context.log[effect.level](effect.text);
+        this.context.control.publish({ kind: "report", level: effect.level, text: effect.text });
         return;
     }
   }
 
   private async askArbiter(generation: number): Promise<void> {
-    const verdict = await this.post.witness.ask(generation);
+    const verdict = await this.context.witness.ask(generation);
     if (this.takeover.times !== undefined) this.takeover.times.grantedAtMs = monotonicMs();
     this.feed({ type: "verdict", ...verdict });
   }
@@ -403,6 +420,6 @@ export class BackupGuardian {
   private publish(): void {
     const { phase, generation } = this.state;
     this.published = phase;
-    this.post.control.publish({ kind: "phase", role: "backup", phase, generation });
+    this.context.control.publish({ kind: "phase", role: "backup", phase, generation });
   }
 }

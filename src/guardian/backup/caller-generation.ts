@@ -5,10 +5,10 @@
 import type { Refuse } from "../../codec/replication.ts";
 import type { Generation } from "../../core/words.ts";
 import { MAX_GENERATION } from "../../witness/register.ts";
-import type { Post } from "../role.ts";
+import type { Context } from "../context.ts";
 
 /** The caller gives up soon after. */
-const PATIENCE_MS = 2_000;
+const GRACE_MS = 2_000;
 /** Where nobody keeps claims: so many changes of owner at the most can a host have missed. */
 const MOST_MISSED = 64;
 
@@ -16,7 +16,7 @@ const MOST_MISSED = 64;
 export async function refuseGeneration(
   generation: Generation,
   own: Generation,
-  { config, witness }: Pick<Post, "config" | "witness">,
+  { config, witness }: Pick<Context, "config" | "witness">,
 ): Promise<Refuse | undefined> {
   if (generation < own)
     return { code: "stale-generation", message: `generation ${generation} is over, this is ${own}` };
@@ -34,7 +34,7 @@ export async function refuseGeneration(
           message: `generation ${generation} is more than ${MOST_MISSED} beyond ${own}, the one known here`,
         };
   try {
-    const newest = await witness.latest(AbortSignal.timeout(PATIENCE_MS));
+    const newest = await witness.latest(AbortSignal.timeout(GRACE_MS));
     if (newest !== undefined && generation <= newest.generation) return undefined;
     const known = newest === undefined ? "none" : `${newest.generation} at most`;
     return {

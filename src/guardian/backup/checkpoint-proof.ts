@@ -8,12 +8,12 @@ import type { ComposedFrom } from "../../codec/migration-compose.ts";
 import { cloneArguments } from "../../hypervisor/qemu/clone-args.ts";
 import { Probe } from "../../hypervisor/qemu/probe.ts";
 import type { BackupConfig } from "../config/config.ts";
+import type { HostEnvironment } from "../host-environment.ts";
 import type { Log } from "../log.ts";
-import type { Ground } from "../vm-process.ts";
 
 export class CheckpointProof {
   private readonly config: BackupConfig;
-  private readonly ground: Ground;
+  private readonly environment: HostEnvironment;
   private readonly ramFile: string;
   private readonly log: Log;
   private probe: Probe | undefined;
@@ -21,9 +21,9 @@ export class CheckpointProof {
   /** Each has a folder of its own: the one before may still be on its way out. */
   private count = 0;
 
-  constructor(parts: { config: BackupConfig; ground: Ground; ramFile: string; log: Log }) {
+  constructor(parts: { config: BackupConfig; environment: HostEnvironment; ramFile: string; log: Log }) {
     this.config = parts.config;
-    this.ground = parts.ground;
+    this.environment = parts.environment;
     this.ramFile = parts.ramFile;
     this.log = parts.log;
     this.folder = join(parts.config.runDirectory, "probe");
@@ -34,7 +34,7 @@ export class CheckpointProof {
   /** A first pass begins: QEMU starts beside it, so that nobody waits for that. */
   begin(): void {
     this.drop();
-    const { accelerator, images } = this.ground;
+    const { accelerator, images } = this.environment;
     const { vm } = this.config;
     try {
       cloneArguments(vm.extraArgs);

@@ -8,16 +8,16 @@ import type { BackupEvent, BackupState } from "../../core/backup.ts";
 import type { EpochId } from "../../core/words.ts";
 import type { Fingerprint } from "../../hypervisor/qemu/fingerprint.ts";
 import { compareMachines } from "../../hypervisor/qemu/machine-mismatch.ts";
-import { NO_SESSION, wrongPath } from "../../link/door.ts";
+import { NO_SESSION, wrongPath } from "../../link/acceptor.ts";
 import { type Caller, type Listener, listen, type Stray } from "../../link/listen.ts";
 import type { Session } from "../../link/session.ts";
 import { CheckpointTooLarge } from "../../memory/checkpoint-buffer.ts";
 import type { InputFrame } from "../../net/guest-input.ts";
 import type { BackupConfig } from "../config/config.ts";
+import type { Context } from "../context.ts";
 import type { PathStatus } from "../control/status.ts";
 import type { BackupDisks } from "../disks/backup-disks.ts";
-import { patienceWithPrimary } from "../patience.ts";
-import type { Post } from "../role.ts";
+import { graceForPrimary } from "../grace.ts";
 import { PathWatch } from "../watch/path-watch.ts";
 import { refuseGeneration } from "./caller-generation.ts";
 import type { CheckpointIntake } from "./checkpoint-intake.ts";
@@ -26,7 +26,7 @@ import type { CheckpointIntake } from "./checkpoint-intake.ts";
 const REFUSAL_HEARD_MS = 2_000;
 
 export interface BackupLinkOptions {
-  readonly post: Post<BackupConfig>;
+  readonly context: Context<BackupConfig>;
   readonly machine: Fingerprint;
   readonly disks: BackupDisks;
   readonly intake: CheckpointIntake;
@@ -58,7 +58,7 @@ export class BackupLink {
 
   constructor(options: BackupLinkOptions) {
     this.options = options;
-    this.watch = new PathWatch(options.post, options.post.config.replication.listen);
+    this.watch = new PathWatch(options.context, options.context.config.replication.listen);
   }
 
   /** For `status`. */
@@ -68,21 +68,21 @@ export class BackupLink {
 
   /** Opens the door. */
   async open(): Promise<void> {
-    const { onSuspicion, post, state } = this.options;
-    const { replication, timing, vm } = post.config;
+    const { onSuspicion, context, state } = this.options;
+    const { replication, timing, vm } = context.config;
     this.listener = await listen({
       addresses: replication.listen,
       vmId: vmIdBytes(vm.uuid),
       ...(replication.peer === undefined ? {} : { peers: replication.peer }),
-      host: post.config.host,
+      host: context.config.host,
       generation: () => state().generation,
-      onPrimary: (caller) => void this.greet(caller),
+      onPrimary: (caller) => void this.shakeHands(caller),
       onStray: (stray) => this.sendOn(stray),
       onAddress: (event) => this.watch.told(event),
-      onTurnedAway: ({ message, peer }) => post.log.warn(`${peer}: ${message}`),
+      onTurnedAway: ({ message, peer }) => context.log.warn(`${peer}: ${message}`),
       heartbeatMs: timing.heartbeatMs,
       detectionMs: timing.detectionMs,
-      patienceMs: () => patienceWithPrimary(state()),
+      patienceMs: () => graceForPrimary(state()),
       onSuspicion,
     });
   }
@@ -139,7 +139,7 @@ export class BackupLink {
     else stray.refuse(NO_SESSION);
   }
 
-  private async greet(caller: Caller): Promise<void> {
+  private async shakeHands(caller: Caller): Promise<void> {
     const { disks, tookOverAt } = this.options;
     if (this.tookOver) {
       caller.tellTakeover(tookOverAt());
@@ -152,8 +152,8 @@ export class BackupLink {
     }
     this.greeting = true;
     try {
-      const { post, state } = this.options;
-      const wrong = await refuseGeneration(caller.generation, state().generation, post);
+      const { context, state } = this.options;
+      const wrong = await refuseGeneration(caller.generation, state().generation, context);
       if (wrong !== undefined) {
         caller.refuse(wrong);
         return;
@@ -196,10 +196,10 @@ export class BackupLink {
     if (state.phase !== "waiting" || this.greeting)
       return { code: "wrong-state", message: `the backup is ${state.phase}` };
     // The witness tells them apart by their names: under one name, what is granted to one is granted to the other (I3).
-    const { host } = this.options.post.config;
+    const { host } = this.options.context.config;
     if (hello.host === host)
       return { code: "same-host", message: `both hosts call themselves ${host}; give them names with host:` };
-    const { listen: own } = this.options.post.config.replication;
+    const { listen: own } = this.options.context.config.replication;
     if (hello.paths !== own.length)
       return {
         code: "other-paths",
@@ -208,7 +208,7 @@ export class BackupLink {
     if (hello.path !== address) return wrongPath(host, hello.path, address);
     const { refusal, warning } = compareMachines(hello.machine, this.options.machine);
     if (refusal !== undefined) return { code: "other-machine", message: refusal };
-    if (warning !== undefined) this.options.post.log.warn(warning);
+    if (warning !== undefined) this.options.context.log.warn(warning);
     return undefined;
   }
 
@@ -250,18 +250,18 @@ export class BackupLink {
   }
 
   private async answerHashes({ range }: Extract<ReplicationMessage, { type: "hash-ask" }>): Promise<void> {
-    const { disks, feed, post } = this.options;
+    const { disks, feed, context } = this.options;
     try {
       const hashes = await disks.hashes(range);
       this.send((ids) => encodeHashes(ids, range, hashes));
     } catch (error) {
-      post.log.error(`hashes of disk${range.disk}: ${(error as Error).message}`);
+      context.log.error(`hashes of disk${range.disk}: ${(error as Error).message}`);
       feed({ type: "commit-failed", reason: (error as Error).message });
     }
   }
 
   private ids(): FrameIds {
-    const { post, state } = this.options;
-    return { vmId: vmIdBytes(post.config.vm.uuid), generation: state().generation };
+    const { context, state } = this.options;
+    return { vmId: vmIdBytes(context.config.vm.uuid), generation: state().generation };
   }
 }

@@ -3,25 +3,25 @@ import type { BackupState } from "../../core/backup.ts";
 import { InvariantBroken } from "../../core/transition.ts";
 import type { EpochId } from "../../core/words.ts";
 import type { QemuProcess } from "../../hypervisor/qemu/process.ts";
-import { loadStandby, type Patience, runStandby } from "../../hypervisor/qemu/standby.ts";
+import { type Grace, loadStandby, runStandby } from "../../hypervisor/qemu/standby.ts";
 import { KeptInput } from "../../net/guest-input.ts";
 import type { StandbyTaps } from "../../net/standby-taps.ts";
 import { monotonicMs } from "../../os/monotonic.ts";
 import type { BackupConfig } from "../config/config.ts";
+import type { Context, TakenOver } from "../context.ts";
 import type { FailoverTimes } from "../control/status.ts";
 import type { BackupDisks } from "../disks/backup-disks.ts";
+import type { HostEnvironment } from "../host-environment.ts";
 import { ImageClaims } from "../image-claims.ts";
-import type { Post, TakenOver } from "../role.ts";
-import type { Ground } from "../vm-process.ts";
 import type { HeldCheckpoints } from "./held-checkpoints.ts";
 
 export interface StandbyParts {
   readonly qemu: QemuProcess;
-  readonly ground: Ground;
+  readonly environment: HostEnvironment;
   readonly taps: StandbyTaps;
   readonly disks: BackupDisks;
   readonly held: HeldCheckpoints;
-  readonly post: Post<BackupConfig>;
+  readonly context: Context<BackupConfig>;
   /** Whether the VM can go on elsewhere. */
   readonly mayGiveUp: () => boolean;
 }
@@ -38,19 +38,19 @@ export class StandbyTakeover {
   /** The standby runs since the primary has handed the VM over. */
   private planned = false;
   private readonly claims: ImageClaims;
-  private readonly patience: Patience;
+  private readonly grace: Grace;
 
   constructor(parts: StandbyParts) {
-    const { mayGiveUp, post, qemu } = parts;
+    const { mayGiveUp, context, qemu } = parts;
     this.parts = parts;
     this.claims = new ImageClaims(
-      post,
-      post.config.vm.disks.map(({ image }) => image),
+      context,
+      context.config.vm.disks.map(({ image }) => image),
       qemu.pid,
     );
-    this.patience = {
+    this.grace = {
       mayGiveUp,
-      warn: (text) => post.log.warn(text),
+      warn: (text) => context.log.warn(text),
       refused: (reason) => void this.claims.refused(reason),
     };
   }
@@ -76,7 +76,7 @@ export class StandbyTakeover {
     taps.open();
     await disks.release();
     if (this.times !== undefined) this.times.imagesFreeAtMs = monotonicMs();
-    await loadStandby(qemu.qmp, held.composition(), this.patience);
+    await loadStandby(qemu.qmp, held.composition(), this.grace);
     taps.loaded();
     if (this.times !== undefined) this.times.loadedAtMs = monotonicMs();
   }
@@ -88,7 +88,7 @@ export class StandbyTakeover {
     this.planned = state.phase === "recovering" && state.planned;
     disks.claim(state.generation);
     await this.prepare(epoch, state);
-    await runStandby(qemu.qmp, this.patience);
+    await runStandby(qemu.qmp, this.grace);
     if (this.times !== undefined) this.times.runningAtMs = monotonicMs();
     taps.deliver(this.input.take());
     void this.claims.running();
@@ -96,11 +96,11 @@ export class StandbyTakeover {
 
   /** What this host's primary is given. */
   handOn(generation: number, session: string | undefined): TakenOver {
-    const { ground, held, qemu, taps } = this.parts;
+    const { environment, held, qemu, taps } = this.parts;
     return {
       generation,
       qemu,
-      ground,
+      environment,
       ramFile: held.images.path,
       session,
       epoch: this.at,

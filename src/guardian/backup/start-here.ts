@@ -8,15 +8,15 @@ import type { BackupState } from "../../core/backup.ts";
 import { recordOf } from "../../core/start-up.ts";
 import type { Generation } from "../../core/words.ts";
 import type { BackupConfig } from "../config/config.ts";
+import type { Context } from "../context.ts";
 import type { ArgumentsOf } from "../control/orders.ts";
 import { OrderRefused } from "../control/refusal.ts";
-import type { Post } from "../role.ts";
 
 /** So long the witness may take. */
-const PATIENCE_MS = 10_000;
+const GRACE_MS = 10_000;
 
 export interface StartHereParts {
-  readonly post: Post<BackupConfig>;
+  readonly context: Context<BackupConfig>;
   readonly state: () => BackupState;
   /** No primary is let in any more: one that came now would soon find that it has lost the VM. */
   readonly shutOut: () => void;
@@ -32,9 +32,9 @@ export async function startHere(
   args: ArgumentsOf<"start-here">,
 ): Promise<{ generation: Generation }> {
   refuse(parts, args);
-  const { anew, post, shutOut, start, state } = parts;
-  const { config, log, record, witness } = post;
-  const signal = AbortSignal.timeout(PATIENCE_MS);
+  const { anew, context, shutOut, start, state } = parts;
+  const { config, log, record, witness } = context;
+  const signal = AbortSignal.timeout(GRACE_MS);
   const notStarted = ({ message }: Error) =>
     new OrderRefused("failed", `VM ${config.vm.name} is not started here: ${message}`);
   const newest = await witness.latest(signal).catch((error: Error) => {
@@ -42,7 +42,7 @@ export async function startHere(
   });
   // A primary may have come meanwhile.
   refuse(parts, args);
-  refuseOlder(post, newest, args);
+  refuseOlder(context, newest, args);
   shutOut();
   try {
     log.warn(`somebody says that VM ${config.vm.name} runs nowhere, and has it started here`);
@@ -57,8 +57,8 @@ export async function startHere(
   }
 }
 
-function refuse({ post, state }: StartHereParts, args: ArgumentsOf<"start-here">): void {
-  const { config, record } = post;
+function refuse({ context, state }: StartHereParts, args: ArgumentsOf<"start-here">): void {
+  const { config, record } = context;
   const { evenFromCopy, runsNowhereElse } = args;
   const { phase } = state();
   if (phase !== "waiting")
@@ -71,7 +71,7 @@ function refuse({ post, state }: StartHereParts, args: ArgumentsOf<"start-here">
       "not-confirmed",
       `this boots VM ${config.vm.name} from the disks of this host. If it still runs on another host, that makes two copies. Look there; if it does not run, say "runsNowhereElse": true`,
     );
-  if (haveNoDisks(post)) return;
+  if (haveNoDisks(context)) return;
   const images = recordOf(record.state)?.images;
   if (images === "syncing")
     throw new OrderRefused(
@@ -87,12 +87,12 @@ function refuse({ post, state }: StartHereParts, args: ArgumentsOf<"start-here">
 
 /** A host that was given the VM after this one may have run it: then its disks are the newer ones. */
 function refuseOlder(
-  post: StartHereParts["post"],
+  context: StartHereParts["context"],
   newest: Claim | undefined,
   { evenOlderDisks }: ArgumentsOf<"start-here">,
 ): void {
-  if (newest === undefined || evenOlderDisks === true || haveNoDisks(post)) return;
-  const { config, record } = post;
+  if (newest === undefined || evenOlderDisks === true || haveNoDisks(context)) return;
+  const { config, record } = context;
   const own = recordOf(record.state)?.generation;
   if (newest.host === config.host || newest.generation <= (own ?? 0)) return;
   const here = own === undefined ? "of no known generation" : `of generation ${own}`;
@@ -102,7 +102,7 @@ function refuseOlder(
   );
 }
 
-function haveNoDisks({ config }: StartHereParts["post"]): boolean {
+function haveNoDisks({ config }: StartHereParts["context"]): boolean {
   return config.vm.disks.every(({ storage }) => storage === "shared");
 }
 

@@ -1,17 +1,17 @@
 /** What `status` says of a backup (docs/specs/control.md). */
 import type { BackupState } from "../../core/backup.ts";
 import type { QemuProcess } from "../../hypervisor/qemu/process.ts";
+import type { Context } from "../context.ts";
 import { CONTROL_VERSION } from "../control/requests.ts";
 import type { BackupStatus } from "../control/status.ts";
-import type { Post } from "../role.ts";
-import type { Ground } from "../vm-process.ts";
+import type { HostEnvironment } from "../host-environment.ts";
 import type { HeldCheckpoints } from "./held-checkpoints.ts";
 import type { BackupLink } from "./link.ts";
 import type { StandbyTakeover } from "./standby-takeover.ts";
 
 export interface BackupParts {
-  readonly post: Post;
-  readonly ground: Ground;
+  readonly context: Context;
+  readonly environment: HostEnvironment;
   readonly qemu: QemuProcess;
   readonly held: HeldCheckpoints;
   readonly link: BackupLink;
@@ -20,18 +20,18 @@ export interface BackupParts {
 }
 
 export function backupStatus(parts: BackupParts): BackupStatus {
-  const { ground, held, link, post, qemu, state, takeover } = parts;
+  const { environment, held, link, context, qemu, state, takeover } = parts;
   return {
     version: CONTROL_VERSION,
     role: "backup",
-    vm: post.config.vm.name,
-    accelerator: ground.accelerator,
+    vm: context.config.vm.name,
+    accelerator: environment.accelerator,
     qemuVersion: qemu.qmp.version,
     qemuPid: qemu.pid,
     ramImage: held.images.path,
     waitingBytes: held.waitingBytes,
-    longestStallMs: post.stalls.longestMs,
-    witness: post.witness.status,
+    longestStallMs: context.stalls.longestMs,
+    witness: context.witness.status,
     paths: link.paths,
     ...(takeover.times === undefined ? {} : { failover: takeover.times }),
     phase: state.phase,

@@ -18,11 +18,11 @@ import { loadStandby, runStandby } from "../../hypervisor/qemu/standby.ts";
 import { makeRamFile } from "../../memory/ram-file.ts";
 import type { Mapping } from "../../os/mapping.ts";
 import type { BackupConfig } from "../config/config.ts";
+import type { Context } from "../context.ts";
 import type { ArgumentsOf, CloneStatus } from "../control/orders.ts";
 import { OrderRefused } from "../control/refusal.ts";
 import type { BackupDisks } from "../disks/backup-disks.ts";
-import type { Post } from "../role.ts";
-import type { Ground } from "../vm-process.ts";
+import type { HostEnvironment } from "../host-environment.ts";
 import type { HeldCheckpoints } from "./held-checkpoints.ts";
 import { whyDiskFull, whyNoRoom } from "./test-failover-room.ts";
 
@@ -32,8 +32,8 @@ const WATCH_EVERY_MS = 500;
 const SERIAL_TAIL_BYTES = 4096;
 
 export interface TestFailoverParts {
-  readonly post: Post<BackupConfig>;
-  readonly ground: Ground;
+  readonly context: Context<BackupConfig>;
+  readonly environment: HostEnvironment;
   readonly held: HeldCheckpoints;
   readonly disks: BackupDisks;
   readonly state: () => BackupState;
@@ -90,7 +90,7 @@ export class TestFailover {
     clearInterval(clone.watch);
     clone.dropped.reject(new Error(reason));
     this.cleaned = this.cleanUp(clone).catch((error: Error) =>
-      parts.post.log.warn(`what is left of the test failover's clone: ${error.message}`),
+      parts.context.log.warn(`what is left of the test failover's clone: ${error.message}`),
     );
     this.tell(`the test failover's clone is dropped: ${reason}`);
   }
@@ -103,7 +103,7 @@ export class TestFailover {
         "a test failover is under way; stop it before you start another",
       );
     this.refuseUnarmed();
-    const shared = parts.post.config.vm.disks.findIndex(({ storage }) => storage === "shared");
+    const shared = parts.context.config.vm.disks.findIndex(({ storage }) => storage === "shared");
     if (shared >= 0)
       throw new OrderRefused(
         "shared-disk",
@@ -111,7 +111,7 @@ export class TestFailover {
       );
     const dropped = Promise.withResolvers<never>();
     dropped.promise.catch(() => {});
-    const clone: Clone = { dropped, places: placesOf(parts.post.config), running: false };
+    const clone: Clone = { dropped, places: placesOf(parts.context.config), running: false };
     this.clone = clone;
     try {
       await this.begin(clone);
@@ -126,7 +126,7 @@ export class TestFailover {
 
   private async begin(clone: Clone): Promise<void> {
     const { places } = clone;
-    const { ground, post } = this.parts;
+    const { environment, context } = this.parts;
     const soon = async <T>(work: Promise<T>): Promise<T> => {
       const result = await Promise.race([work, clone.dropped.promise]);
       if (this.clone !== clone) throw new Error(this.lastEnd);
@@ -135,7 +135,7 @@ export class TestFailover {
     await soon(this.cleaned);
     clone.room = this.makeRoom(clone);
     await soon(clone.room);
-    clone.launched = startClone(post.config.vm, { accelerator: ground.accelerator, ...places });
+    clone.launched = startClone(context.config.vm, { accelerator: environment.accelerator, ...places });
     const [qemu, composition] = await soon(Promise.all([clone.launched, this.takeCheckpoint(clone)]));
     clone.qemu = qemu;
     void qemu.exited.then((how) => {
@@ -153,13 +153,13 @@ export class TestFailover {
   /** Everything that can be made before the instant. */
   private async makeRoom(clone: Clone): Promise<void> {
     const { places } = clone;
-    const { disks, held, post } = this.parts;
+    const { disks, held, context } = this.parts;
     await this.sweep();
     await mkdir(places.diskFolder, { recursive: true, mode: 0o700 });
     await mkdir(places.runDirectory, { recursive: true, mode: 0o700 });
     const why = await whyNoRoom({
       ramMiB: Math.ceil(held.images.ramBytes / 2 ** 20),
-      imageDirectory: post.config.imageDirectory,
+      imageDirectory: context.config.imageDirectory,
       diskFolder: disks.readers.size === 0 ? undefined : places.diskFolder,
     });
     if (why !== undefined) throw new OrderRefused("no-room", why);
@@ -262,13 +262,13 @@ export class TestFailover {
   }
 
   /** Also what a guardian that was killed has left. */
-  async sweep({ diskFolder, ramFile, runDirectory } = placesOf(this.parts.post.config)): Promise<void> {
+  async sweep({ diskFolder, ramFile, runDirectory } = placesOf(this.parts.context.config)): Promise<void> {
     await rm(ramFile, { force: true });
     for (const folder of [runDirectory, diskFolder]) await rm(folder, { recursive: true, force: true });
   }
 
   private tell(text: string): void {
-    const { control, log } = this.parts.post;
+    const { control, log } = this.parts.context;
     log.info(text);
     control.publish({ kind: "report", level: "info", text });
   }

@@ -8,10 +8,10 @@ import { exportDisk, removeExport, startExports, stopExports } from "../../hyper
 import type { Qmp } from "../../hypervisor/qemu/qmp.ts";
 import type { VmSpec } from "../../hypervisor/vm-spec.ts";
 import type { PrimaryConfig } from "../config/config.ts";
+import type { Context } from "../context.ts";
 import { OrderRefused } from "../control/refusal.ts";
+import type { HostEnvironment } from "../host-environment.ts";
 import { persist } from "../persist.ts";
-import type { Post } from "../role.ts";
-import type { Ground } from "../vm-process.ts";
 import { Alarm } from "../watch/alarm.ts";
 
 /** A disk of which each host has an image. */
@@ -47,7 +47,7 @@ export class OwnedDisks {
   /** Counts notes: one that is tried again must not come after a newer one. */
   private notes = 0;
 
-  constructor({ config, control, log, record }: Post<PrimaryConfig>, { images }: Ground) {
+  constructor({ config, control, log, record }: Context<PrimaryConfig>, { images }: HostEnvironment) {
     const { disks } = config.vm;
     this.record = record;
     this.alarm = new Alarm({ control, log }, "record");

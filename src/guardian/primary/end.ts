@@ -2,9 +2,9 @@
 import { setTimeout as pause } from "node:timers/promises";
 import type { PrimaryState } from "../../core/primary-protocol.ts";
 import { inRole, type PrimaryConfig } from "../config/config.ts";
+import type { Context, RoleEnd } from "../context.ts";
 import type { OwnedDisks } from "../disks/owned-disks.ts";
 import type { Log } from "../log.ts";
-import type { Post, RoleEnd } from "../role.ts";
 
 /** The backup has this long to let us go when the guest has shut itself down. */
 const LAST_GOODBYE_MS = 2_000;
@@ -66,20 +66,20 @@ export async function tidyUp(log: Log, steps: readonly (() => Promise<void> | un
 export async function whatNext(last: {
   readonly disks: OwnedDisks;
   readonly guestShutDown: boolean;
-  readonly post: Post<PrimaryConfig>;
+  readonly context: Context<PrimaryConfig>;
   readonly session: string;
   readonly state: PrimaryState;
   /** Somebody has asked this guardian to end. */
   readonly asked: boolean;
 }): Promise<RoleEnd> {
-  const { asked, disks, guestShutDown, post, session, state } = last;
+  const { asked, disks, guestShutDown, context, session, state } = last;
   if (state.phase !== "superseded") {
     // The backup has stood down, or was ruled out. QEMU had ended before that could be noted as of a protection that is stopped.
     if (guestShutDown && state.phase === "ending")
       await disks
         .noteEnded()
         .catch((error: Error) =>
-          post.log.warn(`the next start of the VM will take longer: ${error.message}`),
+          context.log.warn(`the next start of the VM will take longer: ${error.message}`),
         );
     return { kind: "exit", status: guestShutDown || asked ? 0 : 1 };
   }
@@ -87,7 +87,7 @@ export async function whatNext(last: {
   if (state.planned)
     await disks
       .giveAway(session)
-      .catch((error: Error) => post.log.error(`noting that the VM was handed over: ${error.message}`));
-  if (asked || inRole("backup", post.config) === undefined) return { kind: "exit", status: 0 };
+      .catch((error: Error) => context.log.error(`noting that the VM was handed over: ${error.message}`));
+  if (asked || inRole("backup", context.config) === undefined) return { kind: "exit", status: 0 };
   return { kind: "backup", generation: state.generation };
 }

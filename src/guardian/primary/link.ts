@@ -19,12 +19,12 @@ import type { Session } from "../../link/session.ts";
 import type { InputFrame } from "../../net/guest-input.ts";
 import { monotonicMs } from "../../os/monotonic.ts";
 import type { PrimaryConfig } from "../config/config.ts";
+import type { Context } from "../context.ts";
 import type { PathStatus } from "../control/status.ts";
 import type { ReplicatedDisk } from "../disks/owned-disks.ts";
-import { patienceWithBackup } from "../patience.ts";
-import type { Post } from "../role.ts";
-import { Attention } from "../watch/attention.ts";
+import { graceForBackup } from "../grace.ts";
 import { PathWatch } from "../watch/path-watch.ts";
+import { StaleAckGuard } from "../watch/stale-ack-guard.ts";
 
 const MOST_WAITING_INPUT_BYTES = 8 << 20;
 
@@ -32,7 +32,7 @@ const MOST_WAITING_INPUT_BYTES = 8 << 20;
 export type DiskMessage = MessageOf<"disk-applied"> | MessageOf<"disk-durable"> | MessageOf<"hashes">;
 
 export interface PrimaryLinkOptions {
-  readonly post: Post<PrimaryConfig>;
+  readonly context: Context<PrimaryConfig>;
   /** What the VM is now: asked for anew with each session. */
   readonly machine: () => Promise<Fingerprint>;
   readonly disks: readonly ReplicatedDisk[];
@@ -52,21 +52,21 @@ export class PrimaryLink {
   private readonly options: PrimaryLinkOptions;
   /** Counts tries: one that was given up must not be used when it succeeds after all. */
   private attempt = 0;
-  private readonly attention: Attention;
+  private readonly staleAcks: StaleAckGuard;
   /** Read and not yet acted upon. */
   private acks: EpochId[] = [];
   private readonly watch: PathWatch;
 
   constructor(options: PrimaryLinkOptions) {
     this.options = options;
-    const { config } = options.post;
-    this.attention = new Attention(config.timing.detectionMs, monotonicMs());
-    this.watch = new PathWatch(options.post, config.replication.peer);
+    const { config } = options.context;
+    this.staleAcks = new StaleAckGuard(config.timing.detectionMs, monotonicMs());
+    this.watch = new PathWatch(options.context, config.replication.peer);
   }
 
   /** To be called several times in the detection time. */
   look(): void {
-    this.attention.look(monotonicMs(), this.connection?.connections ?? []);
+    this.staleAcks.look(monotonicMs(), this.connection?.connections ?? []);
   }
 
   /** For `status`. */
@@ -76,7 +76,10 @@ export class PrimaryLink {
 
   /** What every frame of ours carries now. */
   get ids(): FrameIds {
-    return { vmId: vmIdBytes(this.options.post.config.vm.uuid), generation: this.options.state().generation };
+    return {
+      vmId: vmIdBytes(this.options.context.config.vm.uuid),
+      generation: this.options.state().generation,
+    };
   }
 
   /** Feeds `link-up`, `link-lost` or `takeover`. */
@@ -120,8 +123,8 @@ export class PrimaryLink {
   }
 
   private async open(): Promise<Session> {
-    const { disks, machine, post, state } = this.options;
-    const { config } = post;
+    const { disks, machine, context, state } = this.options;
+    const { config } = context;
     const { timing, vm } = config;
     const session = randomUUID();
     const ours = await machine();
@@ -148,7 +151,7 @@ export class PrimaryLink {
       },
       heartbeatMs: timing.heartbeatMs,
       detectionMs: timing.detectionMs,
-      patienceMs: () => patienceWithBackup(state(), timing.detectionMs),
+      patienceMs: () => graceForBackup(state(), timing.detectionMs),
     });
     this.session = session;
     this.images = welcome.disks;
@@ -167,7 +170,7 @@ export class PrimaryLink {
 
   /** The backup has given that generation up to this host, and may not have come to claim it: who is called with it asks the witness. */
   private makeGood(generation: Generation): void {
-    const { log, witness } = this.options.post;
+    const { log, witness } = this.options.context;
     if (generation <= this.options.state().generation) return;
     witness
       .ask(generation - 1)
@@ -182,7 +185,7 @@ export class PrimaryLink {
 
   private take(message: ReplicationMessage, by: Connection | undefined): void {
     const { feed, onDiskMessage } = this.options;
-    if (this.attention.heardLate(monotonicMs(), by)) feed({ type: "heard-late" });
+    if (this.staleAcks.heardLate(monotonicMs(), by)) feed({ type: "heard-late" });
     if (message.type === "ack") {
       this.takeAck(message.epoch);
       return;

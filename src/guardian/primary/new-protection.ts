@@ -1,10 +1,10 @@
 /** A protection with what this host's configuration and the session with its backup make of it. */
 import type { QemuProcess } from "../../hypervisor/qemu/process.ts";
 import type { PrimaryConfig } from "../config/config.ts";
+import type { Context } from "../context.ts";
 import { OrderRefused } from "../control/refusal.ts";
 import type { DirtyRecords } from "../disks/dirty-records.ts";
 import type { OwnedDisks } from "../disks/owned-disks.ts";
-import type { Post } from "../role.ts";
 import type { PrimaryLink } from "./link.ts";
 import { Protection, type ProtectionOptions } from "./protection.ts";
 import type { RunningVm } from "./running-vm.ts";
@@ -12,7 +12,7 @@ import type { RunningVm } from "./running-vm.ts";
 const MIB = 1 << 20;
 
 export interface ProtectedParts {
-  readonly post: Post<PrimaryConfig>;
+  readonly context: Context<PrimaryConfig>;
   readonly qemu: QemuProcess;
   /** Its session has begun. */
   readonly link: PrimaryLink;
@@ -39,10 +39,10 @@ export function refuseWithoutPeer({ replication }: PrimaryConfig): void {
 }
 
 export function newProtection(
-  { disks, link, post, qemu, records, vm: running }: ProtectedParts,
+  { disks, link, context, qemu, records, vm: running }: ProtectedParts,
   { onDiskFailed, report, ...events }: ProtectionEvents,
 ): Protection {
-  const { limits, runDirectory, stateDirectory, timing, vm } = post.config;
+  const { limits, runDirectory, stateDirectory, timing, vm } = context.config;
   const { connection, ids, images, session } = link;
   return new Protection({
     ...events,

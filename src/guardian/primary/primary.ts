@@ -14,21 +14,20 @@ import type { QemuProcess } from "../../hypervisor/qemu/process.ts";
 import type { Listener } from "../../link/listen.ts";
 import { reached } from "../../os/epoch-points.ts";
 import type { PrimaryConfig } from "../config/config.ts";
+import type { Context, RoleEnd, TakenOver } from "../context.ts";
 import { checkedOrders } from "../control/orders.ts";
 import type { PrimaryStatus } from "../control/status.ts";
 import { DirtyRecords } from "../disks/dirty-records.ts";
 import { OwnedDisks } from "../disks/owned-disks.ts";
 import { EventLoop } from "../event-loop.ts";
+import { checkFindings, type HostEnvironment, machineOf } from "../host-environment.ts";
 import { InputForwarding } from "../input-forwarding.ts";
 import { killVm } from "../kill-vm.ts";
 import { OrderlyEnd } from "../orderly-end.ts";
-import type { Post, RoleEnd, TakenOver } from "../role.ts";
-import { type Ground, heed, machineOf } from "../vm-process.ts";
-import { lateMs } from "../watch/attention.ts";
 import { CheckpointWatch } from "../watch/checkpoint-watch.ts";
 import { HangWatch } from "../watch/hang-watch.ts";
+import { lateMs } from "../watch/stale-ack-guard.ts";
 import { BootFiles } from "./boot-files.ts";
-import { openClosedDoor } from "./closed-door.ts";
 import { afterYou, lastGoodbye, putAway, tidyUp, whatNext } from "./end.ts";
 import { PrimaryFailures } from "./failures.ts";
 import type { GuestEnd } from "./guest-end.ts";
@@ -41,12 +40,13 @@ import type { RunningVm } from "./running-vm.ts";
 import { PrimaryStatistics } from "./statistics.ts";
 import { primaryStatus } from "./status.ts";
 import { sweepUp } from "./sweep-up.ts";
+import { openTakeoverNotice } from "./takeover-notice.ts";
 import { type WatchedVm, watchVm } from "./watched-vm.ts";
 
 /** How a VM comes to be this host's. */
 export interface Beginning {
   readonly generation: Generation;
-  readonly ground: Ground;
+  readonly environment: HostEnvironment;
   readonly qemu: QemuProcess;
   readonly takenOver?: TakenOver;
   /** The VM is to be protected, without an order. */
@@ -57,8 +57,8 @@ export class PrimaryGuardian {
   /** Settles when the VM is gone from here. */
   readonly done: Promise<RoleEnd>;
   private readonly finish: (end: RoleEnd) => void;
-  private readonly post: Post<PrimaryConfig>;
-  private readonly ground: Ground;
+  private readonly context: Context<PrimaryConfig>;
+  private readonly environment: HostEnvironment;
   private readonly qemu: QemuProcess;
   private readonly takenOver: TakenOver | undefined;
   private readonly link: PrimaryLink;
@@ -84,13 +84,16 @@ export class PrimaryGuardian {
   private wakeTimer: NodeJS.Timeout | undefined;
   private readonly tickTimer: NodeJS.Timeout;
 
-  constructor(post: Post<PrimaryConfig>, { generation, ground, qemu, takenOver, wanted }: Beginning) {
+  constructor(
+    context: Context<PrimaryConfig>,
+    { generation, environment, qemu, takenOver, wanted }: Beginning,
+  ) {
     const { promise, resolve } = Promise.withResolvers<RoleEnd>();
-    const { config } = post;
+    const { config } = context;
     this.done = promise;
     this.finish = resolve;
-    this.post = post;
-    this.ground = ground;
+    this.context = context;
+    this.environment = environment;
     this.qemu = qemu;
     this.takenOver = takenOver;
     this.loop = new EventLoop(startPrimary(generation), {
@@ -100,18 +103,18 @@ export class PrimaryGuardian {
       failed: (what, error) => this.failures.failed(what, error),
     });
     this.failures = new PrimaryFailures({
-      ...post,
+      ...context,
       state: () => this.state,
       partFailed: (type, reason) => void this.partFailed(this.protection, type, reason),
       loseLink: (reason) => this.loseLink(reason),
       kill: this.kill,
     });
-    this.disks = new OwnedDisks(post, ground);
+    this.disks = new OwnedDisks(context, environment);
     const numbers = this.disks.all.map(({ disk }) => disk);
     this.records = new DirtyRecords(qemu.qmp, numbers, takenOver);
     this.link = new PrimaryLink({
-      post,
-      machine: () => this.watched.changes.describe(() => machineOf(config, ground, qemu)),
+      context,
+      machine: () => this.watched.changes.describe(() => machineOf(config, environment, qemu)),
       disks: this.disks.all,
       state: () => this.state,
       feed: (event) => this.feed(event),
@@ -119,12 +122,12 @@ export class PrimaryGuardian {
       onLost: () => this.protection?.abandon(),
     });
     this.orders = this.takeOrders();
-    this.bootFiles = new BootFiles(post, config.vm);
+    this.bootFiles = new BootFiles(context, config.vm);
     this.keep = new KeepProtected({
       settings: config.timing,
       wanted,
-      log: post.log,
-      control: post.control,
+      log: context.log,
+      control: context.control,
       protect: () => this.orders.begin(),
     });
     this.settings = {
@@ -134,8 +137,8 @@ export class PrimaryGuardian {
     };
     this.checkpoints = new CheckpointWatch({
       settings: this.settings,
-      log: post.log,
-      control: post.control,
+      log: context.log,
+      control: context.control,
     });
     this.tickTimer = setInterval(() => {
       this.link.look();
@@ -145,15 +148,15 @@ export class PrimaryGuardian {
     }, 25);
     this.input = new InputForwarding(
       config.vm.nics.map(({ tap }) => tap),
-      post.log,
+      context.log,
     );
     const { disks, statistics } = this;
     const [state, protection] = [() => this.state, () => this.protection];
     const feed = (event: PrimaryEvent) => this.feed(event);
-    this.watched = watchVm({ qemu, disks, post, statistics, state, protection, feed });
+    this.watched = watchVm({ qemu, disks, context, statistics, state, protection, feed });
     ({ vm: this.vm, guestEnd: this.guestEnd } = this.watched);
     this.ending = new OrderlyEnd({
-      ...{ feed, log: post.log, orders: this.orders, shutdownMs: config.timing.shutdownMs },
+      ...{ feed, log: context.log, orders: this.orders, shutdownMs: config.timing.shutdownMs },
       qemu: { qmp: qemu.qmp, kill: this.kill },
       state: () => this.state,
       refuseToMove: () => this.disks.refuseToMove(),
@@ -163,8 +166,8 @@ export class PrimaryGuardian {
       qemu,
       hungMs: config.timing.hungMs,
       who: "the VM's QEMU",
-      log: post.log,
-      control: post.control,
+      log: context.log,
+      control: context.control,
       onHung: (reason) => this.feed({ type: "hypervisor-hung", reason }),
     });
     void qemu.exited.then((how) => this.vmGone(how));
@@ -172,14 +175,14 @@ export class PrimaryGuardian {
 
   /** Takes orders from here on. */
   async open(): Promise<void> {
-    const { orders, post, qemu, statistics, takenOver } = this;
+    const { orders, context, qemu, statistics, takenOver } = this;
     if (takenOver !== undefined) {
       const now = { wanted: () => this.keep.wanted, here: () => !this.ending.gone };
       void this.disks.settle(qemu.qmp, takenOver.generation, now);
       this.bootFiles.look();
-      this.listener = await openClosedDoor(post, takenOver.epoch, () => this.state);
+      this.listener = await openTakeoverNotice(context, takenOver.epoch, () => this.state);
     }
-    await post.control.take(
+    await context.control.take(
       checkedOrders({
         ...orders.table(() => this.disks.refuseToMove(), this.vm),
         status: () => this.status(),
@@ -191,8 +194,19 @@ export class PrimaryGuardian {
   }
 
   private status(): PrimaryStatus {
-    const { ground, keep, link, post, protection, qemu, state, statistics, takenOver, vm } = this;
-    return primaryStatus({ ground, keep, link, post, protection, qemu, state, statistics, takenOver, vm });
+    const { environment, keep, link, context, protection, qemu, state, statistics, takenOver, vm } = this;
+    return primaryStatus({
+      environment,
+      keep,
+      link,
+      context,
+      protection,
+      qemu,
+      state,
+      statistics,
+      takenOver,
+      vm,
+    });
   }
 
   private takeOrders(): PrimaryOrders {
@@ -203,12 +217,12 @@ export class PrimaryGuardian {
       },
       feed: (event) => this.feed(event),
       preflight: async () => {
-        refuseWithoutPeer(this.post.config);
+        refuseWithoutPeer(this.context.config);
         this.bootFiles.refuseMissing();
         await this.disks.settled();
-        await sweepUp(this.qemu, this.post);
-        const cards = this.post.config.vm.nics.length;
-        heed(await livePreflight(this.qemu.qmp, this.qemu.pid, cards), this.post.log);
+        await sweepUp(this.qemu, this.context);
+        const cards = this.context.config.vm.nics.length;
+        checkFindings(await livePreflight(this.qemu.qmp, this.qemu.pid, cards), this.context.log);
       },
       kill: this.kill,
       wantNoMore: () => this.wantNoMore(),
@@ -228,13 +242,13 @@ export class PrimaryGuardian {
 
   private async vmGone(how: string): Promise<void> {
     const guestShutDown = this.vm.ended !== undefined;
-    await putAway(this.disks, this.state, guestShutDown, this.post.log, this.link);
+    await putAway(this.disks, this.state, guestShutDown, this.context.log, this.link);
     if (guestShutDown) {
       // A QEMU that was not to stay for it: there is nothing any more that a checkpoint could come from.
       if (this.state.phase === "protected") this.feed({ type: "capture-failed", reason: this.vm.ended! });
       await lastGoodbye(() => this.state.phase);
     } else if (this.state.phase !== "superseded") {
-      this.post.log[this.ending.asked ? "info" : "error"](`the VM is gone: ${how}`);
+      this.context.log[this.ending.asked ? "info" : "error"](`the VM is gone: ${how}`);
     }
     this.ending.over();
     clearInterval(this.tickTimer);
@@ -242,14 +256,14 @@ export class PrimaryGuardian {
     this.hangs.close();
     this.listener?.close();
     this.link.close();
-    const { disks, ending, link, post, protection, state, takenOver } = this;
-    await afterYou(state, post.config.timing);
-    await tidyUp(post.log, [() => protection?.dispose(), () => takenOver?.cleanUp()]);
+    const { disks, ending, link, context, protection, state, takenOver } = this;
+    await afterYou(state, context.config.timing);
+    await tidyUp(context.log, [() => protection?.dispose(), () => takenOver?.cleanUp()]);
     const last = { asked: ending.asked, guestShutDown };
-    this.finish(await whatNext({ ...last, disks, post, session: link.session, state }));
+    this.finish(await whatNext({ ...last, disks, context, session: link.session, state }));
   }
 
-  private readonly kill = () => killVm(this.qemu, this.link, this.post.log);
+  private readonly kill = () => killVm(this.qemu, this.link, this.context.log);
 
   readonly uncaught = (error: Error) => this.failures.failed({ duty: "uncaught" }, error);
 
@@ -326,7 +340,7 @@ export class PrimaryGuardian {
       case "release":
         this.assertAcked(effect.upTo);
         reached("before-release");
-        this.release(effect.upTo, heardMs + lateMs(this.post.config.timing.detectionMs));
+        this.release(effect.upTo, heardMs + lateMs(this.context.config.timing.detectionMs));
         reached("after-release");
         this.protection!.disks.acked(effect.upTo);
         this.records.renew(
@@ -352,7 +366,7 @@ export class PrimaryGuardian {
       case "ask-arbiter":
         return this.askArbiter(effect.generation);
       case "kill-vm":
-        this.post.log.error(`${effect.reason}; the VM is killed here`);
+        this.context.log.error(`${effect.reason}; the VM is killed here`);
         this.kill();
         return;
       case "remind-hypervisor":
@@ -382,9 +396,9 @@ export class PrimaryGuardian {
   }
 
   private startCapture(): void {
-    const { disks, link, post, qemu, records, vm } = this;
+    const { disks, link, context, qemu, records, vm } = this;
     const protection = newProtection(
-      { disks, link, post, qemu, records, vm },
+      { disks, link, context, qemu, records, vm },
       {
         onSent: (epoch) => this.feed({ type: "sent", epoch }),
         onCaptured: (epoch, pages) => this.captured(epoch, pages),
@@ -433,20 +447,20 @@ export class PrimaryGuardian {
   }
 
   private async askArbiter(generation: number): Promise<void> {
-    this.feed({ type: "verdict", ...(await this.post.witness.ask(generation)) });
+    this.feed({ type: "verdict", ...(await this.context.witness.ask(generation)) });
   }
 
   private report(level: "info" | "warn" | "error", text: string): void {
     if (level !== "info") this.orders.warned(text);
     if (this.keep.isOldNews(level, text, this.state.phase)) return;
-    this.post.log[level](text);
-    this.post.control.publish({ kind: "report", level, text });
+    this.context.log[level](text);
+    this.context.control.publish({ kind: "report", level, text });
   }
 
   private publish(): void {
     const { phase, generation } = this.state;
     this.published = phase;
-    this.post.control.publish({ kind: "phase", role: "primary", phase, generation });
+    this.context.control.publish({ kind: "phase", role: "primary", phase, generation });
   }
 }
 

@@ -2,10 +2,10 @@
 import type { PrimaryState } from "../../core/primary-protocol.ts";
 import { ramBlockName } from "../../hypervisor/qemu/command-line.ts";
 import type { QemuProcess } from "../../hypervisor/qemu/process.ts";
+import type { Context, TakenOver } from "../context.ts";
 import { CONTROL_VERSION } from "../control/requests.ts";
 import type { PrimaryStatus } from "../control/status.ts";
-import type { Post, TakenOver } from "../role.ts";
-import type { Ground } from "../vm-process.ts";
+import type { HostEnvironment } from "../host-environment.ts";
 import type { KeepProtected } from "./keep-protected.ts";
 import type { PrimaryLink } from "./link.ts";
 import type { Protection } from "./protection.ts";
@@ -13,8 +13,8 @@ import type { RunningVm } from "./running-vm.ts";
 import type { PrimaryStatistics } from "./statistics.ts";
 
 export interface StatusParts {
-  readonly post: Post;
-  readonly ground: Ground;
+  readonly context: Context;
+  readonly environment: HostEnvironment;
   readonly qemu: QemuProcess;
   readonly takenOver: TakenOver | undefined;
   readonly state: PrimaryState;
@@ -26,12 +26,12 @@ export interface StatusParts {
 }
 
 export function primaryStatus(parts: StatusParts): PrimaryStatus {
-  const { ground, keep, link, post, protection, qemu, state, statistics, takenOver, vm } = parts;
+  const { environment, keep, link, context, protection, qemu, state, statistics, takenOver, vm } = parts;
   return {
     version: CONTROL_VERSION,
     role: "primary",
-    vm: post.config.vm.name,
-    accelerator: ground.accelerator,
+    vm: context.config.vm.name,
+    accelerator: environment.accelerator,
     qemuVersion: qemu.qmp.version,
     qemuPid: qemu.pid,
     ramBlock: ramBlockName,
@@ -43,8 +43,8 @@ export function primaryStatus(parts: StatusParts): PrimaryStatus {
     ...(vm.standstill === undefined ? {} : { standstill: vm.standstill }),
     protectionWanted: keep.wanted,
     heldBytes: protection?.heldBytes ?? 0,
-    longestStallMs: post.stalls.longestMs,
-    witness: post.witness.status,
+    longestStallMs: context.stalls.longestMs,
+    witness: context.witness.status,
     paths: link.paths,
     droppedFrames: protection?.droppedFrames ?? 0,
     stagingBytes: protection?.staging.takenBytes ?? 0,

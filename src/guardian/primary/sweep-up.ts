@@ -2,10 +2,10 @@
 import type { QemuProcess } from "../../hypervisor/qemu/process.ts";
 import { sweep } from "../../hypervisor/qemu/sweep.ts";
 import type { PrimaryConfig } from "../config/config.ts";
+import type { Context } from "../context.ts";
 import { exportSocket, SNAPSHOT } from "../disks/primary-disks.ts";
-import type { Post } from "../role.ts";
 
-export async function sweepUp(qemu: QemuProcess, { config, log }: Post<PrimaryConfig>): Promise<void> {
+export async function sweepUp(qemu: QemuProcess, { config, log }: Context<PrimaryConfig>): Promise<void> {
   const places = { exportSocket: exportSocket(config.runDirectory), snapshot: SNAPSHOT };
   const { found } = await sweep(qemu, places);
   if (found.length > 0) log.warn(`an earlier protection had left something in QEMU: ${found.join(", ")}`);

@@ -2,9 +2,9 @@
 import type { PrimaryEvent, PrimaryState } from "../../core/primary-protocol.ts";
 import type { QemuProcess } from "../../hypervisor/qemu/process.ts";
 import type { PrimaryConfig } from "../config/config.ts";
+import type { Context } from "../context.ts";
 import { DiskErrors } from "../disks/disk-errors.ts";
 import type { OwnedDisks } from "../disks/owned-disks.ts";
-import type { Post } from "../role.ts";
 import { ChangeWatch } from "../watch/change-watch.ts";
 import { StandstillWatch } from "../watch/standstill-watch.ts";
 import { GuestEnd } from "./guest-end.ts";
@@ -16,7 +16,7 @@ import { takeCheckpoint } from "./take-checkpoint.ts";
 export interface WatchedVmOptions {
   readonly qemu: QemuProcess;
   readonly disks: OwnedDisks;
-  readonly post: Post<PrimaryConfig>;
+  readonly context: Context<PrimaryConfig>;
   readonly statistics: PrimaryStatistics;
   readonly state: () => PrimaryState;
   readonly protection: () => Protection | undefined;
@@ -32,11 +32,11 @@ export interface WatchedVm {
 }
 
 export function watchVm(options: WatchedVmOptions): WatchedVm {
-  const { disks, feed, post, protection, qemu, state, statistics } = options;
-  const { log } = post;
+  const { disks, feed, context, protection, qemu, state, statistics } = options;
+  const { log } = context;
   const guestEnd = new GuestEnd({ qemu, disks, log, state, feed });
   const standstills = new StandstillWatch({
-    post,
+    context,
     state,
     captures: () => protection()?.captures === true,
     feed,
@@ -48,22 +48,22 @@ export function watchVm(options: WatchedVmOptions): WatchedVm {
   });
   new DiskErrors({
     log,
-    control: post.control,
+    control: context.control,
     qmp: qemu.qmp,
-    disks: post.config.vm.disks,
+    disks: context.config.vm.disks,
     standsStill: () =>
       vm.standstill?.state === "io-error" && !["handing-over", "superseded"].includes(state().phase),
   });
   const changes = new ChangeWatch({
     qmp: qemu.qmp,
-    cards: post.config.vm.nics.length,
+    cards: context.config.vm.nics.length,
     log,
     isProtected: () => isProtected(state()),
     onChanged: (what) => {
       const because = `the VM is no longer what the backup has agreed to: ${what}`;
       const text = `${because}. Protection ends, and the VM runs on`;
       log.warn(text);
-      post.control.publish({ kind: "report", level: "warn", text });
+      context.control.publish({ kind: "report", level: "warn", text });
       feed({ type: "stop-asked", because });
     },
   });

@@ -9,9 +9,9 @@ import { SilenceDetector } from "../../core/silence.ts";
 import type { QemuProcess } from "../../hypervisor/qemu/process.ts";
 import { QmpClosed } from "../../hypervisor/qemu/qmp-errors.ts";
 import { monotonicMs } from "../../os/monotonic.ts";
+import type { Context } from "../context.ts";
 import type { ControlSocket } from "../control/socket.ts";
 import type { Log } from "../log.ts";
-import type { Post } from "../role.ts";
 
 /** A letter of proc(5): stopped by a signal, or by a tracer. */
 const STOPPED = ["T", "t"];
@@ -114,7 +114,7 @@ export class HangWatch {
 
 /** The standby's QEMU. */
 export function watchStandby(
-  { config, control, log }: Post,
+  { config, control, log }: Context,
   qemu: HangWatchOptions["qemu"],
   onHung: HangWatchOptions["onHung"],
 ): HangWatch {

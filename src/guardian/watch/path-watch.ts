@@ -4,17 +4,17 @@
  */
 import { type Address, at } from "../../link/link-error.ts";
 import type { PathEvent, Session } from "../../link/session.ts";
+import type { Context } from "../context.ts";
 import type { PathStatus } from "../control/status.ts";
-import type { Post } from "../role.ts";
 
 export class PathWatch {
-  private readonly post: Pick<Post, "control" | "log">;
+  private readonly context: Pick<Context, "control" | "log">;
   private readonly addresses: readonly Address[];
   /** Paths that are down and were told of; they may be so from one session to the next. */
   private readonly missing = new Set<number>();
 
-  constructor(post: Pick<Post, "control" | "log">, addresses: readonly Address[]) {
-    this.post = post;
+  constructor(context: Pick<Context, "control" | "log">, addresses: readonly Address[]) {
+    this.context = context;
     this.addresses = addresses;
   }
 
@@ -38,7 +38,7 @@ export class PathWatch {
   told({ path, up, reason }: PathEvent): void {
     if (up && !this.missing.delete(path)) return;
     if (!up) this.missing.add(path);
-    const { control, log } = this.post;
+    const { control, log } = this.context;
     const count = this.addresses.length;
     const name = `path ${path + 1} of ${count} (${at(this.addresses[path]!)})`;
     const text = up

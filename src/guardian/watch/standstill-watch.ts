@@ -4,8 +4,8 @@
  */
 import type { PrimaryEvent, PrimaryState } from "../../core/primary-protocol.ts";
 import type { PrimaryConfig } from "../config/config.ts";
+import type { Context } from "../context.ts";
 import type { Standstill, StandstillState } from "../primary/running-vm.ts";
-import type { Post } from "../role.ts";
 
 /** A sentence each. A guest that has ended is no standstill but an end. */
 const TEXTS: Readonly<Partial<Record<StandstillState, string>>> = {
@@ -19,7 +19,7 @@ const TEXTS: Readonly<Partial<Record<StandstillState, string>>> = {
 };
 
 export interface StandstillWatchOptions {
-  readonly post: Pick<Post<PrimaryConfig>, "log" | "control">;
+  readonly context: Pick<Context<PrimaryConfig>, "log" | "control">;
   readonly state: () => PrimaryState;
   /** A first pass is under way, or a protection. */
   readonly captures: () => boolean;
@@ -62,7 +62,7 @@ export class StandstillWatch {
   }
 
   private say(raised: boolean, text: string): void {
-    const { control, log } = this.options.post;
+    const { control, log } = this.options.context;
     log[raised ? "warn" : "info"](text);
     control.publish({ kind: "alarm", about: "vm", raised, text });
   }

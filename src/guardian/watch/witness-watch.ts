@@ -22,7 +22,7 @@ export interface WitnessWatchOptions {
 }
 
 /** No kind of witness needs so long for one try. */
-const PATIENCE_MS = 6_000;
+const GRACE_MS = 6_000;
 
 export class WitnessWatch {
   private readonly arbiter: CheckedArbiter;
@@ -83,13 +83,13 @@ export class WitnessWatch {
   /** One look. Never rejects. */
   async look(): Promise<void> {
     const { name } = this.arbiter;
-    const late = AbortSignal.timeout(PATIENCE_MS);
+    const late = AbortSignal.timeout(GRACE_MS);
     try {
       await this.arbiter.check(this.options.vm, AbortSignal.any([this.closing.signal, late]));
       this.found(true, `${name} answers and takes claims`);
     } catch {
       // One that gives no answer of any kind is told of here; of another, `unreachable` has said why.
-      if (late.aborted) this.found(false, `${name} gives no answer within ${PATIENCE_MS} ms`);
+      if (late.aborted) this.found(false, `${name} gives no answer within ${GRACE_MS} ms`);
     }
   }
 

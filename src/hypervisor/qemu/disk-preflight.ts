@@ -117,8 +117,8 @@ function flashFindings(disk: DiskSpec, index: number, image: DiskImageFacts | un
 
 /** What is noted there must be found again after a crash of this host. */
 async function stateFindings(disks: readonly DiskSpec[], stateDirectory: string): Promise<Finding[]> {
-  const { inMemory, reach } = await directory(stateDirectory);
-  if (reach !== "open") {
+  const { inMemory, dial } = await directory(stateDirectory);
+  if (dial !== "open") {
     const text = `stateDirectory ${stateDirectory} cannot be written. Give this user the right, or name another.`;
     return [error("state-directory", text)];
   }

@@ -57,12 +57,12 @@ export async function lookAtHost(question: {
     qemu: await lookAtQemu(question.binary),
     gcc: await isProgram("gcc"),
     links: new Map(question.taps.map((tap) => [tap, link(tap)])),
-    tun: await reach("/dev/net/tun", R_OK | W_OK),
+    tun: await dial("/dev/net/tun", R_OK | W_OK),
     netAdmin: await hasNetAdmin(),
     userId: process.geteuid!(),
     groupIds: [process.getegid!(), ...process.getgroups!()],
-    runDirectory: await reach(await nearest(question.runDirectory), W_OK | X_OK),
-    files: new Map(await each(question.files, (file) => reach(file, R_OK))),
+    runDirectory: await dial(await nearest(question.runDirectory), W_OK | X_OK),
+    files: new Map(await each(question.files, (file) => dial(file, R_OK))),
     memAvailableMiB: await memAvailableMiB(),
     memoryLimitHint: await memoryLimitHint(),
   };
@@ -84,7 +84,7 @@ export async function memoryLimitHint(): Promise<string> {
 }
 
 export interface DirectoryFact {
-  readonly reach: Reach;
+  readonly dial: Reach;
   readonly freeMiB: number;
   /** It lives in memory: what is written there is taken from MemAvailable too. */
   readonly inMemory: boolean;
@@ -95,7 +95,7 @@ export async function directory(path: string): Promise<DirectoryFact> {
   const existing = await nearest(path);
   const { type, bavail, bsize } = await statfs(existing);
   return {
-    reach: await reach(existing, constants.W_OK | constants.X_OK),
+    dial: await dial(existing, constants.W_OK | constants.X_OK),
     freeMiB: Math.floor((bavail * bsize) / 2 ** 20),
     inMemory: type === TMPFS,
   };
@@ -146,7 +146,7 @@ async function hasNetAdmin(): Promise<boolean> {
   return match !== null && ((BigInt(`0x${match[1]}`) >> CAP_NET_ADMIN) & 1n) === 1n;
 }
 
-async function reach(path: string, mode: number): Promise<Reach> {
+async function dial(path: string, mode: number): Promise<Reach> {
   try {
     await access(path, mode);
     return "open";
@@ -157,7 +157,7 @@ async function reach(path: string, mode: number): Promise<Reach> {
 
 async function isProgram(name: string): Promise<boolean> {
   const places = (process.env.PATH ?? "").split(delimiter).map((dir) => join(dir, name));
-  const found = await Promise.all(places.map((place) => reach(place, constants.X_OK)));
+  const found = await Promise.all(places.map((place) => dial(place, constants.X_OK)));
   return found.includes("open");
 }
 

@@ -160,12 +160,12 @@ function rightsFindings(spec: VmSpec, question: StaticQuestion, host: HostFacts)
         `runDirectory ${question.runDirectory} cannot be written. Give this user the right, or name another.`,
       ),
     );
-  for (const [file, reach] of host.files)
-    if (reach !== "open")
+  for (const [file, dial] of host.files)
+    if (dial !== "open")
       found.push(
         error(
           "boot-file",
-          `${file}, which the VM needs (vm.boot, vm.uefi, vm.cdroms), is ${reach === "missing" ? "not there" : "not readable"}.`,
+          `${file}, which the VM needs (vm.boot, vm.uefi, vm.cdroms), is ${dial === "missing" ? "not there" : "not readable"}.`,
         ),
       );
   return found;
@@ -230,7 +230,7 @@ export async function backupPreflight(spec: VmSpec, question: BackupQuestion): P
   const { bounds, imageDirectory, images } = question;
   const fact = await directory(imageDirectory);
   const found: Finding[] = [];
-  if (fact.reach !== "open") {
+  if (fact.dial !== "open") {
     const text = `imageDirectory ${imageDirectory} cannot be written. Give this user the right, or name another.`;
     found.push(error("image-directory", text));
   }

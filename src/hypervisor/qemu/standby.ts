@@ -9,7 +9,7 @@ import { QmpError } from "./qmp-errors.ts";
 const LOAD_TIMEOUT_MS = 10_000;
 
 /** How long a standby is waited for. */
-export interface Patience {
+export interface Grace {
   /** Whether the VM can go on elsewhere. Where it cannot, this standby is waited for as long as its QEMU lives (I5). */
   readonly mayGiveUp: () => boolean;
   /** What keeps the VM from running, and is waited for. */
@@ -18,7 +18,7 @@ export interface Patience {
   readonly refused: (reason: string) => void;
 }
 
-const HASTE: Patience = { mayGiveUp: () => true, warn: () => {}, refused: () => {} };
+const HASTE: Grace = { mayGiveUp: () => true, warn: () => {}, refused: () => {} };
 const FIRST_AGAIN_MS = 100;
 const LONGEST_AGAIN_MS = 5_000;
 
@@ -38,8 +38,8 @@ export async function prepareStandby(qmp: Qmp): Promise<void> {
  * Loads the state into a QEMU that was started with `-S -incoming defer` over the RAM image. Its VM does not run yet. Fails with what QEMU said; the standby
  * is then of no more use.
  */
-export async function loadStandby(qmp: Qmp, from: ComposedFrom, patience = HASTE): Promise<void> {
-  const loaded = heard(qmp, "load its state", patience, (settle) =>
+export async function loadStandby(qmp: Qmp, from: ComposedFrom, grace = HASTE): Promise<void> {
+  const loaded = heard(qmp, "load its state", grace, (settle) =>
     qmp.on("MIGRATION", (data) => {
       const { status } = data as { status: string };
       if (status === "completed") settle();
@@ -68,15 +68,15 @@ export async function loadStandby(qmp: Qmp, from: ComposedFrom, patience = HASTE
 }
 
 /** Has the VM run that was loaded; resolves when it does. Its MAC addresses are announced then. */
-export async function runStandby(qmp: Qmp, patience = HASTE): Promise<void> {
-  const running = heard(qmp, "run", patience, (settle) => qmp.on("RESUME", () => settle()));
-  toldToRun(qmp, patience).catch(running.fail);
+export async function runStandby(qmp: Qmp, grace = HASTE): Promise<void> {
+  const running = heard(qmp, "run", grace, (settle) => qmp.on("RESUME", () => settle()));
+  toldToRun(qmp, grace).catch(running.fail);
   await running.promise;
   qmp.execute("announce-self", ANNOUNCEMENT).catch(() => {});
 }
 
 /** QEMU keeps the state that it was given when it refuses, and takes what it lacked when it is told again (seen with 7.2: "Failed to get "write" lock"). */
-async function toldToRun(qmp: Qmp, { mayGiveUp, refused }: Patience): Promise<void> {
+async function toldToRun(qmp: Qmp, { mayGiveUp, refused }: Grace): Promise<void> {
   for (let waitMs = FIRST_AGAIN_MS; ; waitMs = Math.min(2 * waitMs, LONGEST_AGAIN_MS)) {
     try {
       await qmp.execute("cont");
@@ -93,7 +93,7 @@ async function toldToRun(qmp: Qmp, { mayGiveUp, refused }: Patience): Promise<vo
 function heard(
   qmp: Qmp,
   what: string,
-  { mayGiveUp, warn }: Patience,
+  { mayGiveUp, warn }: Grace,
   listen: (settle: (error?: Error) => void) => void,
 ): { readonly promise: Promise<void>; readonly fail: (error: Error) => void } {
   const { promise, reject, resolve } = Promise.withResolvers<void>();

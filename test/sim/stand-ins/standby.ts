@@ -3,7 +3,7 @@ import { theWorld } from "../world/present.ts";
 import type { SimQmp } from "../world/qemu.ts";
 import { current } from "../world/time.ts";
 
-interface Patience {
+interface Grace {
   readonly mayGiveUp: () => boolean;
 }
 
@@ -17,7 +17,7 @@ export async function prepareStandby(qmp: SimQmp): Promise<void> {
 export async function loadStandby(
   qmp: SimQmp,
   from: { pages: readonly number[]; device: Uint8Array },
-  { mayGiveUp }: Patience,
+  { mayGiveUp }: Grace,
 ): Promise<void> {
   const world = theWorld();
   const { qemu } = qmp;

@@ -1,8 +1,8 @@
 /** A guardian of the made-up world: the production one, with what src/guardian/main.ts would give it. */
 import { StateFile } from "../../../src/disk/state-file.ts";
 import type { GuardianConfig } from "../../../src/guardian/config/config.ts";
+import type { Context } from "../../../src/guardian/context.ts";
 import type { ControlSocket } from "../../../src/guardian/control/socket.ts";
-import type { Post } from "../../../src/guardian/role.ts";
 import { serve } from "../../../src/guardian/serve.ts";
 import { WitnessWatch } from "../../../src/guardian/watch/witness-watch.ts";
 import { ControlSocket as SimControl } from "../stand-ins/control.ts";
@@ -18,12 +18,12 @@ export async function beginGuardian(world: World, { fileRole, name }: Host): Pro
   const { timing, vm, witness: choice } = config;
   const control = new SimControl() as unknown as ControlSocket;
   const log = logOf(world, name);
-  const post: Post = {
+  const post: Context = {
     config,
     log,
     witness: new WitnessWatch({ choice, vm: vm.uuid, host: name, log, control, everyMs: timing.witnessMs }),
     control,
-    stalls: new Stalls() as unknown as Post["stalls"],
+    stalls: new Stalls() as unknown as Context["stalls"],
     record: await StateFile.open(`/${name}/state/${vm.name}.json`, vm.uuid),
   };
   post.witness.begin();
@@ -31,7 +31,7 @@ export async function beginGuardian(world: World, { fileRole, name }: Host): Pro
 }
 
 /** What it says goes into the transcript; some of it is counted. */
-function logOf(world: World, host: string): Post["log"] {
+function logOf(world: World, host: string): Context["log"] {
   const log = {
     info: (text: string) => {
       world.note(host, text);
@@ -45,7 +45,7 @@ function logOf(world: World, host: string): Post["log"] {
       if (text.startsWith("internal error")) world.bug(host, text);
     },
   };
-  return log as unknown as Post["log"];
+  return log as unknown as Context["log"];
 }
 
 function configOf(host: string, nature: Nature, fileRole: Host["fileRole"]): GuardianConfig {

@@ -24,9 +24,9 @@ export class SimServer extends EventEmitter {
   }
 
   listen({ host }: { host: string; port: number }, ready: () => void): this {
-    const { doors } = this.network;
+    const { acceptors } = this.network;
     const why = this.network.hasAddress(this.process)
-      ? doors.has(host)
+      ? acceptors.has(host)
         ? "EADDRINUSE: address already in use"
         : undefined
       : "EADDRNOTAVAIL: address not available";
@@ -35,7 +35,7 @@ export class SimServer extends EventEmitter {
       return this;
     }
     this.bound = host;
-    doors.set(host, this);
+    acceptors.set(host, this);
     this.process.post(0.1, ready);
     return this;
   }
@@ -45,7 +45,7 @@ export class SimServer extends EventEmitter {
   }
 
   close(): this {
-    if (this.bound !== undefined) this.network.doors.delete(this.bound);
+    if (this.bound !== undefined) this.network.acceptors.delete(this.bound);
     this.bound = undefined;
     return this;
   }
@@ -63,7 +63,7 @@ export class Network implements Wires {
   readonly sockets = new Set<SimSocket>();
   /** Ends that are gone while their kernel still sends. */
   readonly closing = new Set<SimSocket>();
-  readonly doors = new Map<string, SimServer>();
+  readonly acceptors = new Map<string, SimServer>();
   /** Hosts of whose next bytes one is changed on its way. */
   readonly corrupts = new Set<string>();
   readonly quality: LinkQuality[];
@@ -125,8 +125,8 @@ export class Network implements Wires {
       }
       this.world.time.after(there, () => {
         if (socket.destroyed) return;
-        const door = this.doors.get(address);
-        if (door === undefined) {
+        const acceptor = this.acceptors.get(address);
+        if (acceptor === undefined) {
           process.post(latencyMs, () => {
             if (socket.destroyed) return;
             socket.emit("error", Object.assign(new Error("connect ECONNREFUSED"), { code: "ECONNREFUSED" }));
@@ -134,13 +134,13 @@ export class Network implements Wires {
           });
           return;
         }
-        const theirs = new SimSocket(this.world, this, back, door.process, {
+        const theirs = new SimSocket(this.world, this, back, acceptor.process, {
           own: address,
           remote: `${from}${link}`,
         });
         theirs.peer = socket;
         socket.peer = theirs;
-        door.process.post(0, () => door.accept(theirs));
+        acceptor.process.post(0, () => acceptor.accept(theirs));
         process.post(latencyMs, () => socket.destroyed || socket.emit("connect"));
       });
     };
@@ -154,6 +154,6 @@ export class Network implements Wires {
 
   powerFails(host: string): void {
     for (const socket of [...this.sockets, ...this.closing]) if (socket.host === host) socket.vanish();
-    for (const address of [...this.doors.keys()]) if (address[0] === host) this.doors.delete(address);
+    for (const address of [...this.acceptors.keys()]) if (address[0] === host) this.acceptors.delete(address);
   }
 }

@@ -16,7 +16,7 @@ export type Manner = "crowds the door" | "talks nonsense" | "says HELLO";
 
 /** Calls at the addresses at which somebody listens. */
 export function strangerCalls(world: World, manner: Manner): void {
-  for (const address of [...world.network.doors.keys()]) {
+  for (const address of [...world.network.acceptors.keys()]) {
     world.count(`a stranger ${manner}`);
     const calls = Array.from({ length: manner === "crowds the door" ? CROWD : 1 }, () =>
       call(world, address),
@@ -29,9 +29,9 @@ export function strangerCalls(world: World, manner: Manner): void {
 /** A connection that is made, and stays for a while. */
 function call(world: World, address: string): SimSocket | undefined {
   const { network, time } = world;
-  const door = network.doors.get(address);
+  const acceptor = network.acceptors.get(address);
   const [to, link] = [address[0]!, Number(address[1] ?? 0)];
-  if (door === undefined || !world.host(to).on) return undefined;
+  if (acceptor === undefined || !world.host(to).on) return undefined;
   const clock = {
     monotonicMs: () => time.now,
     activeMs: () => time.now,
@@ -43,14 +43,14 @@ function call(world: World, address: string): SimSocket | undefined {
     own: "C0",
     remote: address,
   });
-  const theirs = new SimSocket(world, network, network.way(to, "C", link), door.process, {
+  const theirs = new SimSocket(world, network, network.way(to, "C", link), acceptor.process, {
     own: address,
     remote: "C0",
   });
   ours.peer = theirs;
   theirs.peer = ours;
   ours.on("error", () => {});
-  door.process.post(0, () => door.accept(theirs));
+  acceptor.process.post(0, () => acceptor.accept(theirs));
   time.after(STAYS_MS, () => process.kill());
   return ours;
 }

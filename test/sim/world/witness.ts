@@ -15,7 +15,7 @@ interface Member {
 }
 
 /** How ill datagrams fare. */
-export interface Post {
+export interface Context {
   loss: number;
   duplication: number;
   delayMs: number;
@@ -24,16 +24,16 @@ export interface Post {
   longShare: number;
 }
 
-const PATIENCE_MS = 400;
+const GRACE_MS = 400;
 
 export class SimWitness {
   readonly members: Member[];
-  readonly post: Post;
+  readonly post: Context;
   /** All that was ever claimed. Nobody but the judge may look. */
   readonly claims: Claim[] = [];
   private readonly world: Surroundings;
 
-  constructor(world: Surroundings, count: number, post: Post) {
+  constructor(world: Surroundings, count: number, post: Context) {
     this.world = world;
     this.post = post;
     this.members = Array.from({ length: count }, () => ({
@@ -74,7 +74,7 @@ export class SimWitness {
     const host = this.world.hostOf(asker).name;
     this.world.step(host, claim === undefined ? "asks-newest" : "claims");
     const { promise, reject, resolve } = Promise.withResolvers<Claim | undefined>();
-    asker.setTimer(() => reject(new Error("the witness is silent")), PATIENCE_MS);
+    asker.setTimer(() => reject(new Error("the witness is silent")), GRACE_MS);
     this.send(host, member, () => this.answer(member, host, asker, claim, resolve));
     return promise;
   }

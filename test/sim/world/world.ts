@@ -10,7 +10,7 @@ import type { Random } from "./random.ts";
 import type { LinkQuality } from "./socket.ts";
 import type { Heard } from "./surroundings.ts";
 import { currentOrNone, type SimProcess, Time } from "./time.ts";
-import { type Post as Datagrams, SimWitness } from "./witness.ts";
+import { type Context as Datagrams, SimWitness } from "./witness.ts";
 
 /** A guardian's life, until its exit status. */
 export type Life = (world: World, host: Host) => Promise<number>;

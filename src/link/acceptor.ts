@@ -21,13 +21,13 @@ import { type FrameIds, uuidText, vmIdBytes } from "../codec/replication-header.
 import { isPeer, SeldomTold } from "./callers.ts";
 import { type ClosedReason, Connection } from "./connection.ts";
 import { type Address, at } from "./link-error.ts";
+import { checkedSigns, type Liveness } from "./liveness.ts";
 import { Session, type SessionHandlers } from "./session.ts";
-import { checkedSigns, type SignsOfLife } from "./signs-of-life.ts";
 
 /** Connections that have not said HELLO yet, of each kind (I6). With one more the oldest goes: who belongs here speaks at once, and is not kept out by those who say nothing. */
 const MAX_STRANGERS = 64;
 
-export interface DoorOptions extends SignsOfLife {
+export interface AcceptorOptions extends Liveness {
   readonly vmId: Uint8Array;
   /** The other host's addresses: who comes from there is told why he is refused, and has room of his own at the door. Left out: not known. */
   readonly peers?: readonly Address[];
@@ -69,9 +69,9 @@ export interface Caller extends Stray {
   welcome(handlers: SessionHandlers, disks?: readonly DiskImage[]): Session;
 }
 
-export class Door {
-  readonly #options: DoorOptions;
-  readonly #signs: Required<SignsOfLife>;
+export class Acceptor {
+  readonly #options: AcceptorOptions;
+  readonly #signs: Required<Liveness>;
   /** They have not said HELLO yet: from the other host's addresses, and from elsewhere. */
   readonly #atHome = new Set<Connection>();
   readonly #strangers = new Set<Connection>();
@@ -79,7 +79,7 @@ export class Door {
   /** Whom this host serves, or is about to. */
   #primary: { readonly connection: Connection; session?: Session } | undefined;
 
-  constructor(options: DoorOptions) {
+  constructor(options: AcceptorOptions) {
     this.#options = options;
     this.#signs = checkedSigns(options);
   }

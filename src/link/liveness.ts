@@ -3,7 +3,7 @@
 import { SilenceDetector } from "../core/silence.ts";
 import { monotonicMs } from "../os/monotonic.ts";
 
-export interface SignsOfLife {
+export interface Liveness {
   /** A beat this often when nothing else is sent. */
   readonly heartbeatMs?: number;
   /** Silence of all paths for this long is a loss. */
@@ -23,7 +23,7 @@ export function checkedSigns({
   lagMs = Math.max(detectionMs / 4, 2 * heartbeatMs),
   patienceMs = () => 0,
   onSuspicion = () => {},
-}: SignsOfLife): Required<SignsOfLife> {
+}: Liveness): Required<Liveness> {
   if (heartbeatMs * 3 > detectionMs) {
     const limit = `a third of the detection time, ${detectionMs} ms`;
     throw new RangeError(`heartbeat every ${heartbeatMs} ms: expected at most ${limit}`);
@@ -45,7 +45,7 @@ export interface Living {
 export function watch(
   session: Living,
   several: boolean,
-  signs: Required<SignsOfLife>,
+  signs: Required<Liveness>,
   onSilent: (silentMs: number) => void,
 ): void {
   const { heartbeatMs, lagMs } = signs;
@@ -69,12 +69,12 @@ class SilenceWatch {
   readonly #session: Living;
   readonly #detector: SilenceDetector;
   readonly #onSilent: (silentMs: number) => void;
-  readonly #signs: Required<SignsOfLife>;
+  readonly #signs: Required<Liveness>;
   #lastHeardMs: number;
   #told = false;
   #suspected = false;
 
-  constructor(session: Living, onSilent: (silentMs: number) => void, signs: Required<SignsOfLife>) {
+  constructor(session: Living, onSilent: (silentMs: number) => void, signs: Required<Liveness>) {
     this.#session = session;
     this.#signs = signs;
     this.#onSilent = onSilent;

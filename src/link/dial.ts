@@ -4,7 +4,7 @@ import { connect as connectTcp, type Socket } from "node:net";
 import { callFrom } from "./callers.ts";
 import { type Address, at, LinkError } from "./link-error.ts";
 
-export interface Reached {
+export interface Dialled {
   readonly socket: Socket;
   /** Which of the addresses it leads to. */
   readonly path: number;
@@ -17,11 +17,11 @@ const HEAD_START_MS = 250;
  * The first connection that comes about, tried in order. Rejects with a LinkError that has a sentence for each address.
  * @param from own addresses, one for each, from which the other host knows us
  */
-export function reach(
+export function dial(
   addresses: readonly Address[],
   timeoutMs: number,
   from: readonly Address[] = [],
-): Promise<Reached> {
+): Promise<Dialled> {
   return new Promise((resolve, reject) => {
     const sockets = new Map<number, Socket>();
     const failures: LinkError[] = [];

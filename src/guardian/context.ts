@@ -5,13 +5,13 @@ import type { QemuProcess } from "../hypervisor/qemu/process.ts";
 import type { GuardianConfig } from "./config/config.ts";
 import type { ControlSocket } from "./control/socket.ts";
 import type { FailoverTimes } from "./control/status.ts";
+import type { HostEnvironment } from "./host-environment.ts";
 import type { Log } from "./log.ts";
-import type { Ground } from "./vm-process.ts";
 import type { Stalls } from "./watch/stalls.ts";
 import type { WitnessWatch } from "./watch/witness-watch.ts";
 
 /** What is there in either role. */
-export interface Post<C extends GuardianConfig = GuardianConfig> {
+export interface Context<C extends GuardianConfig = GuardianConfig> {
   readonly config: C;
   readonly log: Log;
   readonly witness: WitnessWatch;
@@ -24,7 +24,7 @@ export interface Post<C extends GuardianConfig = GuardianConfig> {
 export interface TakenOver {
   readonly generation: Generation;
   readonly qemu: QemuProcess;
-  readonly ground: Ground;
+  readonly environment: HostEnvironment;
   /** The file that holds the VM's RAM. */
   readonly ramFile: string;
   /** The session whose last checkpoint the VM went on from: the dirty bitmaps of its disks count from there. */

@@ -3,19 +3,19 @@
 /** A path that closes is often the first of all: its loss is told when the session still lives after that time. */
 const SOON_MS = 20;
 
-interface Tiding {
+interface Told {
   readonly path: number;
   readonly up: boolean;
   readonly reason: string;
 }
 
-export class PathTidings {
-  readonly #tell: (tiding: Tiding) => void;
+export class PathEvents {
+  readonly #tell: (told: Told) => void;
   /** What was last told of each path. */
-  readonly #told = new Map<number, Tiding>();
+  readonly #told = new Map<number, Told>();
   readonly #timers = new Map<number, { readonly timer: NodeJS.Timeout; readonly now: () => void }>();
 
-  constructor(tell: (tiding: Tiding) => void) {
+  constructor(tell: (told: Told) => void) {
     this.#tell = tell;
   }
 
@@ -48,8 +48,8 @@ export class PathTidings {
     this.#timers.clear();
   }
 
-  #now(tiding: Tiding): void {
-    this.#told.set(tiding.path, tiding);
-    this.#tell(tiding);
+  #now(told: Told): void {
+    this.#told.set(told.path, told);
+    this.#tell(told);
   }
 }

@@ -5,14 +5,14 @@ import { type NbdServerOptions, NbdServerSession } from "../codec/nbd-server.ts"
 /** How often a request that had to wait is tried again. */
 const RETRY_MS = 1;
 
-export interface NbdDoorOptions extends Omit<NbdServerOptions, "send" | "onEnd"> {
+export interface NbdAcceptorOptions extends Omit<NbdServerOptions, "send" | "onEnd"> {
   /** Before a request that must wait is waited for. */
   readonly onStall?: () => void;
   /** The client is gone, or was sent away. Once. */
   readonly onEnd: (message: string) => void;
 }
 
-export class NbdDoor {
+export class NbdAcceptor {
   readonly session: NbdServerSession;
   private readonly socket: Socket;
   private readonly onStall: () => void;
@@ -23,7 +23,7 @@ export class NbdDoor {
   private over = false;
 
   /** @param socket connected; it is ours from now on */
-  constructor(socket: Socket, { onEnd, onStall = () => {}, ...options }: NbdDoorOptions) {
+  constructor(socket: Socket, { onEnd, onStall = () => {}, ...options }: NbdAcceptorOptions) {
     this.socket = socket;
     this.onStall = onStall;
     this.onEnd = onEnd;

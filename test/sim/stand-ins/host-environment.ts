@@ -1,4 +1,4 @@
-/** In place of `src/guardian/vm-process.ts`: the host is as it should be, and QEMU starts in the made-up world. */
+/** In place of `src/guardian/host-environment.ts`: the host is as it should be, and QEMU starts in the made-up world. */
 import { theWorld } from "../world/present.ts";
 import { SimQemu } from "../world/qemu.ts";
 import { BLOCK_BYTES, BLOCKS } from "../world/storage.ts";
@@ -6,9 +6,9 @@ import { current } from "../world/time.ts";
 
 export class PreflightFailed extends Error {}
 
-export function heed(): void {}
+export function checkFindings(): void {}
 
-export async function prepareGround() {
+export async function prepareEnvironment() {
   await current().later(5);
   filesAreThere();
   return { accelerator: "tcg", preload: undefined, images: [{ virtualBytes: BLOCKS * BLOCK_BYTES }] };

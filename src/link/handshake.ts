@@ -4,10 +4,10 @@ import type { MessageType, ReplicationMessage, Role } from "../codec/replication
 import type { Frame } from "../codec/replication-encode.ts";
 import type { FrameIds } from "../codec/replication-header.ts";
 import { type ClosedReason, Connection } from "./connection.ts";
+import type { Dialled } from "./dial.ts";
 import { type Address, at, LinkError } from "./link-error.ts";
-import type { Reached } from "./reach.ts";
 
-export interface Greeting<T extends MessageType, R> {
+export interface Handshake<T extends MessageType, R> {
   readonly ids: FrameIds;
   readonly frame: Frame;
   /** What the backup says if it agrees. */
@@ -20,9 +20,9 @@ export interface Greeting<T extends MessageType, R> {
 }
 
 /** Says it and waits for the answer; resolves with what onAgreed gives. Rejects with a LinkError if the answer is another one, or none comes. */
-export function greet<T extends MessageType, R>(
-  { socket, address }: Pick<Reached, "socket"> & { readonly address: Address },
-  { ids, frame, expects, timeoutMs, sinceMs, onAgreed }: Greeting<T, R>,
+export function shakeHands<T extends MessageType, R>(
+  { socket, address }: Pick<Dialled, "socket"> & { readonly address: Address },
+  { ids, frame, expects, timeoutMs, sinceMs, onAgreed }: Handshake<T, R>,
 ): Promise<R> {
   const peer = `backup ${at(address)}`;
   const role: Role = "primary";

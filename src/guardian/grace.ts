@@ -10,11 +10,11 @@ const FIRST_PASS_MS = 5_000;
 /** The backup puts the first pass in place, which is all of the RAM. Output is held meanwhile: a client waits so long if the backup dies right then. */
 const FIRST_ACK_DETECTIONS = 3;
 
-export function patienceWithBackup(state: PrimaryState, detectionMs: number): number {
+export function graceForBackup(state: PrimaryState, detectionMs: number): number {
   if (state.phase === "syncing") return FIRST_PASS_MS;
   return state.phase === "protected" && state.acked < 0 ? FIRST_ACK_DETECTIONS * detectionMs : 0;
 }
 
-export function patienceWithPrimary({ phase }: BackupState): number {
+export function graceForPrimary({ phase }: BackupState): number {
   return phase === "filling" ? FIRST_PASS_MS : 0;
 }

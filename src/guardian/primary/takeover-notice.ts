@@ -3,7 +3,7 @@ import { vmIdBytes } from "../../codec/replication-header.ts";
 import type { PrimaryState } from "../../core/primary-protocol.ts";
 import { type Listener, listen, type Stray } from "../../link/listen.ts";
 import type { PrimaryConfig } from "../config/config.ts";
-import type { Post } from "../role.ts";
+import type { Context } from "../context.ts";
 import { AddressWatch } from "../watch/address-watch.ts";
 
 /**
@@ -11,8 +11,8 @@ import { AddressWatch } from "../watch/address-watch.ts";
  * stands meanwhile.
  * @param epoch the checkpoint from which the VM went on here. Resolves with undefined where this host has no address to be called at
  */
-export async function openClosedDoor(
-  { config, control, log }: Post<PrimaryConfig>,
+export async function openTakeoverNotice(
+  { config, control, log }: Context<PrimaryConfig>,
   epoch: number,
   state: () => PrimaryState,
 ): Promise<Listener | undefined> {

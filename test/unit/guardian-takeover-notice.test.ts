@@ -7,8 +7,8 @@ import { uuidText } from "../../src/codec/replication-header.ts";
 import { ReplicationParser } from "../../src/codec/replication-parser.ts";
 import type { PrimaryState } from "../../src/core/primary-protocol.ts";
 import type { PrimaryConfig } from "../../src/guardian/config/config.ts";
-import { openClosedDoor } from "../../src/guardian/primary/closed-door.ts";
-import type { Post } from "../../src/guardian/role.ts";
+import type { Context } from "../../src/guardian/context.ts";
+import { openTakeoverNotice } from "../../src/guardian/primary/takeover-notice.ts";
 import { connect } from "../../src/link/connect.ts";
 import { LinkError } from "../../src/link/link-error.ts";
 import { HELLO, IDS, SESSION, wire } from "./replication-samples.ts";
@@ -20,8 +20,8 @@ test("who took the VM over says so, until it has given the VM away itself: its n
     replication: { listen: [{ host: "127.0.0.1", port: 0 }], peer: [{ host: "127.0.0.1", port: 1 }] },
     timing: { heartbeatMs: 25, detectionMs: 200 },
   } as unknown as PrimaryConfig;
-  const post = { config, log: { warn() {} } } as unknown as Post<PrimaryConfig>;
-  const listener = await openClosedDoor(post, 40, () => state);
+  const context = { config, log: { warn() {} } } as unknown as Context<PrimaryConfig>;
+  const listener = await openTakeoverNotice(context, 40, () => state);
   assert.ok(listener !== undefined);
   t.after(() => listener.close());
   const call = async () => {
@@ -58,8 +58,8 @@ test("who only wants to mend a path of its old session hears the same: its VM mu
     },
     timing: { heartbeatMs: 25, detectionMs: 200 },
   } as unknown as PrimaryConfig;
-  const post = { config, log: { warn() {} } } as unknown as Post<PrimaryConfig>;
-  const listener = await openClosedDoor(post, 40, () => ({ phase: "unprotected", generation: 8 }));
+  const context = { config, log: { warn() {} } } as unknown as Context<PrimaryConfig>;
+  const listener = await openTakeoverNotice(context, 40, () => ({ phase: "unprotected", generation: 8 }));
   assert.ok(listener !== undefined);
   t.after(() => listener.close());
   const socket = connectTcp(listener.ports[1]!, "127.0.0.1");
@@ -99,8 +99,8 @@ test("I5: a survivor whose addresses are taken or gone listens there when it can
       timing: { heartbeatMs: 25, detectionMs: 200 },
     } as unknown as PrimaryConfig;
     const log = { info() {}, warn() {} };
-    const post = { config, control: { publish }, log } as unknown as Post<PrimaryConfig>;
-    const listener = await openClosedDoor(post, 40, () => ({ phase: "unprotected", generation: 8 }));
+    const context = { config, control: { publish }, log } as unknown as Context<PrimaryConfig>;
+    const listener = await openTakeoverNotice(context, 40, () => ({ phase: "unprotected", generation: 8 }));
     t.after(() => listener!.close());
     assert.match(alarms.at(-1)!, /^listen true: cannot listen on .*It is tried again/);
     if (listen.length === 2) assert.match(alarms.at(-1)!, /EADDRINUSE.*; cannot listen on .*EADDRNOTAVAIL/);

@@ -28,13 +28,13 @@ export class PreflightFailed extends Error {
 }
 
 /** Logs warnings; throws `PreflightFailed` if there is an error among the findings. */
-export function heed(findings: readonly Finding[], log: Log): void {
+export function checkFindings(findings: readonly Finding[], log: Log): void {
   for (const { severity, message } of findings) if (severity === "warning") log.warn(message);
   const errors = findings.filter(({ severity }) => severity === "error");
   if (errors.length > 0) throw new PreflightFailed(errors);
 }
 
-export interface Ground {
+export interface HostEnvironment {
   readonly accelerator: Accelerator;
   readonly preload: string | undefined;
   /** What the images of `vm.disks` are, in order. */
@@ -44,9 +44,9 @@ export interface Ground {
 }
 
 /** Looks before anything is touched: which accelerator works, and whether this host can run the VM at all. */
-export async function prepareGround(config: GuardianConfig, log: Log): Promise<Ground> {
+export async function prepareEnvironment(config: GuardianConfig, log: Log): Promise<HostEnvironment> {
   const directories = directoryFindings(config);
-  heed(
+  checkFindings(
     directories.filter(({ severity }) => severity === "error"),
     log,
   );
@@ -63,33 +63,37 @@ export async function prepareGround(config: GuardianConfig, log: Log): Promise<G
     runDirectory: config.runDirectory,
     runsHere: config.role === "primary",
   });
-  heed([...directories, ...findings, ...disks.findings], log);
-  const ground = { images: disks.images, boot: bootFingerprint(config.vm) };
+  checkFindings([...directories, ...findings, ...disks.findings], log);
+  const environment = { images: disks.images, boot: bootFingerprint(config.vm) };
   const accelerator = config.accelerator === "auto" ? answer.accelerator : config.accelerator;
-  if (accelerator === "kvm") return { accelerator, preload: undefined, ...ground };
+  if (accelerator === "kvm") return { accelerator, preload: undefined, ...environment };
   const { version } = await lookAtQemu();
   const library = version === undefined || needsLibrary(version);
   log.warn(tcgNotice(library));
-  return { accelerator, preload: library ? await buildTcgAids(config.cacheDirectory) : undefined, ...ground };
+  return {
+    accelerator,
+    preload: library ? await buildTcgAids(config.cacheDirectory) : undefined,
+    ...environment,
+  };
 }
 
 /** Starts the VM, or its standby, which maps `ramFile` and waits for the state. */
 export function startQemu(
   config: GuardianConfig,
-  ground: Ground,
+  environment: HostEnvironment,
   places: { role: "primary" | "standby"; ramFile: string | undefined },
 ): Promise<QemuProcess> {
   const { role, ramFile } = places;
   const command = qemuCommand(config.vm, {
     role,
-    accelerator: ground.accelerator,
+    accelerator: environment.accelerator,
     qmpSockets: QemuProcess.monitorPaths(config.runDirectory),
     ...(ramFile === undefined ? {} : { ramFile }),
     ...(config.lab.serialLog === undefined ? {} : { serialLog: config.lab.serialLog }),
   });
   return QemuProcess.start({
     command,
-    preload: ground.preload,
+    preload: environment.preload,
     runDirectory: config.runDirectory,
     bindLifetimes: config.lab.bindLifetimes,
   });
@@ -98,10 +102,10 @@ export function startQemu(
 /** The guest-visible hardware as it is at this moment. Fails when a file of the VM's cannot be read, or QEMU does not answer. */
 export async function machineOf(
   config: GuardianConfig,
-  ground: Ground,
+  environment: HostEnvironment,
   { pid, qmp }: QemuProcess,
 ): Promise<Fingerprint> {
-  const { accelerator, boot, images } = ground;
+  const { accelerator, boot, images } = environment;
   const { package: qemuPackage, version: qemuVersion } = qmp;
   const running = await runningMachine(qmp, pid);
   const machine = fingerprint(config.vm, { accelerator, qemuVersion, qemuPackage, images, running, boot });

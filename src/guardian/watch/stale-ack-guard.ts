@@ -15,7 +15,7 @@ export interface Heard {
   readonly lastHeardMs: number;
 }
 
-export class Attention {
+export class StaleAckGuard {
   private readonly limitMs: number;
   private lookedMs: number;
   /** Everything that is heard next is late, and what these bring. */
