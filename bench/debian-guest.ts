@@ -1,10 +1,12 @@
 /**
- * `npm run debian-guest -- [--rounds 10] [--seconds 20] [--seed 1] [--json FILE]`: a whole Debian (systemd, PostgreSQL 15, 512 MiB, standard virtio) loses its host in
- * the midst of pgbench, again and again: four connections from the client's namespace, a power failure at some instant, the host returns with its old
- * disk, the VM is protected again, and the next one fails. Each time no transaction may have failed, the sums of all four tables must be equal, and the
- * history must have as many rows as pgbench was told of.
+ * `npm run debian-guest -- [--rounds 10] [--seconds 20] [--seed 1] [--json FILE]`: a whole Debian (systemd,
+ * PostgreSQL 15, 512 MiB, standard virtio) loses its host in the midst of pgbench, again and again: four
+ * connections from the client's namespace, a power failure at some instant, the host returns with its old
+ * disk, the VM is protected again, and the next one fails. Each time no transaction may have failed, the sums
+ * of all four tables must be equal, and the history must have as many rows as pgbench was told of.
  *
- * Needs pgbench and psql (Debian's postgresql-client and postgresql-contrib), and debootstrap to build the guest, once. Ends with status 1 if something was lost.
+ * Needs pgbench and psql (Debian's postgresql-client and postgresql-contrib), and debootstrap to build the
+ * guest, once. Ends with status 1 if something was lost.
  */
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";

@@ -1,11 +1,12 @@
 /**
- * `npm run disk-soak -- WHAT`: what must never happen to disks, looked for again and again. See the files in disk-soak/.
+ * `npm run disk-soak -- WHAT`: what must never happen to disks, looked for again and again. See the files in
+ * disk-soak/.
  *
  *   primary [--kills 20] [--seed 1]     the VM's host is killed under load and brought up to date by records
- *   backup [--kills 20] [--seed 1]      the backup's host is killed while it commits: never is that mixture taken for an image
- *   pressure [--seconds 8]              the guest writes faster than the link takes: it becomes slow, and no memory grows
- *   fsync [--seeds 20] [--seed 1]       the VM's host is killed while the guest appends and syncs: nothing that was told of is missing
- *   resync [--mib 2048] [--solo 60]     a host returns after a minute to a large disk of which a hundredth has changed
+ *   backup [--kills 20] [--seed 1]      the backup's host is killed while it commits: the mixture is no image
+ *   pressure [--seconds 8]              the guest writes faster than the link takes: no memory grows
+ *   fsync [--seeds 20] [--seed 1]       the VM's host is killed while the guest appends and syncs
+ *   resync [--mib 2048] [--solo 60]     a host returns to a large disk of which a hundredth has changed
  */
 import { parseArgs } from "node:util";
 import type { Lab } from "../src/lab/lab.ts";

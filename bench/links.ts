@@ -1,7 +1,9 @@
 /**
- * `npm run links`: what a second link between the hosts costs, and what its clients notice when one is pulled. In one run, by turns: checkpoints a second and the
- * pause with one link and with two; then, with two, the cable over which the checkpoints go is pulled (silently: nothing tells either host), put back, and so on, and the longest
- * time that a client waits for an answer is taken each time, beside the same time without a cut.
+ * `npm run links`: what a second link between the hosts costs, and what its clients notice when one is
+ * pulled. In one run, by turns: checkpoints a second and the pause with one link and with two; then, with
+ * two, the cable over which the checkpoints go is pulled (silently: nothing tells either host), put back, and
+ * so on, and the longest time that a client waits for an answer is taken each time, beside the same time
+ * without a cut.
  *
  * Options: --cuts 12, --rounds 2, --seconds 8 (of each round and kind), --load idle|busy (default idle).
  * Ends with status 1 if a cut was more than an event: a failover, a lost or repeated answer, a reset.

@@ -1,9 +1,10 @@
 /**
  * `npm run mutate [-- src/core/primary.ts …]`: do the core's tests notice when the core is wrong?
  *
- * StrykerJS changes one thing of `src/core` after the other (a condition, a number, a block, an effect left out), and runs the core's
- * tests against each change. What no test notices is a survivor, and printed. Then effects change places, see mutate/orders.ts. Exits with
- * 1 if fewer than 85 % of the changes are noticed, or if effects can change places unnoticed.
+ * StrykerJS changes one thing of `src/core` after the other (a condition, a number, a block, an effect left
+ * out), and runs the core's tests against each change. What no test notices is a survivor, and printed. Then
+ * effects change places, see mutate/orders.ts. Exits with 1 if fewer than 85 % of the changes are noticed, or
+ * if effects can change places unnoticed.
  */
 import { globSync } from "node:fs";
 import { availableParallelism } from "node:os";
@@ -30,7 +31,8 @@ const results = await new Stryker({
   testRunner: "command",
   commandRunner: { command: TEST_COMMAND },
   concurrency: availableParallelism(),
-  // So long that a busy machine is not taken for a core that goes in circles: a time-out would count as noticed.
+  // So long that a busy machine is not taken for a core that goes in circles: a time-out would count as
+  // noticed.
   timeoutMS: MOST_SECONDS * 1000,
   tempDirName: TEMPORARY,
   cleanTempDir: "always",

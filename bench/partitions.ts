@@ -1,12 +1,14 @@
 /**
- * `npm run partitions -- [--kind link|cut-off|*] [--times 20] [--json FILE]`: the hosts lose each other while both live, again and again in one lab.
+ * `npm run partitions -- [--kind link|cut-off|*] [--times 20] [--json FILE]`: the hosts lose each other while
+ * both live, again and again in one lab.
  *
  * - `link`: the cable between them is out, and both reach the witness. Exactly one of them goes on.
- * - `cut-off`: the host that runs the VM loses that cable and the witness. The other one goes on; the old VM runs on meanwhile, with output that it would
- *   like to send, and releases nothing from the moment at which the witness has given the VM away. Healed, its VM is stopped and it is a backup.
+ * - `cut-off`: the host that runs the VM loses that cable and the witness. The other one goes on; the old VM
+ *   runs on meanwhile, with output that it would like to send, and releases nothing from the moment at which
+ *   the witness has given the VM away. Healed, its VM is stopped and it is a backup.
  *
- * All that the guest sends is watched at the switch, between the hosts and the client (I3); a client counts on one TCP connection (I4).
- * Ends with status 1 if any round is not as it must be.
+ * All that the guest sends is watched at the switch, between the hosts and the client (I3); a client counts
+ * on one TCP connection (I4). Ends with status 1 if any round is not as it must be.
  */
 import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
@@ -26,7 +28,8 @@ if (kinds.length === 0) throw new Error(`--kind ${values.kind}: expected ${parti
 
 const lab = await Lab.create({
   disks: [{ mebibytes: 64, use: "data" }],
-  // As for npm run torture: nobody may fail over unasked, and nobody waits for protection longer than for the failure.
+  // As for npm run torture: nobody may fail over unasked, and nobody waits for protection longer than for the
+  // failure.
   detectionMs: 1000,
   retryMs: 500,
 });

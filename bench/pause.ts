@@ -1,11 +1,12 @@
 /**
  * `npm run bench`: how long a checkpoint stops the VM. Three kinds in turn, round by round, in one run:
  *
- *   drained   QEMU's own floor: checkpoints are read from the socket and thrown away; no output held, no backup
- *   colo      stock QEMU COLO: a second QEMU is the secondary, over a unix socket; no output held, nothing compared
+ *   drained   QEMU's own floor: checkpoints are read and thrown away; no output held, no backup
+ *   colo      stock QEMU COLO: a second QEMU, over a unix socket; no output held, nothing compared
  *   remus     everything: output held, checkpoint sent, acknowledged and committed
  *
- * Each has the same VM in the same lab and one client that counts over TCP. The pause is QMP STOP to RESUME, by QEMU's clock.
+ * Each has the same VM in the same lab and one client that counts over TCP. The pause is QMP STOP to RESUME,
+ * by QEMU's clock.
  *
  * With --disk the VM has a disk with Redis's data on it, every write synced, and the kinds are
  *
@@ -13,7 +14,8 @@
  *   strict       everything, the disk replicated, `durability: strict`
  *   replicated   the same with `durability: replicated`
  *
- * Options: --rounds 3, --seconds 8 (per kind and round), --interval 25, --load idle|busy (default both), --disk.
+ * Options: --rounds 3, --seconds 8 (per kind and round), --interval 25, --load idle|busy (default both),
+ * --disk.
  */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";

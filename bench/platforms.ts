@@ -1,11 +1,13 @@
 /**
- * `npm run platforms -- [--platform NAME]... [--cell NAME]... [--fresh] [--json FILE]`: the product on other Debians and QEMUs than this machine's, as a new user has it: a
- * root made by debootstrap with Debian's nodejs, npm and git, the project in it, and one command after the other. `--list` names platforms
- * and cells; `--fresh` makes the roots anew.
+ * `npm run platforms -- [--platform NAME]... [--cell NAME]... [--fresh] [--json FILE]`: the product on other
+ * Debians and QEMUs than this machine's, as a new user has it: a root made by debootstrap with Debian's
+ * nodejs, npm and git, the project in it, and one command after the other. `--list` names platforms and
+ * cells; `--fresh` makes the roots anew.
  *
- * Roots and results stay in .cache/platforms, so that one platform or cell can be run by itself; the table at the end has all that is known. What each command
- * printed is in .cache/platforms/output. The cell "tests" is all of `npm test`; it runs only when it is named.
- * Ends with status 1 if a cell that was run failed. Needs root, debootstrap, and about 3 GB.
+ * Roots and results stay in .cache/platforms, so that one platform or cell can be run by itself; the table at
+ * the end has all that is known. What each command printed is in .cache/platforms/output. The cell "tests" is
+ * all of `npm test`; it runs only when it is named. Ends with status 1 if a cell that was run failed. Needs
+ * root, debootstrap, and about 3 GB.
  */
 import { spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -49,7 +51,10 @@ if (values.list) {
 }
 if (process.geteuid?.() !== 0) fail("roots are made and entered by root alone: run this as root");
 
-/** What runs now ends with us: killing it ends all that it has started, and what is mounted for it goes with it. */
+/**
+ * What runs now ends with us: killing it ends all that it has started, and what is mounted for it goes with
+ * it.
+ */
 let stop: () => void = () => {};
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const)
   process.once(signal, () => {

@@ -1,10 +1,11 @@
 /**
- * `npm run ram-checks -- [--checks 500] [--memory-mib 256] [--load busy|idle] [--without odd-ram,library] [--json FILE]`: is RAM equal on both hosts at every
- * checkpoint (I7)? One lab, its VM held at one checkpoint after the other and compared byte for byte, many times a minute. A page that is
- * lost once and written again later is seen in no failover; here it is.
+ * `npm run ram-checks -- [--checks 500] [--memory-mib 256] [--load busy|idle] [--without odd-ram,library]
+ * [--json FILE]`: is RAM equal on both hosts at every checkpoint (I7)? One lab, its VM held at one checkpoint
+ * after the other and compared byte for byte, many times a minute. A page that is lost once and written again
+ * later is seen in no failover; here it is.
  *
- * `--without` takes aids against bugs of QEMU's software emulation away (src/hypervisor/qemu/tcg-aids.ts), so that it can be told whether a QEMU still
- * needs them. Ends with status 1 if a page differed.
+ * `--without` takes aids against bugs of QEMU's software emulation away (src/hypervisor/qemu/tcg-aids.ts), so
+ * that it can be told whether a QEMU still needs them. Ends with status 1 if a page differed.
  */
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";

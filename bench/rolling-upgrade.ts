@@ -1,6 +1,7 @@
 /**
- * `npm run rolling-upgrade`: QEMU is upgraded under a running VM, host by host, by planned switchovers: 7.2 → 10.0 → 11.1, with the machine type of 7.2. One
- * client counts all the while. Each host's programs and libraries (/usr) are those of a root of `npm run platforms`, which must have been set up.
+ * `npm run rolling-upgrade`: QEMU is upgraded under a running VM, host by host, by planned switchovers: 7.2 →
+ * 10.0 → 11.1, with the machine type of 7.2. One client counts all the while. Each host's programs and
+ * libraries (/usr) are those of a root of `npm run platforms`, which must have been set up.
  *
  * Ends with status 1 if the client lost anything, RAM or disk differed, or a step was refused.
  */

@@ -1,6 +1,6 @@
 /**
- * `npm run soak -- [--runs 20] [--seconds 30] [--load busy]`: the demo again and again, with other seeds and every kind of failure
- * but the link's. Prints a line a run and what it came to.
+ * `npm run soak -- [--runs 20] [--seconds 30] [--load busy]`: the demo again and again, with other seeds and
+ * every kind of failure but the link's. Prints a line a run and what it came to.
  */
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";

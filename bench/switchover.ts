@@ -1,11 +1,14 @@
 /**
- * `npm run switchover -- [--times 20] [--guest linux|echo] [--load idle|busy] [--no-disk] [--json FILE]`: planned switchovers there and back in one lab, under the eyes of
- * one client: how long it was without an answer each time, and what that time went into.
+ * `npm run switchover -- [--times 20] [--guest linux|echo] [--load idle|busy] [--no-disk] [--json FILE]`:
+ * planned switchovers there and back in one lab, under the eyes of one client: how long it was without an
+ * answer each time, and what that time went into.
  *
- * `linux`: Redis over TCP, with what KVM or software emulation there is; a disk with its data, every write synced, goes along unless `--no-disk` says
- * otherwise. `echo`: a guest without an operating system (guest/echo.S), over KVM alone, without a disk.
+ * `linux`: Redis over TCP, with what KVM or software emulation there is; a disk with its data, every write
+ * synced, goes along unless `--no-disk` says otherwise. `echo`: a guest without an operating system
+ * (guest/echo.S), over KVM alone, without a disk.
  *
- * Ends with status 1 if anything was lost, or the median of the gaps is above 100 ms; or if KVM runs no firmware here, and `echo` was asked for.
+ * Ends with status 1 if anything was lost, or the median of the gaps is above 100 ms; or if KVM runs no
+ * firmware here, and `echo` was asked for.
  */
 
 import { writeFileSync } from "node:fs";

@@ -1,6 +1,8 @@
 /**
- * `npm run test-failover`: what a test failover costs the protection. One VM with a disk with Redis's data on it, another one that is written all over, and a client that
- * counts; by turns without a clone, with one, without, and so on, in one run. A turn is measured from before the clone is asked for, so its making counts.
+ * `npm run test-failover`: what a test failover costs the protection. One VM with a disk with Redis's data on
+ * it, another one that is written all over, and a client that counts; by turns without a clone, with one,
+ * without, and so on, in one run. A turn is measured from before the clone is asked for, so its making
+ * counts.
  *
  * Options: --rounds 5, --seconds 6 (a turn), --load idle|busy (of guest, and so of the clone; default idle).
  * Ends with status 1 if the median rate of checkpoints with a clone is below 90 % of that without.

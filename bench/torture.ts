@@ -1,7 +1,8 @@
 /**
- * `npm run torture -- [--cell kill-host/before-capture/disk] [--seed 1] [--times 1] [--json FILE]`: real faults, exactly at points of the
- * primary's epoch cycle, under load, and a client on TCP that must notice nothing but a short wait. `*` in --cell stands for all; without it,
- * all cells are played. Each cell goes on in the lab that the one before has left; after a failed one a new lab is booted.
+ * `npm run torture -- [--cell kill-host/before-capture/disk] [--seed 1] [--times 1] [--json FILE]`: real
+ * faults, exactly at points of the primary's epoch cycle, under load, and a client on TCP that must notice
+ * nothing but a short wait. `*` in --cell stands for all; without it, all cells are played. Each cell goes on
+ * in the lab that the one before has left; after a failed one a new lab is booted.
  */
 import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";

@@ -1,6 +1,6 @@
 /**
- * `npm test`: first what takes seconds (format and lint, types, layers, dead code), then the unit tests side by side, then the end-to-end
- * tests one after the other, since each of them has the machine to itself.
+ * `npm test`: first what takes seconds (format and lint, types, layers, dead code), then the unit tests side
+ * by side, then the end-to-end tests one after the other, since each of them has the machine to itself.
  *
  *   node test/run.ts [--checks | --unit | --e2e | --long]
  *
@@ -23,6 +23,7 @@ const checks: readonly (readonly string[])[] = [
   ["tsc", "-p", "."],
   ["depcruise", "--config", ".dependency-cruiser.cjs", "src", "test"],
   ["knip"],
+  ["node", "test/comment-width.ts"],
 ];
 
 function check(): boolean {

@@ -1,4 +1,6 @@
-/** The Debian guest: an image that build.sh makes once, into .cache, and an initramfs that goes on from it. */
+/**
+ * The Debian guest: an image that build.sh makes once, into .cache, and an initramfs that goes on from it.
+ */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";

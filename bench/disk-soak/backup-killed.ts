@@ -1,7 +1,9 @@
 /**
- * `backup`: the backup's host fails in the midst of putting a large checkpoint into its images: a part of its writes is there, the rest is not. It returns
- * with that mixture, which must never be taken for a whole image. Either the VM's host lives, and both are equal once it is protected again; or that fails,
- * too, before the mixture has been mended: then the VM must not run from it, and runs again when its own host is back.
+ * `backup`: the backup's host fails in the midst of putting a large checkpoint into its images: a part of its
+ * writes is there, the rest is not. It returns with that mixture, which must never be taken for a whole
+ * image. Either the VM's host lives, and both are equal once it is protected again; or that fails, too,
+ * before the mixture has been mended: then the VM must not run from it, and runs again when its own host is
+ * back.
  */
 import { setTimeout as pause } from "node:timers/promises";
 import { stopInCommit } from "../../src/lab/commit-stop.ts";

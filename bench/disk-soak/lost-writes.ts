@@ -1,6 +1,7 @@
 /**
- * What a host that lost power may have lost: anything in the extents that its write-intent logs name. Here such places are made to hold garbage,
- * before the host returns. A resync must mend them all; and as nothing else is touched, nothing else may need mending.
+ * What a host that lost power may have lost: anything in the extents that its write-intent logs name. Here
+ * such places are made to hold garbage, before the host returns. A resync must mend them all; and as nothing
+ * else is touched, nothing else may need mending.
  */
 import { execFile } from "node:child_process";
 import { readdir, readFile } from "node:fs/promises";
@@ -23,7 +24,10 @@ export async function stateOf(lab: Lab, host: HostName): Promise<DiskState> {
   ) as DiskState;
 }
 
-/** What the dead host's logs name of a disk. @throws when there are none of the protection that its state file names */
+/**
+ * What the dead host's logs name of a disk. @throws when there are none of the protection that its state file
+ * names
+ */
 export async function namedExtents(lab: Lab, host: HostName, disk: number): Promise<Extent[]> {
   const { images, session } = await stateOf(lab, host);
   if (images !== "owner" || session === undefined)
@@ -60,7 +64,10 @@ export async function expectSound(lab: Lab, host: HostName, disk: number): Promi
   });
 }
 
-/** For people: what an image that a running QEMU has open holds at `offset`, and whether its structures are whole. */
+/**
+ * For people: what an image that a running QEMU has open holds at `offset`, and whether its structures are
+ * whole.
+ */
 export async function whatIsThere(
   lab: Lab,
   { host, disk }: { readonly host: HostName; readonly disk: number },

@@ -1,7 +1,7 @@
 /**
- * `primary`: the host that runs the VM loses power at a random instant, with writes all over its disks; it returns and is brought up to date
- * by records: the survivor's notes, and the dead host's write-intent logs. Both hosts' disks must be equal then, every time. A write that is
- * in neither would be silent corruption.
+ * `primary`: the host that runs the VM loses power at a random instant, with writes all over its disks; it
+ * returns and is brought up to date by records: the survivor's notes, and the dead host's write-intent logs.
+ * Both hosts' disks must be equal then, every time. A write that is in neither would be silent corruption.
  *
  * The dead host forgets what it has not synced, and in the extents that its logs name garbage is put on top.
  */
@@ -18,7 +18,10 @@ export interface PrimaryKilledOptions {
   readonly say: (text: string) => void;
 }
 
-/** QEMU flushes a strict disk at each checkpoint, so that a power failure takes little from it; the other one is never flushed. */
+/**
+ * QEMU flushes a strict disk at each checkpoint, so that a power failure takes little from it; the other one
+ * is never flushed.
+ */
 const DISKS = [
   { mebibytes: 192, use: "load", durability: "replicated" },
   { mebibytes: 96, use: "load", format: "qcow2", bus: "virtio-scsi" },

@@ -1,7 +1,7 @@
 /**
- * `resync`: a host loses power and is away for a minute while the survivor changes a hundredth of a large disk; then it returns. First it
- * is brought up to date by records, then, after another absence in which its records were lost, by hashes. The VM runs throughout, and a
- * client of it must not notice.
+ * `resync`: a host loses power and is away for a minute while the survivor changes a hundredth of a large
+ * disk; then it returns. First it is brought up to date by records, then, after another absence in which its
+ * records were lost, by hashes. The VM runs throughout, and a client of it must not notice.
  */
 import { rm } from "node:fs/promises";
 import { join } from "node:path";

@@ -1,6 +1,7 @@
 /**
- * `pressure`: the guest writes as fast as it can, 1 MiB at a time, while the link gets slower and slower, and then the backup's disk. The guest is to become
- * as slow as what is behind it; the memory of the guardians must not grow with what it would like to write; and the VM answers all the while.
+ * `pressure`: the guest writes as fast as it can, 1 MiB at a time, while the link gets slower and slower, and
+ * then the backup's disk. The guest is to become as slow as what is behind it; the memory of the guardians
+ * must not grow with what it would like to write; and the VM answers all the while.
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";

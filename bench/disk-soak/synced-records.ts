@@ -1,6 +1,7 @@
 /**
- * `fsync`: a guest on ext4 appends records, syncs each, and only then tells a client of it over TCP. The host is killed at a random instant.
- * On the survivor's disk the file system must be clean, and every record of which the client heard must be there.
+ * `fsync`: a guest on ext4 appends records, syncs each, and only then tells a client of it over TCP. The host
+ * is killed at a random instant. On the survivor's disk the file system must be clean, and every record of
+ * which the client heard must be there.
  *
  * The records are Redis' append-only file with `appendfsync always`; the host is a new one each time.
  */

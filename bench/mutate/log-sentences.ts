@@ -9,7 +9,10 @@ interface SyntaxPath {
 const REPORTS = ["info", "warn", "error"];
 const TEXTS = ["StringLiteral", "TemplateLiteral"];
 
-/** StrykerJS calls this with every part of the code, and takes an answer as the reason to leave out this part and what is in it. */
+/**
+ * StrykerJS calls this with every part of the code, and takes an answer as the reason to leave out this part
+ * and what is in it.
+ */
 function shouldIgnore({ node, parent }: SyntaxPath): string | undefined {
   const isSentence =
     TEXTS.includes(node.type) &&

@@ -1,7 +1,8 @@
 /**
- * The order of effects is a rule of the protocol (docs/specs/protocol.md: "effects, in this order"), and StrykerJS does not change orders.
- * So here: in every list of effects in `src/core`, each two change places, one pair at a time, and the core's tests must notice.
- * Reports are left where they are: no rule says when they come.
+ * The order of effects is a rule of the protocol (docs/specs/protocol.md: "effects, in this order"), and
+ * StrykerJS does not change orders. So here: in every list of effects in `src/core`, each two change places,
+ * one pair at a time, and the core's tests must notice. Reports are left where they are: no rule says when
+ * they come.
  */
 import { exec } from "node:child_process";
 import { cpSync, globSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -68,7 +69,10 @@ function swapsOf(file: string): Swap[] {
   );
 }
 
-/** An effect is made where it stands and has a type, or comes out of a list; a list of strings, say, is no list of effects. */
+/**
+ * An effect is made where it stands and has a type, or comes out of a list; a list of strings, say, is no
+ * list of effects.
+ */
 function isValue(one: ts.Expression): boolean {
   return (
     (ts.isObjectLiteralExpression(one) &&

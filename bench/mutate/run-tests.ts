@@ -1,6 +1,7 @@
 /**
- * Runs the core's tests that are below the working directory, in this one process, and ends at the first that fails: exits with 0 if none
- * did. Random tests play the same games in every run, so that a score can be had again.
+ * Runs the core's tests that are below the working directory, in this one process, and ends at the first that
+ * fails: exits with 0 if none did. Random tests play the same games in every run, so that a score can be had
+ * again.
  */
 import { globSync } from "node:fs";
 import { run } from "node:test";

@@ -16,14 +16,18 @@ export const COPIED_FILES: readonly string[] = [
 export const TEMPORARY = ".cache/mutate";
 
 const runTests = join(import.meta.dirname, "run-tests.ts");
-/** Of processor time, which a busy machine does not use up: several times what the tests take when nothing is wrong. */
+/**
+ * Of processor time, which a busy machine does not use up: several times what the tests take when nothing is
+ * wrong.
+ */
 const MOST_CPU_SECONDS = 15;
 /** By the clock, for who waits for something that never comes. */
 export const MOST_SECONDS = 180;
 
 /**
- * For a shell, in a copy of the repository. Who goes in circles is killed, and that is a failure; also when nobody waits for it any more:
- * `timeout` belongs to coreutils. And who eats memory is stopped before the machine is.
+ * For a shell, in a copy of the repository. Who goes in circles is killed, and that is a failure; also when
+ * nobody waits for it any more: `timeout` belongs to coreutils. And who eats memory is stopped before the
+ * machine is.
  */
 export const TEST_COMMAND =
   `ulimit -t ${MOST_CPU_SECONDS}; ` +

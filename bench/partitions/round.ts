@@ -1,4 +1,7 @@
-/** One round: the hosts lose each other, one goes on, they find each other again, and the VM is protected again. */
+/**
+ * One round: the hosts lose each other, one goes on, they find each other again, and the VM is protected
+ * again.
+ */
 import type { BackupStatus, PrimaryStatus } from "../../src/guardian/control/status.ts";
 import { Children } from "../../src/lab/children.ts";
 import type { ClientSummary } from "../../src/lab/client-report.ts";
@@ -111,7 +114,10 @@ export class Partitions {
   }
 }
 
-/** Frames of the old owner from the witness's word on, or after the first one of the new owner; where the owner stays: any of the other host. */
+/**
+ * Frames of the old owner from the witness's word on, or after the first one of the new owner; where the
+ * owner stays: any of the other host.
+ */
 export function lateFrames(
   frames: readonly GuestFrame[],
   from: HostName,

@@ -1,6 +1,7 @@
 /**
- * How a command is run in another root: in a mount and a process namespace of its own. What is mounted there is gone with the last of its
- * processes, and those end with the first, whatever happens to us: so nothing needs to be unmounted, also after Ctrl-C or a SIGKILL.
+ * How a command is run in another root: in a mount and a process namespace of its own. What is mounted there
+ * is gone with the last of its processes, and those end with the first, whatever happens to us: so nothing
+ * needs to be unmounted, also after Ctrl-C or a SIGKILL.
  */
 import { existsSync } from "node:fs";
 
@@ -27,7 +28,10 @@ pivot_root . .outside
 exec chroot . sh -c 'umount -l /.outside && rmdir /.outside && cd "$1" && shift && exec "$@"' sh "$directory" "$@"`;
 
 export interface InsideOptions {
-  /** This machine's network, to fetch packages; without it there is none but the loopback, and what the lab makes. */
+  /**
+   * This machine's network, to fetch packages; without it there is none but the loopback, and what the lab
+   * makes.
+   */
   readonly network?: boolean;
   /** Where the command runs, seen from in there. */
   readonly directory?: string;

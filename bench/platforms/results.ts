@@ -1,4 +1,7 @@
-/** What came of the cells, kept in one file, so that a platform or a cell can be run by itself and the table is whole all the same. */
+/**
+ * What came of the cells, kept in one file, so that a platform or a cell can be run by itself and the table
+ * is whole all the same.
+ */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 

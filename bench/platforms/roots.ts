@@ -1,6 +1,7 @@
 /**
- * The systems that Remus is tried on: Debian as `debootstrap` lays it down, below .cache/platforms, with nothing more in it than Debian's own nodejs, npm and
- * git. Made once and used again. Where packages come from is what this machine's apt says.
+ * The systems that Remus is tried on: Debian as `debootstrap` lays it down, below .cache/platforms, with
+ * nothing more in it than Debian's own nodejs, npm and git. Made once and used again. Where packages come
+ * from is what this machine's apt says.
  */
 import { execFile } from "node:child_process";
 import { existsSync } from "node:fs";
@@ -59,7 +60,10 @@ export async function rootOf(platform: Platform, say: (text: string) => void): P
   return root;
 }
 
-/** Puts the project as git has it, changes of the work tree included, in place of what lay there; what set-up has brought stays. */
+/**
+ * Puts the project as git has it, changes of the work tree included, in place of what lay there; what set-up
+ * has brought stays.
+ */
 export async function layProject(root: string): Promise<void> {
   const place = join(root, projectInside);
   await mkdir(place, { recursive: true });
@@ -79,7 +83,10 @@ async function install(root: string, packages: readonly string[]): Promise<void>
   await command(program!, words);
 }
 
-/** What apt and npm need to know of this machine's network: proxies, certificates. Nothing of it is the project's. */
+/**
+ * What apt and npm need to know of this machine's network: proxies, certificates. Nothing of it is the
+ * project's.
+ */
 async function takeSettings(root: string): Promise<void> {
   const proxies = (await run("apt-config", ["dump"])).stdout.split("\n");
   const wanted = proxies.filter((line) => /^Acquire::(https?|ftp)::(Proxy|Verify)/i.test(line));

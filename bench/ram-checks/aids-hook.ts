@@ -1,6 +1,7 @@
 /**
- * Loaded into each of a guardian's threads (NODE_OPTIONS=--import): it takes single aids of `tcg-aids.ts` away, to see what happens without. The
- * product has no switch for that. REMUS_WITHOUT_AIDS lists what to take away: `odd-ram`, `library`.
+ * Loaded into each of a guardian's threads (NODE_OPTIONS=--import): it takes single aids of `tcg-aids.ts`
+ * away, to see what happens without. The product has no switch for that. REMUS_WITHOUT_AIDS lists what to
+ * take away: `odd-ram`, `library`.
  */
 import { registerHooks } from "node:module";
 

@@ -1,12 +1,20 @@
-/** One planned switchover as a client sees it, and what its wait went into. All times are of CLOCK_MONOTONIC, in ms: one clock for both hosts and the client. */
+/**
+ * One planned switchover as a client sees it, and what its wait went into. All times are of CLOCK_MONOTONIC,
+ * in ms: one clock for both hosts and the client.
+ */
 import type { ClientGap } from "../../src/lab/client-report.ts";
 
 /** When what happened. */
 export interface Move {
   readonly to: string;
-  /** The client's longest time without an answer; it may be the epoch before, of which the output was held. */
+  /**
+   * The client's longest time without an answer; it may be the epoch before, of which the output was held.
+   */
   readonly gapMs: number;
-  /** At the old host: the VM is paused, its last checkpoint is acknowledged. As the lab hears of it, a moment later. */
+  /**
+   * At the old host: the VM is paused, its last checkpoint is acknowledged. As the lab hears of it, a moment
+   * later.
+   */
   readonly handedOverMs: number;
   /** At the new host. */
   readonly heardMs: number;
@@ -30,7 +38,10 @@ const parts = {
   "the VM running to the client's next answer": ({ runningMs }, _beganMs, endedMs) => endedMs - runningMs,
 } satisfies Record<string, (move: Move, beganMs: number, endedMs: number) => number>;
 
-/** The parts of the gap by name, which is the one in which the VM was nowhere; undefined if the client has not kept it, since it had longer ones. */
+/**
+ * The parts of the gap by name, which is the one in which the VM was nowhere; undefined if the client has not
+ * kept it, since it had longer ones.
+ */
 export function partsOf(
   move: Move,
   gaps: readonly ClientGap[],

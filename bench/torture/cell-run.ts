@@ -1,4 +1,7 @@
-/** One cell: protect, load, strike at the point, see the VM go on, mend, protect again, and look at everything. */
+/**
+ * One cell: protect, load, strike at the point, see the VM go on, mend, protect again, and look at
+ * everything.
+ */
 
 import type { ClientProcess } from "../../src/lab/client-process.ts";
 import type { ClientSummary } from "../../src/lab/client-report.ts";
@@ -14,7 +17,10 @@ import type { Stage } from "./stage.ts";
 const GRACE_MS = 30_000;
 /** Enough to see that the client goes on. */
 const ANSWERS = 10;
-/** The point is passed so often before the strike, at most: the instant within a protection is a matter of chance, too. */
+/**
+ * The point is passed so often before the strike, at most: the instant within a protection is a matter of
+ * chance, too.
+ */
 const MOST_ARRIVALS = 40;
 
 export interface CellReport {

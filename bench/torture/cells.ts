@@ -1,4 +1,7 @@
-/** The cells of the matrix: what strikes, at which point of the primary's epoch cycle, under which load in the guest. */
+/**
+ * The cells of the matrix: what strikes, at which point of the primary's epoch cycle, under which load in the
+ * guest.
+ */
 import { type EpochPoint, epochPoints } from "../../src/os/epoch-points.ts";
 import { type FaultName, faultNames } from "./faults.ts";
 import { type LoadName, loadNames } from "./loads.ts";
@@ -20,7 +23,8 @@ export const allCells: readonly Cell[] = faultNames.flatMap((fault) =>
 );
 
 /**
- * The cells that a pattern names: FAULT/POINT/LOAD, where `*` stands for all, and what is left out behind does, too.
+ * The cells that a pattern names: FAULT/POINT/LOAD, where `*` stands for all, and what is left out behind
+ * does, too.
  * @throws Error that says which words there are
  */
 export function cellsLike(pattern: string): Cell[] {

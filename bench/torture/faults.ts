@@ -61,7 +61,10 @@ const killBackup: Fault = {
   mend: async ({ stage }) => void (await stage.lab.returnHost()),
 };
 
-/** Bytes a second, a delay each way, and short times in which nothing moves, as TCP makes of a lossy link. Far from the detection time. */
+/**
+ * Bytes a second, a delay each way, and short times in which nothing moves, as TCP makes of a lossy link. Far
+ * from the detection time.
+ */
 const SLOW = { leastBytes: 4_000_000, mostBytes: 12_000_000, mostDelayMs: 60, stalls: 4, mostStallMs: 250 };
 
 const slowLink: Fault = {
@@ -127,8 +130,8 @@ const linkCut: Fault = {
 };
 
 /**
- * One side knows what the other does not: it sees the connection reset, while to the other it seems to live and nothing more is heard on it; or bytes go
- * through in one direction alone.
+ * One side knows what the other does not: it sees the connection reset, while to the other it seems to live
+ * and nothing more is heard on it; or bytes go through in one direction alone.
  */
 const halfOpen: Fault = {
   moves: "either",

@@ -1,6 +1,6 @@
 /**
- * I3, seen from outside: which host the guest's frames come from. tcpdump listens at the switch's ports of both hosts; every frame there
- * that bears the guest's address has left a host.
+ * I3, seen from outside: which host the guest's frames come from. tcpdump listens at the switch's ports of
+ * both hosts; every frame there that bears the guest's address has left a host.
  */
 import type { ChildProcess } from "node:child_process";
 import { readFile, rm } from "node:fs/promises";

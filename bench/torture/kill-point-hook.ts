@@ -1,6 +1,7 @@
 /**
- * What makes a guardian a test build: loaded into each of its threads (NODE_OPTIONS=--import), it stands still at an armed point of the
- * epoch cycle, there and then, until it is let go or killed. Steered through the folder REMUS_KILL_POINTS by kill-points.ts:
+ * What makes a guardian a test build: loaded into each of its threads (NODE_OPTIONS=--import), it stands
+ * still at an armed point of the epoch cycle, there and then, until it is let go or killed. Steered through
+ * the folder REMUS_KILL_POINTS by kill-points.ts:
  *
  *   armed-POINT   stand still at so many arrivals at POINT from now (a number in the file)
  *   reached       a FIFO; a line says that a thread stands still

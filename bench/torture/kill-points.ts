@@ -1,4 +1,7 @@
-/** Both hosts' guardians, made to stand still at a point of the epoch cycle. The other half is kill-point-hook.ts, inside them. */
+/**
+ * Both hosts' guardians, made to stand still at a point of the epoch cycle. The other half is
+ * kill-point-hook.ts, inside them.
+ */
 import { execFile } from "node:child_process";
 import { closeSync, constants, openSync, writeSync } from "node:fs";
 import { mkdir, rename, rm, writeFile } from "node:fs/promises";

@@ -1,4 +1,6 @@
-/** What the guest is busy with beside the client that counts. Each can be begun and ended in a running guest. */
+/**
+ * What the guest is busy with beside the client that counts. Each can be begun and ended in a running guest.
+ */
 import type { ChildProcess } from "node:child_process";
 import type { Children } from "../../src/lab/children.ts";
 import { loadCommand } from "../../src/lab/guest-image.ts";
@@ -14,7 +16,10 @@ export const tortureDisks = [
 ] as const;
 const LOADED_DISK = "vdb";
 
-/** So many connections at once ask for so many bytes, again and again: some MiB a second, as the epochs let them out. */
+/**
+ * So many connections at once ask for so many bytes, again and again: some MiB a second, as the epochs let
+ * them out.
+ */
 const READERS = 8;
 const ANSWER_BYTES = 16_384;
 

@@ -1,4 +1,7 @@
-/** A lab made for striking: guardians that stand still at points of the epoch cycle, and links that lead through fault proxies. */
+/**
+ * A lab made for striking: guardians that stand still at points of the epoch cycle, and links that lead
+ * through fault proxies.
+ */
 import type { BackupStatus, PrimaryStatus } from "../../src/guardian/control/status.ts";
 import { Children } from "../../src/lab/children.ts";
 import { otherHost } from "../../src/lab/configuration.ts";
@@ -12,8 +15,8 @@ import { tortureDisks } from "./loads.ts";
 const PROXY = "127.0.0.1:7001";
 const REPLICATION_PORT = 7000;
 /**
- * Patient: threads of a small machine that runs two guests under software emulation stand still for some 100 ms now and then, and a failover
- * that nobody has asked for would spoil a cell.
+ * Patient: threads of a small machine that runs two guests under software emulation stand still for some 100
+ * ms now and then, and a failover that nobody has asked for would spoil a cell.
  */
 const DETECTION_MS = 1000;
 const HUNG_MS = 2000;

@@ -15,7 +15,10 @@ export interface Played {
   readonly report?: CellReport;
 }
 
-/** A row for each fault, a column for each point, all loads together: how many went well, of how many. And the sums. */
+/**
+ * A row for each fault, a column for each point, all loads together: how many went well, of how many. And the
+ * sums.
+ */
 export function table(played: readonly Played[], seconds: number): string {
   const wide = Math.max(...epochPoints.map((point) => point.length)) + 2;
   const row = (first: string, cells: readonly string[]) =>

@@ -1,4 +1,7 @@
-/** The messages of QEMU's COLO migration, be32 each (QEMU qapi/migration.json, COLOMessage). We speak as the secondary. */
+/**
+ * The messages of QEMU's COLO migration, be32 each (QEMU qapi/migration.json, COLOMessage). We speak as the
+ * secondary.
+ */
 
 export const COLO = {
   READY: 0,
@@ -16,8 +19,8 @@ export function coloMessage(message: number): Uint8Array {
 }
 
 /**
- * The return path's last message: be16 type SHUT, be16 length, be32 status 0. A QEMU that has opened a return path (11.0 and later) reads nothing
- * else from us before it.
+ * The return path's last message: be16 type SHUT, be16 length, be32 status 0. A QEMU that has opened a return
+ * path (11.0 and later) reads nothing else from us before it.
  */
 export const SHUT_RETURN_PATH: Uint8Array = Uint8Array.of(0, 1, 0, 4, 0, 0, 0, 0);
 

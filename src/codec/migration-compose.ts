@@ -1,7 +1,7 @@
 /**
- * The stream a standby loads at failover, composed from what the backup keeps: the primary's header, the RAM block list, the pages
- * of the blocks that are not in the RAM image file, and the device state. The block that is in the file is named in the list but
- * sends no pages: the loader never clears RAM.
+ * The stream a standby loads at failover, composed from what the backup keeps: the primary's header, the RAM
+ * block list, the pages of the blocks that are not in the RAM image file, and the device state. The block
+ * that is in the file is named in the list but sends no pages: the loader never clears RAM.
  */
 import { PAGE_BYTES, type RamBlock } from "./replication.ts";
 

@@ -1,9 +1,10 @@
 /**
- * QEMU's migration stream, as far as a checkpoint needs it: header, RAM sections, and where device state begins.
- * Format: docs/specs/qemu-stream.md. All integers are big-endian.
+ * QEMU's migration stream, as far as a checkpoint needs it: header, RAM sections, and where device state
+ * begins. Format: docs/specs/qemu-stream.md. All integers are big-endian.
  *
- * The scanner walks over bytes in place and copies nothing: pages are reported by their position, so a reader can drain
- * QEMU into a buffer and know at once what it holds. It stops before a record that is not all there yet.
+ * The scanner walks over bytes in place and copies nothing: pages are reported by their position, so a reader
+ * can drain QEMU into a buffer and know at once what it holds. It stops before a record that is not all there
+ * yet.
  */
 import { PAGE_BYTES, type RamBlock } from "./replication.ts";
 
@@ -16,7 +17,10 @@ const SECTION_PART = 0x02;
 const SECTION_END = 0x03;
 const SECTION_CONFIGURATION = 0x07;
 const SECTION_COMMAND = 0x08;
-/** QEMU wants to hear from us over the socket that it sends on (QEMU migration/savevm.c, MIG_CMD_OPEN_RETURN_PATH). */
+/**
+ * QEMU wants to hear from us over the socket that it sends on (QEMU migration/savevm.c,
+ * MIG_CMD_OPEN_RETURN_PATH).
+ */
 const COMMAND_OPEN_RETURN_PATH = 1;
 const SUBSECTION = 0x05;
 const FOOTER = 0x7e;
@@ -86,8 +90,9 @@ export class MigrationScanner {
   }
 
   /**
-   * Walks over `bytes` from `from` up to `to` and returns the position of the first byte not taken: a record that is
-   * not whole yet, device state, or what follows the end. Call again with the same bytes and more behind them.
+   * Walks over `bytes` from `from` up to `to` and returns the position of the first byte not taken: a record
+   * that is not whole yet, device state, or what follows the end. Call again with the same bytes and more
+   * behind them.
    */
   scan(bytes: Uint8Array, from: number, to: number): number {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -108,7 +113,10 @@ export class MigrationScanner {
     }
   }
 
-  /** Magic, version, configuration with its subsections. It ends at the first byte that does not open a subsection. */
+  /**
+   * Magic, version, configuration with its subsections. It ends at the first byte that does not open a
+   * subsection.
+   */
   private streamHeader(view: DataView, bytes: Uint8Array, from: number, to: number): number {
     if (to - from < 13) return from;
     if (view.getUint32(from) !== MAGIC)
@@ -271,8 +279,9 @@ export class MigrationScanner {
 }
 
 /**
- * Whether the bytes of a first pass, from the start of device state on, are all there: QEMU falls silent after
- * `00 06 be32 n` and n bytes of JSON. Returns the length of the device state, its final `00` included; or -1.
+ * Whether the bytes of a first pass, from the start of device state on, are all there: QEMU falls silent
+ * after `00 06 be32 n` and n bytes of JSON. Returns the length of the device state, its final `00` included;
+ * or -1.
  */
 export function deviceStateLength(tail: Uint8Array): number {
   if (tail.at(-1) !== 0x7d) return -1;

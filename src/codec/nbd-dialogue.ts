@@ -1,10 +1,14 @@
 /**
- * What one side hears, written from top to bottom: a generator that yields how many bytes it needs next and is given them. The bytes may
- * come in pieces of any size. It may also yield a buffer of its own, which is then filled in place.
+ * What one side hears, written from top to bottom: a generator that yields how many bytes it needs next and
+ * is given them. The bytes may come in pieces of any size. It may also yield a buffer of its own, which is
+ * then filled in place.
  */
 import { LONGEST_OPTION_DATA } from "./nbd.ts";
 
-/** What is yielded: a count, at most `LONGEST_OPTION_DATA`, or memory to fill. What comes back is good until the next yield. */
+/**
+ * What is yielded: a count, at most `LONGEST_OPTION_DATA`, or memory to fill. What comes back is good until
+ * the next yield.
+ */
 export type Script<Result> = Generator<number | Uint8Array, Result, Buffer>;
 
 export class Dialogue<Result> {

@@ -15,7 +15,10 @@ export interface NbdExport {
   readonly preferredBlock: number;
   /** The longest read or write, at most 32 MiB. */
   readonly maximumBlock: number;
-  /** Flushing, and writes that are flushed at once, are not offered: every write is as safe as it will be when it is answered. */
+  /**
+   * Flushing, and writes that are flushed at once, are not offered: every write is as safe as it will be when
+   * it is answered.
+   */
   readonly noFlush?: boolean;
   /** Block status (base:allocation) is offered. */
   readonly blockStatus?: boolean;

@@ -1,4 +1,7 @@
-/** Requests and replies: the messages after the handshake, as they are written. (They are read in nbd-server.ts and nbd-replies.ts.) */
+/**
+ * Requests and replies: the messages after the handshake, as they are written. (They are read in
+ * nbd-server.ts and nbd-replies.ts.)
+ */
 import {
   CHUNK,
   CHUNK_DONE,

@@ -1,6 +1,6 @@
 /**
- * The server's replies as the client hears them. What a read brings is put into memory that the client has laid out; a server that
- * sends what was not asked for is found out before anything is taken from it.
+ * The server's replies as the client hears them. What a read brings is put into memory that the client has
+ * laid out; a server that sends what was not asked for is found out before anything is taken from it.
  */
 import {
   CHUNK,

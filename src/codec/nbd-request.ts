@@ -2,7 +2,10 @@
 import { COMMAND, COMMAND_FLAG, type NbdErrno } from "./nbd.ts";
 import type { NbdExport } from "./nbd-export.ts";
 
-/** A request that was checked: it lies within the export, is aligned, not empty (but for a flush), and allowed. */
+/**
+ * A request that was checked: it lies within the export, is aligned, not empty (but for a flush), and
+ * allowed.
+ */
 export interface NbdRequest {
   readonly kind: "read" | "write" | "zero" | "trim" | "flush" | "cache" | "block-status";
   readonly cookie: bigint;

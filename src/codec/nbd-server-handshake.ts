@@ -1,4 +1,7 @@
-/** The handshake as the server hears it: fixed newstyle, one option after the other, until the client enters an export or leaves. */
+/**
+ * The handshake as the server hears it: fixed newstyle, one option after the other, until the client enters
+ * an export or leaves.
+ */
 import {
   BASE_ALLOCATION,
   HANDSHAKE_FIXED_NEWSTYLE,

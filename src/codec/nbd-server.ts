@@ -1,6 +1,6 @@
 /**
- * One connection to an NBD server, seen from the server: bytes in, requests out; answers in, bytes out. What a write carries is handed
- * over piece by piece as it comes and is not kept here.
+ * One connection to an NBD server, seen from the server: bytes in, requests out; answers in, bytes out. What
+ * a write carries is handed over piece by piece as it comes and is not kept here.
  */
 import {
   COMMAND,
@@ -41,13 +41,15 @@ export interface NbdServerOptions {
   /** Bytes for the client. They are the transport's from then on. */
   readonly send: (bytes: Uint8Array) => void;
   /**
-   * A whole request; of a write, after all of its data was taken. Answer it now or later, in any order, with the `answer` functions.
-   * Returns whether it was taken. False: not now; `push` stops, and it is asked again with the next push.
+   * A whole request; of a write, after all of its data was taken. Answer it now or later, in any order, with
+   * the `answer` functions. Returns whether it was taken. False: not now; `push` stops, and it is asked again
+   * with the next push.
    */
   readonly onRequest: (request: NbdRequest) => boolean;
   /**
-   * A piece of a write's data, in order, as it came: `piece` is a view into the chunk that was pushed, good within the call.
-   * Returns how many of its bytes were taken. Fewer than all: `push` stops, and goes on with the rest when it is pushed again.
+   * A piece of a write's data, in order, as it came: `piece` is a view into the chunk that was pushed, good
+   * within the call. Returns how many of its bytes were taken. Fewer than all: `push` stops, and goes on with
+   * the rest when it is pushed again.
    */
   readonly onWriteData: (request: NbdRequest, piece: Uint8Array, offsetInRequest: number) => number;
   /** Once, and no other handler after it. Close the transport when what was sent has left. */
@@ -92,16 +94,18 @@ export class NbdServerSession {
   }
 
   /**
-   * The last `push` stopped early, or left a request that was not taken. Push again, an empty chunk if nothing is left, when a handler can go on; also
-   * after an answer, if answers are not given within `onRequest`: no more than `MOST_OUTSTANDING` are waited for.
+   * The last `push` stopped early, or left a request that was not taken. Push again, an empty chunk if
+   * nothing is left, when a handler can go on; also after an answer, if answers are not given within
+   * `onRequest`: no more than `MOST_OUTSTANDING` are waited for.
    */
   get stalled(): boolean {
     return this.#stalled;
   }
 
   /**
-   * Bytes from the client; not to be called from a handler. Returns how many were consumed: all, or fewer when a handler would take no more.
-   * Push the rest again, in front of what comes after it. Never throws for what the client sends: see `onEnd`.
+   * Bytes from the client; not to be called from a handler. Returns how many were consumed: all, or fewer
+   * when a handler would take no more. Push the rest again, in front of what comes after it. Never throws for
+   * what the client sends: see `onEnd`.
    */
   push(chunk: Uint8Array): number {
     if (!this.#started) throw new RangeError("a session is started before anything is pushed");
@@ -122,7 +126,10 @@ export class NbdServerSession {
     return this.#stalled ? at : chunk.length;
   }
 
-  /** The answer to anything but a read or block status that succeeded. `message`, a sentence, reaches clients that know structured replies. */
+  /**
+   * The answer to anything but a read or block status that succeeded. `message`, a sentence, reaches clients
+   * that know structured replies.
+   */
   answer(request: NbdRequest, error?: NbdErrno, message = ""): void {
     if (error === undefined && (request.kind === "read" || request.kind === "block-status"))
       throw new RangeError(`a ${request.kind} that succeeded is answered with what it asked for`);
@@ -143,7 +150,10 @@ export class NbdServerSession {
     this.#leaveIfDone();
   }
 
-  /** One extent or more, from the request's offset on, none empty; only the last may end behind the request's end. */
+  /**
+   * One extent or more, from the request's offset on, none empty; only the last may end behind the request's
+   * end.
+   */
   answerBlockStatus(request: NbdRequest, extents: readonly NbdExtent[]): void {
     if (request.kind !== "block-status" || extents.length === 0 || extents.length > MOST_EXTENTS)
       throw new RangeError(`${extents.length} extents answer a ${request.kind}`);

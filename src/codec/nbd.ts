@@ -1,4 +1,7 @@
-/** Names and numbers of the NBD protocol (NetworkBlockDevice/nbd, doc/proto.md). What we use of it: docs/specs/nbd.md. */
+/**
+ * Names and numbers of the NBD protocol (NetworkBlockDevice/nbd, doc/proto.md). What we use of it:
+ * docs/specs/nbd.md.
+ */
 
 export const MAGIC = {
   server: 0x4e42444d41474943n,
@@ -112,7 +115,10 @@ const NAME_OF_ERRNO: ReadonlyMap<number, NbdErrno> = new Map(
   (Object.keys(ERRNO) as NbdErrno[]).map((name) => [ERRNO[name], name]),
 );
 
-/** A run of bytes and what a metadata context says of it. base:allocation: 1 hole, 2 reads as zero. qemu:dirty-bitmap: 1 dirty. */
+/**
+ * A run of bytes and what a metadata context says of it. base:allocation: 1 hole, 2 reads as zero.
+ * qemu:dirty-bitmap: 1 dirty.
+ */
 export interface NbdExtent {
   readonly length: number;
   readonly flags: number;

@@ -1,7 +1,7 @@
 /**
- * Memory for large payloads that come in, used again and again. With a fresh piece for each message the runtime looks all through its heap for garbage, five
- * and more times a second: some 20 ms each, on several processors. Whoever is done with a payload gives it back; one that is never given
- * back is ordinary garbage.
+ * Memory for large payloads that come in, used again and again. With a fresh piece for each message the
+ * runtime looks all through its heap for garbage, five and more times a second: some 20 ms each, on several
+ * processors. Whoever is done with a payload gives it back; one that is never given back is ordinary garbage.
  */
 import { DISK_PAYLOAD_MAX, PAGES_PAYLOAD_MAX } from "./replication.ts";
 
@@ -28,7 +28,10 @@ export class PayloadMemory {
     return Buffer.from(piece, 0, bytes);
   }
 
-  /** Nobody looks at it any more, nor at what is in the same payload. What is not from here, or was given back already, is left alone. */
+  /**
+   * Nobody looks at it any more, nor at what is in the same payload. What is not from here, or was given back
+   * already, is left alone.
+   */
   giveBack({ buffer }: Uint8Array): void {
     const size = buffer.byteLength;
     if (!this.lent.delete(buffer) || this.idleBytes + size > MOST_IDLE_BYTES) return;

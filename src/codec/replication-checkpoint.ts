@@ -1,5 +1,5 @@
-// What makes the messages between two CHECKPOINT_ENDs one checkpoint: the running digest that both sides keep,
-// and the primary's way to turn staging into frames.
+// What makes the messages between two CHECKPOINT_ENDs one checkpoint: the running digest that both sides
+// keep, and the primary's way to turn staging into frames.
 
 import { crc32 } from "node:zlib";
 import {
@@ -20,7 +20,9 @@ import { encodePages, type PageFrameBuffers } from "./replication-pages.ts";
 /** crc32 over checksums (u32, big-endian), in the order given. */
 class Crcs {
   value = 0;
-  /** Not a DataView: Node 24's `crc32`, once optimized for buffers, takes one for no view at all and throws. */
+  /**
+   * Not a DataView: Node 24's `crc32`, once optimized for buffers, takes one for no view at all and throws.
+   */
   readonly #word = Buffer.alloc(4);
 
   add(crc: number): void {
@@ -30,8 +32,8 @@ class Crcs {
 }
 
 /**
- * Counts and digests the DISK messages of one epoch. It is kept apart from the digest of the pages since DISK messages of the running epoch
- * go out between the PAGES of the checkpoint before.
+ * Counts and digests the DISK messages of one epoch. It is kept apart from the digest of the pages since DISK
+ * messages of the running epoch go out between the PAGES of the checkpoint before.
  */
 export class DiskDigest {
   #entries = 0;
@@ -48,8 +50,9 @@ export class DiskDigest {
 }
 
 /**
- * Counts and digests one checkpoint: over the payload checksums of its PAGES and DEVICE_STATE messages, in order, and over those of its
- * DISK messages, in order. Equal on both sides means: nothing lost, doubled or out of order.
+ * Counts and digests one checkpoint: over the payload checksums of its PAGES and DEVICE_STATE messages, in
+ * order, and over those of its DISK messages, in order. Equal on both sides means: nothing lost, doubled or
+ * out of order.
  */
 export class CheckpointDigest {
   readonly epoch: number;
@@ -144,8 +147,8 @@ function wrongEnd(field: string, value: unknown, expected: string): ProtocolErro
 const NO_DISK: DiskSummary = { entries: 0, digest: 0 };
 
 /**
- * The frames of one checkpoint at the primary, in the order in which they must be sent: pages and device state
- * in any order and number, then end().
+ * The frames of one checkpoint at the primary, in the order in which they must be sent: pages and device
+ * state in any order and number, then end().
  */
 export class CheckpointEncoder {
   readonly #ids: FrameIds;

@@ -20,7 +20,10 @@ import { type Header, uuidText } from "./replication-header.ts";
 import { decodePages } from "./replication-pages.ts";
 import { JsonObject, Reader } from "./replication-reader.ts";
 
-/** Reads the payload of a message whose checksum is right. Byte arrays in the answer lie in `payload`. @throws ProtocolError */
+/**
+ * Reads the payload of a message whose checksum is right. Byte arrays in the answer lie in `payload`. @throws
+ * ProtocolError
+ */
 export function decodeMessage(header: Header, payload: Uint8Array): ReplicationMessage {
   const { type, generation, epoch, payloadCrc } = header;
   const base = { generation, epoch, payloadCrc };

@@ -1,6 +1,6 @@
 // DISK, HASH_ASK and HASHES: changes of the guest's disks on the wire, and how two images are compared.
 //
-//   DISK    u32 count | count x { u16 disk, u8 kind, u8 0, u32 length, u64 offset } | data of the writes, in order
+//   DISK    u32 count | count x { u16 disk, u8 kind, u8 0, u32 length, u64 offset } | data, in order
 //   HASHES  u16 disk, u16 0, u32 block size, u64 offset, u32 count | count x 16 bytes
 
 import { crc32 } from "node:zlib";

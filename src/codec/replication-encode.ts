@@ -1,4 +1,5 @@
-// Messages as bytes to send; those with contents of the guest are in replication-pages.ts and replication-disk.ts.
+// Messages as bytes to send; those with contents of the guest are in replication-pages.ts and
+// replication-disk.ts.
 
 import { crc32 } from "node:zlib";
 import {
@@ -88,7 +89,10 @@ export function encodeLayout(ids: FrameIds, layout: Layout): Frame {
   return frame("layout", ids, 0, [Buffer.concat(parts)]);
 }
 
-/** The pieces of a checkpoint's device state, at most 1 MiB each; none if there is none. The bytes are not copied. */
+/**
+ * The pieces of a checkpoint's device state, at most 1 MiB each; none if there is none. The bytes are not
+ * copied.
+ */
 export function* encodeDeviceState(ids: FrameIds, epoch: number, state: Uint8Array): Generator<Frame> {
   if (state.byteLength > DEVICE_STATE_MAX) {
     throw new RangeError(`device state of ${state.byteLength} bytes, at most ${DEVICE_STATE_MAX}`);
@@ -122,7 +126,9 @@ export function encodeGoodbyeOk(ids: FrameIds): Frame {
   return frame("goodbye-ok", ids, 0, []);
 }
 
-/** `ids.generation` is the new one; `epoch` the last checkpoint that the backup holds, from which it goes on. */
+/**
+ * `ids.generation` is the new one; `epoch` the last checkpoint that the backup holds, from which it goes on.
+ */
 export function encodeTakeover(ids: FrameIds, epoch: number): Frame {
   return frame("takeover", ids, epoch, []);
 }

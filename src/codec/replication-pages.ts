@@ -1,5 +1,5 @@
-// PAGES: guest memory on the wire. The hot path of the primary: one contiguous buffer per message, one copy per
-// page, nothing allocated per page.
+// PAGES: guest memory on the wire. The hot path of the primary: one contiguous buffer per message, one copy
+// per page, nothing allocated per page.
 //
 //   u32 count | count x { u16 block, u8 encoding, u8 0, u32 page } | 4096 bytes for each raw entry, in order
 
@@ -19,9 +19,9 @@ import type { Frame } from "./replication-encode.ts";
 import { type FrameIds, writeHeader } from "./replication-header.ts";
 
 /**
- * Buffers for PAGES frames, used again and again: the first touch of a fresh MiB costs the kernel's page faults,
- * several times the copy itself. Give a buffer back when the frame has left for the kernel; one that is never
- * given back is ordinary garbage. Keeps at most `keep` idle ones.
+ * Buffers for PAGES frames, used again and again: the first touch of a fresh MiB costs the kernel's page
+ * faults, several times the copy itself. Give a buffer back when the frame has left for the kernel; one that
+ * is never given back is ordinary garbage. Keeps at most `keep` idle ones.
  */
 export class PageFrameBuffers {
   readonly #idle: Buffer[] = [];

@@ -20,9 +20,14 @@ export interface ParserOptions {
   readonly receiver: Role;
   /** The VM of which the messages must speak, 16 bytes. Left out: the one that the first HELLO names. */
   readonly vmId?: Uint8Array;
-  /** Called within push(), once per message, in order. May call stop(), and may throw: push() throws it on. */
+  /**
+   * Called within push(), once per message, in order. May call stop(), and may throw: push() throws it on.
+   */
   readonly onMessage: (message: ReplicationMessage) => void;
-  /** Gives exactly `bytes` bytes for a payload. Never asked for more than the type's cap. Left out: `payloadMemory`. */
+  /**
+   * Gives exactly `bytes` bytes for a payload. Never asked for more than the type's cap. Left out:
+   * `payloadMemory`.
+   */
   readonly allocate?: (bytes: number, type: MessageType) => Uint8Array;
 }
 
@@ -33,11 +38,11 @@ export interface StreamBounds {
 }
 
 /**
- * A push parser. Checks the header (and with it the payload's length against the type's cap) on its 48th byte,
- * before anything is allocated; then the payload's checksum; then its contents; and the order, as far as it is
- * a matter of format: a backup hears HELLO or JOIN first and LAYOUT before PAGES, and no page lies outside its block, no change of a disk outside
- * that disk as HELLO gave it.
- * After an error it is dead: every further push throws the same error.
+ * A push parser. Checks the header (and with it the payload's length against the type's cap) on its 48th
+ * byte, before anything is allocated; then the payload's checksum; then its contents; and the order, as far
+ * as it is a matter of format: a backup hears HELLO or JOIN first and LAYOUT before PAGES, and no page lies
+ * outside its block, no change of a disk outside that disk as HELLO gave it. After an error it is dead: every
+ * further push throws the same error.
  */
 export class ReplicationParser {
   readonly #options: ParserOptions;

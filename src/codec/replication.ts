@@ -29,7 +29,10 @@ export const MAX_BLOCK_BYTES = 2 ** 32 * PAGE_BYTES;
 export const PAGE_RAW = 0;
 export const PAGE_ZERO = 1;
 
-/** Entries and bytes of writes in one DISK message: as with pages, the backup takes one MiB in while the next is on its way. */
+/**
+ * Entries and bytes of writes in one DISK message: as with pages, the backup takes one MiB in while the next
+ * is on its way.
+ */
 export const MAX_DISK_ENTRIES = 1024;
 export const DISK_ENTRY_BYTES = 16;
 export const MAX_DISK_DATA_BYTES = 1 * MIB;
@@ -52,7 +55,10 @@ export const HASH_BYTES = 16;
 /** u16 disk, u16 0, u32 block size, u64 offset, u32 count. */
 export const HASH_RANGE_BYTES = 20;
 
-/** A frame for the guest with its virtio-net header: no shorter than the two headers, no longer than offloading makes it. */
+/**
+ * A frame for the guest with its virtio-net header: no shorter than the two headers, no longer than
+ * offloading makes it.
+ */
 const MIN_INPUT_BYTES = 10 + 14;
 const MAX_INPUT_BYTES = 10 + 14 + 65_536 + 8;
 
@@ -110,7 +116,9 @@ export const MESSAGES = {
 
 export type MessageType = keyof typeof MESSAGES;
 
-/** About a path, or a last word that is said on every path: not in the numbered stream, and never sent again. */
+/**
+ * About a path, or a last word that is said on every path: not in the numbered stream, and never sent again.
+ */
 const OUTSIDE_STREAM: ReadonlySet<MessageType> = new Set([
   "hello",
   "welcome",
@@ -123,12 +131,18 @@ const OUTSIDE_STREAM: ReadonlySet<MessageType> = new Set([
   "carry",
 ]);
 
-/** Whether messages of this type are numbered: each is delivered exactly once, in order, whatever path it came by. */
+/**
+ * Whether messages of this type are numbered: each is delivered exactly once, in order, whatever path it came
+ * by.
+ */
 export function isInStream(type: MessageType): boolean {
   return !OUTSIDE_STREAM.has(type);
 }
 
-/** What a primary says of itself and its VM. `machine` names the guest-visible hardware; both sides compare it. */
+/**
+ * What a primary says of itself and its VM. `machine` names the guest-visible hardware; both sides compare
+ * it.
+ */
 export interface Hello {
   readonly protocol: number;
   readonly host: string;
@@ -166,8 +180,9 @@ export interface Welcome {
 }
 
 /**
- * What the backup knows of its image of a disk. `blank`: all zeroes; `unknown`: anything; `replica`: the disk as it was in `session`,
- * with all of it up to `durableEpoch`; `owner`: the VM ran on it here, since `session` if one is named.
+ * What the backup knows of its image of a disk. `blank`: all zeroes; `unknown`: anything; `replica`: the disk
+ * as it was in `session`, with all of it up to `durableEpoch`; `owner`: the VM ran on it here, since
+ * `session` if one is named.
  */
 export type DiskImageState = "blank" | "unknown" | "replica" | "owner";
 
@@ -204,9 +219,9 @@ export interface Layout {
 }
 
 /**
- * Pages of guest memory, entry by entry in columns. `positions[i]` is where the 4096 bytes of a raw page begin
- * in `source`; it has no meaning for a zero page. Columns may be longer than `count`. `source` may lie over
- * shared memory.
+ * Pages of guest memory, entry by entry in columns. `positions[i]` is where the 4096 bytes of a raw page
+ * begin in `source`; it has no meaning for a zero page. Columns may be longer than `count`. `source` may lie
+ * over shared memory.
  */
 export interface PageList {
   readonly count: number;
@@ -227,7 +242,9 @@ export interface DeviceStatePiece {
 /** One change of a disk, in bytes. Later entries overwrite earlier ones. */
 export interface DiskEntry {
   readonly disk: number;
-  /** DISK_WRITE, DISK_ZERO (reads as zeroes from now on) or DISK_DISCARD (contents do not matter any more). */
+  /**
+   * DISK_WRITE, DISK_ZERO (reads as zeroes from now on) or DISK_DISCARD (contents do not matter any more).
+   */
   readonly kind: DiskEntryKind;
   readonly offset: number;
   /** From 1 to 2^32 - 1. */
@@ -285,7 +302,10 @@ export type ReplicationMessage = FromHeader &
     | { readonly type: "abort" }
     /** So many messages of the stream have been delivered, on all paths together. */
     | { readonly type: "heartbeat"; readonly received: number }
-    /** `payloadBytes` is what flow control counts and what keeping the entries costs: their data lies in the payload. */
+    /**
+     * `payloadBytes` is what flow control counts and what keeping the entries costs: their data lies in the
+     * payload.
+     */
     | { readonly type: "disk"; readonly entries: readonly DiskEntry[]; readonly payloadBytes: number }
     | { readonly type: "disk-applied"; readonly totalBytes: number }
     | { readonly type: "disk-durable" }

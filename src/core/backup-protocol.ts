@@ -48,13 +48,19 @@ export type BackupEvent =
   | { readonly type: "primary-lost"; readonly reason: string }
   | { readonly type: "verdict"; readonly granted: boolean; readonly generation: Generation }
   | { readonly type: "standby-runs" }
-  /** It does not run the VM and never will: in a planned switchover the primary's copy runs on because of this. */
+  /**
+   * It does not run the VM and never will: in a planned switchover the primary's copy runs on because of
+   * this.
+   */
   | { readonly type: "standby-failed"; readonly reason: string }
   /** The primary has paused the VM at checkpoint `epoch` and wants it to run here. */
   | { readonly type: "handover-asked"; readonly epoch: EpochId }
   /** The arbiter has not answered within the time that a paused VM can wait. */
   | { readonly type: "handover-expired" }
-  /** The images cannot take what has come (a full disk, say): they are not whole, and will not be unless it is tried again. */
+  /**
+   * The images cannot take what has come (a full disk, say): they are not whole, and will not be unless it is
+   * tried again.
+   */
   | { readonly type: "commit-failed"; readonly reason: string };
 
 export type BackupEffect =
@@ -62,7 +68,10 @@ export type BackupEffect =
   | { readonly type: "ack"; readonly epoch: EpochId }
   /** Put checkpoint `epoch` into the images, after all earlier ones (I2). */
   | { readonly type: "commit"; readonly epoch: EpochId }
-  /** The images did not take the checkpoint after the last committed one: put it in anew, after a while, and then those behind it. */
+  /**
+   * The images did not take the checkpoint after the last committed one: put it in anew, after a while, and
+   * then those behind it.
+   */
   | { readonly type: "commit-again"; readonly reason: string }
   | { readonly type: "drop-incomplete" }
   /** The images mean nothing any more: drop every checkpoint, committed or not. */
@@ -70,12 +79,21 @@ export type BackupEffect =
   | { readonly type: "goodbye-ok" }
   | { readonly type: "close-link" }
   | { readonly type: "ask-arbiter"; readonly generation: Generation }
-  /** Tell the old primary, should it still hear us, that it must stop: the VM goes on here from checkpoint `epoch`. Then close the link. */
+  /**
+   * Tell the old primary, should it still hear us, that it must stop: the VM goes on here from checkpoint
+   * `epoch`. Then close the link.
+   */
   | { readonly type: "takeover"; readonly generation: Generation; readonly epoch: EpochId }
-  /** The VM does not run here. With `stoodDown`, nor ever will (I3). The primary closes the link then: closed by us, it might not hear this. */
+  /**
+   * The VM does not run here. With `stoodDown`, nor ever will (I3). The primary closes the link then: closed
+   * by us, it might not hear this.
+   */
   | { readonly type: "refuse-handover"; readonly reason: string; readonly stoodDown: boolean }
   /** Tell the primary that this host can no longer take over. Then close the link. */
   | { readonly type: "unable"; readonly reason: string }
-  /** Only once checkpoint `epoch`, the last acknowledged one, is committed (I2), and after the arbiter's word (I3). */
+  /**
+   * Only once checkpoint `epoch`, the last acknowledged one, is committed (I2), and after the arbiter's word
+   * (I3).
+   */
   | { readonly type: "run-standby"; readonly epoch: EpochId }
   | Report;

@@ -13,7 +13,10 @@ export function illegal(state: BackupState, event: BackupEvent): never {
   throw new IllegalTransition("backup", state.phase, event.type);
 }
 
-/** Checkpoint `epoch` is in the images now. Gives it back if it follows the one before and was acknowledged (I2). */
+/**
+ * Checkpoint `epoch` is in the images now. Gives it back if it follows the one before and was acknowledged
+ * (I2).
+ */
 export function commitInOrder(state: Holding, epoch: EpochId): EpochId {
   if (epoch !== state.committed + 1 || epoch > state.acked)
     throw new InvariantBroken(

@@ -1,8 +1,9 @@
 /**
  * The backup on its way to running the VM, because the primary is lost or wants it so.
  *
- * In a planned switchover the primary keeps its copy, paused, until it hears TAKEOVER. So that is said only when the VM runs here, and
- * whatever keeps it from running is said, too: as a promise that this host will not run it any more, whatever the arbiter has given it.
+ * In a planned switchover the primary keeps its copy, paused, until it hears TAKEOVER. So that is said only
+ * when the VM runs here, and whatever keeps it from running is said, too: as a promise that this host will
+ * not run it any more, whatever the arbiter has given it.
  */
 import type { ArbitratingState, BackupEffect, BackupEvent, RecoveringState } from "./backup-protocol.ts";
 import { type BackupStep, commitInOrder, illegal, stay } from "./backup-step.ts";
@@ -86,7 +87,10 @@ function recover(state: RecoveringState, ...first: BackupEffect[]): BackupStep {
   return { state, effects: [...first, { type: "run-standby", epoch: state.acked }] };
 }
 
-/** A primary that waits, with the VM paused, keeps it. Of a lost one nobody else may have it: the images are tried again until they take the rest. */
+/**
+ * A primary that waits, with the VM paused, keeps it. Of a lost one nobody else may have it: the images are
+ * tried again until they take the rest.
+ */
 function commitFailed(
   state: ArbitratingState | RecoveringState,
   generation: Generation,
@@ -96,7 +100,10 @@ function commitFailed(
   return { state, effects: [{ type: "commit-again", reason }] };
 }
 
-/** @param generation one that this host may have been given by now, whether it has heard of that or not: the primary goes on with it */
+/**
+ * @param generation one that this host may have been given by now, whether it has heard of that or not: the
+ * primary goes on with it
+ */
 function standDown(
   { planned }: ArbitratingState | RecoveringState,
   generation: Generation,

@@ -4,8 +4,8 @@
  *   waiting → filling → armed → arbitrating ─ granted → recovering → running
  *      ↖────────┴─────────┘ goodbye     └─ denied → stood-down
  *
- * Armed means: a whole checkpoint is held, so this host could carry on. Only then is losing the primary a reason to ask; or the
- * primary's own wish. What follows the question is in backup-takeover.ts.
+ * Armed means: a whole checkpoint is held, so this host could carry on. Only then is losing the primary a
+ * reason to ask; or the primary's own wish. What follows the question is in backup-takeover.ts.
  */
 import type { ArmedState, BackupEffect, BackupEvent, BackupState } from "./backup-protocol.ts";
 import { type BackupStep, commitInOrder, illegal, stay } from "./backup-step.ts";

@@ -1,14 +1,15 @@
 /**
- * What is done when an effect cannot be carried out. It depends on the effect and on the phase, and not on whether the effect failed at once or
- * later. The rule behind the table: a host with the only copy of a VM never ends it because of an error beside it (I5).
- * docs/specs/protocol.md, "When an effect fails", is this table; a test compares the two.
+ * What is done when an effect cannot be carried out. It depends on the effect and on the phase, and not on
+ * whether the effect failed at once or later. The rule behind the table: a host with the only copy of a VM
+ * never ends it because of an error beside it (I5). docs/specs/protocol.md, "When an effect fails", is this
+ * table; a test compares the two.
  */
 import type { BackupEffect, BackupState } from "./backup-protocol.ts";
 import type { PrimaryEffect, PrimaryState } from "./primary-protocol.ts";
 
 /**
- * Beside the effects: `step`, an event that the core refuses; `stepped`, what the guardian does after each event; `uncaught`, an exception that
- * nobody has caught, anywhere in the process.
+ * Beside the effects: `step`, an event that the core refuses; `stepped`, what the guardian does after each
+ * event; `uncaught`, an exception that nobody has caught, anywhere in the process.
  */
 type Beside = "step" | "stepped" | "uncaught";
 export type PrimaryDuty = PrimaryEffect["type"] | Beside;
@@ -133,7 +134,8 @@ export function backupRemedy(duty: BackupDuty, broken: boolean, state: BackupSta
     case "filling":
       return remedy;
     case "armed":
-      // What is acknowledged may be all that is left of the VM: it is kept, unless it is not what it is taken for.
+      // What is acknowledged may be all that is left of the VM: it is kept, unless it is not what it is taken
+      // for.
       return broken ? remedy : "primary-lost";
     case "arbitrating":
     case "recovering":

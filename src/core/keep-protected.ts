@@ -1,9 +1,10 @@
 /**
- * Protection that was lost comes back by itself. Pure. Who asked for protection wants it until somebody says stop: a primary that has lost its backup, or
- * has just become a primary, tries again and again, and the VM is not left on one host because nobody was awake (I4).
+ * Protection that was lost comes back by itself. Pure. Who asked for protection wants it until somebody says
+ * stop: a primary that has lost its backup, or has just become a primary, tries again and again, and the VM
+ * is not left on one host because nobody was awake (I4).
  *
- * A try where nobody answers costs nothing, so it is made often. One that has begun costs the VM a first pass; if what it begins does not last, the next
- * one waits twice as long.
+ * A try where nobody answers costs nothing, so it is made often. One that has begun costs the VM a first
+ * pass; if what it begins does not last, the next one waits twice as long.
  */
 import type { PrimaryState } from "./primary-protocol.ts";
 import type { Milliseconds } from "./words.ts";
@@ -53,7 +54,8 @@ export function keepStepped(
 ): Keeping {
   const before = keeping.phase;
   const { phase } = state;
-  // Checkpoint 0 is acknowledged: from here on the VM is protected, and wanted so. A stop before that has left `protected` at once.
+  // Checkpoint 0 is acknowledged: from here on the VM is protected, and wanted so. A stop before that has
+  // left `protected` at once.
   const whole = phase === "protected" && state.acked >= 0;
   const next: Keeping = {
     ...keeping,

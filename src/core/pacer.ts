@@ -1,6 +1,6 @@
 /**
- * When an epoch ends. QEMU waits for our word with the VM running, so to wait here costs the guest nothing: that is also how a
- * slow link makes epochs longer instead of queues (I6).
+ * When an epoch ends. QEMU waits for our word with the VM running, so to wait here costs the guest nothing:
+ * that is also how a slow link makes epochs longer instead of queues (I6).
  */
 import type { EpochId, Milliseconds } from "./words.ts";
 
@@ -13,7 +13,10 @@ export interface PacerSettings {
   readonly intervalMs: Milliseconds;
   /** Checkpoints captured and not acknowledged, at most. */
   readonly maxInFlight: number;
-  /** With so much of checkpoints not acknowledged, no further one is begun. So the backup's memory is bounded by this and one checkpoint. */
+  /**
+   * With so much of checkpoints not acknowledged, no further one is begun. So the backup's memory is bounded
+   * by this and one checkpoint.
+   */
   readonly maxInFlightBytes: number;
 }
 
@@ -68,18 +71,22 @@ export function pace(
 }
 
 /**
- * How many checkpoints may be on their way: as many as the way there and back takes epochs, and one more. More would only stand in line
- * in the network's buffers, and the guest's output with them. At first, and once in a while, nothing may be before it, to learn how
- * long the way is now.
+ * How many checkpoints may be on their way: as many as the way there and back takes epochs, and one more.
+ * More would only stand in line in the network's buffers, and the guest's output with them. At first, and
+ * once in a while, nothing may be before it, to learn how long the way is now.
  */
 function inFlightAllowed(pacer: PacerState, settings: PacerSettings, now: Milliseconds): number {
   if (pacer.ack === undefined || now - pacer.ack.atMs > PROBE_EVERY_MS) return 1;
-  // Rounded, not up: where sending is what takes the time, an ack takes a little longer than an epoch, and one more would stand in line.
+  // Rounded, not up: where sending is what takes the time, an ack takes a little longer than an epoch, and
+  // one more would stand in line.
   const epochsOnTheWay = Math.round(pacer.ack.tookMs / Math.max(pacer.epochMs, settings.intervalMs));
   return Math.min(Math.max(epochsOnTheWay, 1) + 1, settings.maxInFlight);
 }
 
-/** A capture starts. Late ones do not shift the grid, so that the rate holds; after a long wait the grid starts anew. */
+/**
+ * A capture starts. Late ones do not shift the grid, so that the rate holds; after a long wait the grid
+ * starts anew.
+ */
 export function paceCapture(
   pacer: PacerState,
   settings: PacerSettings,

@@ -1,4 +1,7 @@
-/** The primary while the VM is protected: epoch after epoch, until protection ends, the backup is lost, or the VM is handed over. */
+/**
+ * The primary while the VM is protected: epoch after epoch, until protection ends, the backup is lost, or the
+ * VM is handed over.
+ */
 import {
   type Pace,
   type PacerSettings,
@@ -115,7 +118,10 @@ function captured(
   return { state: then.state, effects: [...proceed, ...then.effects] };
 }
 
-/** As if it had not been ordered: whoever waits for the VM to be held waits on, and whoever waits for the end of the checkpoint need not. */
+/**
+ * As if it had not been ordered: whoever waits for the VM to be held waits on, and whoever waits for the end
+ * of the checkpoint need not.
+ */
 function putOff(state: ProtectedState): PrimaryStep {
   return captureOver({ ...state, capture: "idle" });
 }
@@ -140,8 +146,8 @@ function proceedAsked(asked: ProtectedState, now: Milliseconds): PrimaryStep {
 }
 
 /**
- * The VM shall run on the backup's host: it is paused at its next checkpoint, and handed over when that is acknowledged. Somebody who holds
- * the VM looks at it: then not.
+ * The VM shall run on the backup's host: it is paused at its next checkpoint, and handed over when that is
+ * acknowledged. Somebody who holds the VM looks at it: then not.
  */
 function switchoverAsked(state: ProtectedState): PrimaryStep {
   if (state.switchover) return stay(state);
@@ -178,7 +184,10 @@ function acked(
   return { state: more.state, effects: [{ type: "release", upTo: epoch }, ...more.effects] };
 }
 
-/** Whether the backup is still one, only a further checkpoint can show; so the VM cannot stay paused at this one. */
+/**
+ * Whether the backup is still one, only a further checkpoint can show; so the VM cannot stay paused at this
+ * one.
+ */
 function giveUpSwitchover(state: ProtectedState, now: Milliseconds): PrimaryStep {
   return {
     state: { ...state, capture: "idle", capturedMs: now, switchover: false },

@@ -1,6 +1,7 @@
 /**
- * The planned switchover at the primary. The VM is paused at a checkpoint that the backup has acknowledged, all of whose output is released:
- * nothing can be lost, wherever it runs on. What must not happen is that it runs twice, or nowhere.
+ * The planned switchover at the primary. The VM is paused at a checkpoint that the backup has acknowledged,
+ * all of whose output is released: nothing can be lost, wherever it runs on. What must not happen is that it
+ * runs twice, or nowhere.
  */
 import { type PacerSettings, startPacing } from "./pacer.ts";
 import type { HandingOverState, PrimaryEvent, ProtectedState } from "./primary-protocol.ts";

@@ -16,12 +16,15 @@ export type PrimaryState =
   | ArbitratingState
   /** Output is free; QEMU is brought back to where protection can start again. */
   | { readonly phase: "ending"; readonly generation: Generation }
-  /** Another host owns the VM. This one must never run again. `planned`: it was handed over, and this host may become the backup. */
+  /**
+   * Another host owns the VM. This one must never run again. `planned`: it was handed over, and this host may
+   * become the backup.
+   */
   | { readonly phase: "superseded"; readonly generation: Generation; readonly planned: boolean };
 
 /**
- * `capturing-to-hold`: the VM will stay paused after this checkpoint; `capturing-to-proceed`: it would, but nobody waits for that any
- * more; `held`: it is paused.
+ * `capturing-to-hold`: the VM will stay paused after this checkpoint; `capturing-to-proceed`: it would, but
+ * nobody waits for that any more; `held`: it is paused.
  */
 export type CaptureState =
   | "idle"
@@ -43,13 +46,16 @@ export interface ProtectedState {
   readonly pacer: PacerState;
   /** The first checkpoint from this one on keeps the VM paused, to be looked at, until `proceed-asked`. */
   readonly holdAt: EpochId | undefined;
-  /** The next checkpoint keeps the VM paused, and the backup is asked to run it from there. Not while somebody holds the VM. */
+  /**
+   * The next checkpoint keeps the VM paused, and the backup is asked to run it from there. Not while somebody
+   * holds the VM.
+   */
   readonly switchover: boolean;
   /** Leave once the capture under way is done. */
   readonly leaveBecause: string | undefined;
   /**
-   * Acks of earlier checkpoints release nothing: the backup may have given this host up since it sent them. An ack of this one shows that it has not,
-   * for the checkpoint was sent after the doubt had come up.
+   * Acks of earlier checkpoints release nothing: the backup may have given this host up since it sent them.
+   * An ack of this one shows that it has not, for the checkpoint was sent after the doubt had come up.
    */
   readonly releaseFrom: EpochId;
 }
@@ -63,14 +69,17 @@ export interface LeavingState {
 }
 
 /**
- * The VM is paused at checkpoint `acked`, and the backup was asked to run it from there. It may be doing so: the VM may run on here only
- * after the backup's refusal or the arbiter's word.
+ * The VM is paused at checkpoint `acked`, and the backup was asked to run it from there. It may be doing so:
+ * the VM may run on here only after the backup's refusal or the arbiter's word.
  */
 export interface HandingOverState {
   readonly phase: "handing-over";
   readonly generation: Generation;
   readonly acked: EpochId;
-  /** The capture thread waits for a `proceed`. If not, it has failed: the VM is paused until capture is taken out. */
+  /**
+   * The capture thread waits for a `proceed`. If not, it has failed: the VM is paused until capture is taken
+   * out.
+   */
   readonly held: boolean;
   /** A part has failed meanwhile: should the backup refuse, protection ends. */
   readonly leaveBecause: string | undefined;
@@ -99,15 +108,18 @@ export type PrimaryEvent =
   /** Checkpoint 0 is in staging and the VM is paused. */
   | { readonly type: "first-pass-done" }
   | { readonly type: "requested" }
-  /** The VM does not run at this instant, so the checkpoint that was ordered is not begun. QEMU's request stands: another `requested` follows. */
+  /**
+   * The VM does not run at this instant, so the checkpoint that was ordered is not begun. QEMU's request
+   * stands: another `requested` follows.
+   */
   | { readonly type: "capture-put-off" }
   | { readonly type: "captured"; readonly epoch: EpochId; readonly bytes: number }
   /** All of the checkpoint has left staging. */
   | { readonly type: "sent"; readonly epoch: EpochId }
   | { readonly type: "acked"; readonly epoch: EpochId }
   /**
-   * What is heard now of the backup comes after a silence of half the detection time, or this process stood still: it was said, perhaps, before the backup
-   * took over. To be fed before what is heard.
+   * What is heard now of the backup comes after a silence of half the detection time, or this process stood
+   * still: it was said, perhaps, before the backup took over. To be fed before what is heard.
    */
   | { readonly type: "heard-late" }
   | { readonly type: "goodbye-ok" }
@@ -120,14 +132,14 @@ export type PrimaryEvent =
   /** What holds the output gave up. It is held, or lost; capture goes on. */
   | { readonly type: "output-failed"; readonly reason: string }
   /**
-   * Writes to a disk are no longer copied. Capture goes on, but the end of a checkpoint with a write missing is never sent, so the backup
-   * cannot acknowledge it.
+   * Writes to a disk are no longer copied. Capture goes on, but the end of a checkpoint with a write missing
+   * is never sent, so the backup cannot acknowledge it.
    */
   | { readonly type: "disk-failed"; readonly reason: string }
   | { readonly type: "capture-ended" }
   /**
-   * The hypervisor's process is there, and has given no sign of life for a time that no load explains, or says itself that it can run the VM no more. May be
-   * told again and again.
+   * The hypervisor's process is there, and has given no sign of life for a time that no load explains, or
+   * says itself that it can run the VM no more. May be told again and again.
    */
   | { readonly type: "hypervisor-hung"; readonly reason: string }
   /** `atEpoch`: not before that checkpoint. */
@@ -136,8 +148,8 @@ export type PrimaryEvent =
   /** The VM is to run on the backup's host from now on. */
   | { readonly type: "switchover-asked" }
   /**
-   * The backup does not run the VM on the strength of our handover. `stoodDown`: nor on any other, and `generation` is the one that holds
-   * now; otherwise it is the backup still.
+   * The backup does not run the VM on the strength of our handover. `stoodDown`: nor on any other, and
+   * `generation` is the one that holds now; otherwise it is the backup still.
    */
   | {
       readonly type: "handover-refused";

@@ -13,7 +13,9 @@ export function illegal(state: PrimaryState, event: PrimaryEvent, detail?: strin
   throw new IllegalTransition("primary", state.phase, event.type, detail);
 }
 
-/** Protection ends, by agreement with the backup. @param held whether the capture thread keeps the VM paused */
+/**
+ * Protection ends, by agreement with the backup. @param held whether the capture thread keeps the VM paused
+ */
 export function leaving(
   { generation, acked, releaseFrom }: Omit<LeavingState, "phase">,
   held: boolean,
@@ -29,7 +31,10 @@ export function leaving(
   };
 }
 
-/** What the backup has said is as good as `goodbye-ok`: it cannot take over any more (I3). @param held the VM waits for a `proceed` */
+/**
+ * What the backup has said is as good as `goodbye-ok`: it cannot take over any more (I3). @param held the VM
+ * waits for a `proceed`
+ */
 export function backupUnable(generation: Generation, held: boolean, reason: string): PrimaryStep {
   return {
     state: { phase: "ending", generation },

@@ -1,13 +1,14 @@
 /**
- * The primary's half of the protocol, pure: `step(state, event, now)` gives the next state and the effects to carry out.
+ * The primary's half of the protocol, pure: `step(state, event, now)` gives the next state and the effects to
+ * carry out.
  *
  *   unprotected → connecting → syncing → protected → leaving ─────────→ ending → unprotected
  *                                         ↑ ↓  └─→ arbitrating ─ granted ──↗
  *                                     handing-over ─↗      └─ denied → superseded
  *
- * Output is held from epoch 1 on, which is when the backup may first be able to take over, until the backup has disarmed
- * itself (`goodbye-ok`) or the arbiter has ruled it out. `protected` is in primary-epochs.ts, `handing-over` in
- * primary-handover.ts.
+ * Output is held from epoch 1 on, which is when the backup may first be able to take over, until the backup
+ * has disarmed itself (`goodbye-ok`) or the arbiter has ruled it out. `protected` is in primary-epochs.ts,
+ * `handing-over` in primary-handover.ts.
  */
 import { type PacerSettings, startPacing } from "./pacer.ts";
 import { fromProtected } from "./primary-epochs.ts";
@@ -35,7 +36,8 @@ export function stepPrimary(
   now: Milliseconds,
   settings: PacerSettings,
 ): PrimaryStep {
-  // Whoever else owns the VM, and in whatever state we are: it must not run here (I3). But one that owned it before us may not know yet.
+  // Whoever else owns the VM, and in whatever state we are: it must not run here (I3). But one that owned it
+  // before us may not know yet.
   if (event.type === "takeover") {
     if (event.generation >= state.generation)
       return superseded(state, event.generation, "the backup has taken over");
@@ -285,8 +287,9 @@ function fromEnding(state: PrimaryState & { phase: "ending" }, event: PrimaryEve
 }
 
 /**
- * A VM that hangs is of no use to anybody, but only where the backup holds a checkpoint of it does its death bring it back (I4). Elsewhere it might wake up, and
- * is the only copy (I5): nobody else has it before checkpoint 0 is acknowledged, or may have it once the backup was told goodbye; and while the arbiter is
+ * A VM that hangs is of no use to anybody, but only where the backup holds a checkpoint of it does its death
+ * bring it back (I4). Elsewhere it might wake up, and is the only copy (I5): nobody else has it before
+ * checkpoint 0 is acknowledged, or may have it once the backup was told goodbye; and while the arbiter is
  * asked, its word says who goes on.
  */
 function hung(state: PrimaryState, reason: string): PrimaryStep {

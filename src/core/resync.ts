@@ -1,6 +1,7 @@
 /**
- * How an old image at the backup is brought up to date, and from when on a record of changes counts. Pure. The quick way is right only if every change
- * that one of the two images has and the other lacks is on record; whatever speaks against that means that all of it is compared (I7).
+ * How an old image at the backup is brought up to date, and from when on a record of changes counts. Pure.
+ * The quick way is right only if every change that one of the two images has and the other lacks is on
+ * record; whatever speaks against that means that all of it is compared (I7).
  */
 import type { EpochId } from "./words.ts";
 
@@ -51,7 +52,10 @@ export function resyncWay(image: OldImage | undefined, baseline: Baseline | unde
   return { plan: "records", bitmap, why };
 }
 
-/** Whether a record that was begun counts from now on, the backup having everything up to `epoch` of `session` on stable storage. */
+/**
+ * Whether a record that was begun counts from now on, the backup having everything up to `epoch` of `session`
+ * on stable storage.
+ */
 export function countsNow(begun: Baseline | undefined, session: string, epoch: EpochId): boolean {
   return begun !== undefined && begun.session === session && epoch >= begun.since;
 }

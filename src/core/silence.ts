@@ -4,13 +4,14 @@ export type Silence = "quiet" | "lost";
 
 /**
  * Decides by the clock and by how attentive we were ourselves. Only silence that we sat through awake counts:
- * if our own process stood still (a long garbage collection, SIGSTOP, a starved host), what the peer sent lies
- * unread in the socket, and the hands of the clock prove nothing. So a tick that comes late adds no more than a
- * tick in time would, never concludes by itself, and asks for regular ticks through the last quarter of the
- * window, in which the socket delivers what has arrived.
+ * if our own process stood still (a long garbage collection, SIGSTOP, a starved host), what the peer sent
+ * lies unread in the socket, and the hands of the clock prove nothing. So a tick that comes late adds no more
+ * than a tick in time would, never concludes by itself, and asks for regular ticks through the last quarter
+ * of the window, in which the socket delivers what has arrived.
  *
- * All times are monotonic milliseconds, of a clock that goes on while the host is suspended (os/monotonic). A loss is seen between `detectionMs` and
- * `detectionMs` + one tick after the last byte, later by as long as we were stalled ourselves.
+ * All times are monotonic milliseconds, of a clock that goes on while the host is suspended (os/monotonic). A
+ * loss is seen between `detectionMs` and `detectionMs` + one tick after the last byte, later by as long as we
+ * were stalled ourselves.
  */
 export class SilenceDetector {
   readonly detectionMs: number;

@@ -1,13 +1,15 @@
 /**
- * What a guardian does when it starts: run the VM, or wait for the host that runs it. Pure: what this host noted before it went down, and the
- * arbiter's newest claim, go in.
+ * What a guardian does when it starts: run the VM, or wait for the host that runs it. Pure: what this host
+ * noted before it went down, and the arbiter's newest claim, go in.
  *
- * Two things must not happen. A VM must not be started from images that are not the newest (I2, I4). And it must not be started while a backup that still
- * holds its last checkpoint may be granted it (I3): that backup's copy is newer than this host's disks, so it is given time to ask first, and then is
- * ruled out by asking in its place.
+ * Two things must not happen. A VM must not be started from images that are not the newest (I2, I4). And it
+ * must not be started while a backup that still holds its last checkpoint may be granted it (I3): that
+ * backup's copy is newer than this host's disks, so it is given time to ask first, and then is ruled out by
+ * asking in its place.
  *
- * And nobody starts a VM without a claim for the generation that it runs as, the very first start included: so of two hosts that both take themselves for the
- * first, one is refused, and so is one that has lost what it knew.
+ * And nobody starts a VM without a claim for the generation that it runs as, the very first start included:
+ * so of two hosts that both take themselves for the first, one is refused, and so is one that has lost what
+ * it knew.
  */
 import type { Claim, Verdict } from "./arbiter.ts";
 import type { Generation, Milliseconds } from "./words.ts";
@@ -16,7 +18,10 @@ import type { Generation, Milliseconds } from "./words.ts";
 export interface OwnRecord {
   /** 0, of an owner: it was about to ask for the very first claim. It has had nothing yet. */
   readonly generation: Generation;
-  /** `owner`: the VM runs here, or ran here last. The others: this host's images were a copy when it went down, or half of one. */
+  /**
+   * `owner`: the VM runs here, or ran here last. The others: this host's images were a copy when it went
+   * down, or half of one.
+   */
   readonly images: "owner" | "syncing" | "replica";
   /** Of an owner: a protection that may not have ended. A backup may hold its last checkpoint. */
   readonly session?: string;
@@ -42,13 +47,15 @@ export type StartUp =
   | { readonly as: "primary"; readonly generation: Generation; readonly why: string }
   | { readonly as: "backup"; readonly generation: Generation; readonly why: string }
   /**
-   * Nobody has the VM, for all that is known, and no claim says that this host has: ask the arbiter with `generation`. Granted, run the VM as the next one;
-   * denied, decide anew with the newest claim. A host without a record notes `SET_OUT` first: it may fail between the claim and its first record.
+   * Nobody has the VM, for all that is known, and no claim says that this host has: ask the arbiter with
+   * `generation`. Granted, run the VM as the next one; denied, decide anew with the newest claim. A host
+   * without a record notes `SET_OUT` first: it may fail between the claim and its first record.
    */
   | { readonly as: "claim"; readonly generation: Generation; readonly why: string }
   /**
-   * A backup may hold what is newer than this host's disks. Decide anew with each newest claim for `waitMs`, from the first answer on; if no
-   * decision but this has come of it by then, ask the arbiter with `generation` and do what `askedToStart` says.
+   * A backup may hold what is newer than this host's disks. Decide anew with each newest claim for `waitMs`,
+   * from the first answer on; if no decision but this has come of it by then, ask the arbiter with
+   * `generation` and do what `askedToStart` says.
    */
   | {
       readonly as: "ask";
@@ -66,7 +73,10 @@ export function recordOf(record: OwnRecord | undefined): OwnRecord | undefined {
   return record === undefined || record.generation === 0 ? undefined : record;
 }
 
-/** So many detection times a host leaves to the backup of its last protection, before it asks for the VM itself. */
+/**
+ * So many detection times a host leaves to the backup of its last protection, before it asks for the VM
+ * itself.
+ */
 const BACKUP_FIRST_DETECTIONS = 20;
 
 export function startUp({ detectionMs, host, newest, record, role, witnessed }: Starting): StartUp {
@@ -115,11 +125,14 @@ export function startUp({ detectionMs, host, newest, record, role, witnessed }: 
   };
 }
 
-/** What is decided whatever the arbiter would say, so that nobody need wait for it; undefined if that matters. */
+/**
+ * What is decided whatever the arbiter would say, so that nobody need wait for it; undefined if that matters.
+ */
 export function startUpUnasked(starting: Omit<Starting, "newest">): StartUp | undefined {
   const decision = startUp({ ...starting, newest: undefined });
   if (!starting.witnessed) return decision;
-  // Who is told to wait without a claim may still run the VM with one of its own, but only from images that it has owned.
+  // Who is told to wait without a claim may still run the VM with one of its own, but only from images that
+  // it has owned.
   const { record } = starting;
   return decision.as === "backup" && (record === undefined || isCopy(record)) ? decision : undefined;
 }

@@ -1,4 +1,6 @@
-/** What a step of a state machine gives back, and what it throws when the event cannot happen in that state. */
+/**
+ * What a step of a state machine gives back, and what it throws when the event cannot happen in that state.
+ */
 
 export interface Step<State, Effect> {
   readonly state: State;

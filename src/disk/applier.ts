@@ -1,6 +1,7 @@
 /**
- * The backup's hand on its disk images: applies what has come from the primary, in order, through the standby QEMU's own NBD export, so that
- * the format (raw, qcow2) is QEMU's affair. Requests that do not touch one another are under way at the same time.
+ * The backup's hand on its disk images: applies what has come from the primary, in order, through the standby
+ * QEMU's own NBD export, so that the format (raw, qcow2) is QEMU's affair. Requests that do not touch one
+ * another are under way at the same time.
  */
 import { DISK_WRITE, type DiskEntry } from "../codec/replication.ts";
 import { aligned, type Extent } from "./extents.ts";
@@ -43,8 +44,9 @@ export class DiskApplier {
   }
 
   /**
-   * Applies entries behind all that were given before. Resolves when they and those are in the image, which may be in the host's memory
-   * only: see `flush`. Rejects with the first error of any request, and so does every later call: an image with a hole in it is no image.
+   * Applies entries behind all that were given before. Resolves when they and those are in the image, which
+   * may be in the host's memory only: see `flush`. Rejects with the first error of any request, and so does
+   * every later call: an image with a hole in it is no image.
    */
   apply(entries: readonly DiskEntry[]): Promise<void> {
     const before = this.turn;
@@ -111,8 +113,9 @@ export class DiskApplier {
   }
 
   /**
-   * What an entry may touch. A zero or discard may take the whole cluster with it, and QEMU before 11.1 does so even while another request
-   * writes into the same one: then two places of the disk end up in one cluster (docs/specs/qemu-disks.md).
+   * What an entry may touch. A zero or discard may take the whole cluster with it, and QEMU before 11.1 does
+   * so even while another request writes into the same one: then two places of the disk end up in one cluster
+   * (docs/specs/qemu-disks.md).
    */
   private dial({ disk, kind, offset, length }: DiskEntry): Extent {
     const { grainBytes = 1 } = this.disks.get(disk)!;

@@ -33,7 +33,10 @@ export async function* zeroExtents(
   }
 }
 
-/** One hash a block of `blockBytes`, from `from` on; the last block may be cut short by the end of the disk. Holes are not read. */
+/**
+ * One hash a block of `blockBytes`, from `from` on; the last block may be cut short by the end of the disk.
+ * Holes are not read.
+ */
 export async function hashBlocks(
   disk: ReadableDisk,
   { from, to }: Extent,

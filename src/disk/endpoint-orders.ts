@@ -31,6 +31,8 @@ export type EndpointReport =
   | { readonly kind: "logging"; readonly path: string }
   /** The log names so much of the disk now. */
   | { readonly kind: "grown"; readonly path: string; readonly markedBytes: number }
-  /** A disk's connection is over, or something else is wrong: from now on writes, or intents, may be missing. */
+  /**
+   * A disk's connection is over, or something else is wrong: from now on writes, or intents, may be missing.
+   */
   | { readonly kind: "failed"; readonly error: string }
   | { readonly kind: "stopped" };

@@ -1,7 +1,8 @@
 /**
- * The disk thread: the NBD server to which QEMU mirrors what the guest writes. It puts each request into the ring with the epoch
- * it belongs to, and answers at once: until then the guest waits for its write, and QEMU, at a checkpoint, with the VM stopped.
- * Beside that it keeps the write-intent logs: there QEMU announces what it is going to change, and waits until that is on stable storage.
+ * The disk thread: the NBD server to which QEMU mirrors what the guest writes. It puts each request into the
+ * ring with the epoch it belongs to, and answers at once: until then the guest waits for its write, and QEMU,
+ * at a checkpoint, with the VM stopped. Beside that it keeps the write-intent logs: there QEMU announces what
+ * it is going to change, and waits until that is on stable storage.
  */
 import { Socket } from "node:net";
 import { parentPort, workerData } from "node:worker_threads";
@@ -19,7 +20,10 @@ const ring = new WriteRing(sharedRing);
 const epochCell = new EpochCell(sharedEpoch);
 
 const SECTOR_BYTES = 512;
-/** The rest is kept for what QEMU drains at a checkpoint: the VM is stopped then, and must not wait for the link. */
+/**
+ * The rest is kept for what QEMU drains at a checkpoint: the VM is stopped then, and must not wait for the
+ * link.
+ */
 const ORDINARY_BYTES = Math.floor((ring.capacityBytes * 2) / 3);
 /** A log says how large it is each time it has grown by this much. */
 const GROWTH_BYTES = 8 << 20;
@@ -54,7 +58,10 @@ function socketOf(fd: number): Socket {
   return new Socket({ fd, readable: true, writable: true });
 }
 
-/** How much more may be taken now. What one epoch may write is limited, since the backup keeps all of it in memory (I6). */
+/**
+ * How much more may be taken now. What one epoch may write is limited, since the backup keeps all of it in
+ * memory (I6).
+ */
 class Admission {
   private epoch = 0;
   private bytes = 0;
@@ -100,8 +107,8 @@ class MirroredDisk {
   }
 
   /**
-   * Into the ring go whole sectors: the backup would have to read a part of one to write it. Where a piece ends within a sector, its beginning
-   * waits here for the next piece.
+   * Into the ring go whole sectors: the backup would have to read a part of one to write it. Where a piece
+   * ends within a sector, its beginning waits here for the next piece.
    */
   private data({ offset }: NbdRequest, piece: Uint8Array, at: number): number {
     let done = 0;
@@ -148,7 +155,10 @@ class MirroredDisk {
   }
 }
 
-/** Where QEMU announces what the guest is about to change, with the data that is there still, of which nothing is kept. */
+/**
+ * Where QEMU announces what the guest is about to change, with the data that is there still, of which nothing
+ * is kept.
+ */
 class LoggedDisk {
   readonly log: IntentLog;
   retired = false;

@@ -73,8 +73,8 @@ export class DiskEndpoint {
   }
 
   /**
-   * Keeps a new write-intent log at `path`. Resolves with QEMU's end of the connection over which it is to announce what it will
-   * change; the caller closes it.
+   * Keeps a new write-intent log at `path`. Resolves with QEMU's end of the connection over which it is to
+   * announce what it will change; the caller closes it.
    */
   async log(log: {
     readonly disk: number;

@@ -5,7 +5,10 @@ export interface Extent {
   readonly to: number;
 }
 
-/** The union as a sorted list in which nothing touches, at most `most` long: the nearest neighbours are joined first, so it may cover more, never less. */
+/**
+ * The union as a sorted list in which nothing touches, at most `most` long: the nearest neighbours are joined
+ * first, so it may cover more, never less.
+ */
 export function union(extents: readonly Extent[], most = Number.POSITIVE_INFINITY): Extent[] {
   const sorted = extents.filter(({ from, to }) => from < to).sort((a, b) => a.from - b.from);
   const joined: { from: number; to: number }[] = [];

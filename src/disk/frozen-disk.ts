@@ -1,9 +1,10 @@
 /**
- * A disk image as it was at one instant, while it goes on changing: what is about to be overwritten is put into a store first, and read from there
- * ever after; everything else is read from the image.
+ * A disk image as it was at one instant, while it goes on changing: what is about to be overwritten is put
+ * into a store first, and read from there ever after; everything else is read from the image.
  *
- * The one rule that makes it right: a block is marked as kept before the write that changes it begins. So what was read of the image is old if
- * its block is not marked when the reading is over, and is looked up in the store if it is.
+ * The one rule that makes it right: a block is marked as kept before the write that changes it begins. So
+ * what was read of the image is old if its block is not marked when the reading is over, and is looked up in
+ * the store if it is.
  */
 import type { FileHandle } from "node:fs/promises";
 
@@ -42,7 +43,10 @@ export class FrozenDisk {
     return this.image.bytes;
   }
 
-  /** To be called, and waited for, before these bytes of the image change. Rejects if they cannot be kept: then nothing more can be read. */
+  /**
+   * To be called, and waited for, before these bytes of the image change. Rejects if they cannot be kept:
+   * then nothing more can be read.
+   */
   async keep(offset: number, length: number): Promise<void> {
     const from = offset - (offset % FROZEN_BLOCK_BYTES);
     const to = Math.min(this.bytes, Math.ceil((offset + length) / FROZEN_BLOCK_BYTES) * FROZEN_BLOCK_BYTES);
@@ -67,7 +71,10 @@ export class FrozenDisk {
     return result;
   }
 
-  /** Marks only when the store has it, so that whoever reads meanwhile reads the image, which is the same still. */
+  /**
+   * Marks only when the store has it, so that whoever reads meanwhile reads the image, which is the same
+   * still.
+   */
   private async put({ from, to }: Run, old: Buffer): Promise<void> {
     for (const piece of filled(old)) {
       await this.write(old.subarray(piece.from, piece.to), from + piece.from);

@@ -1,6 +1,7 @@
 /**
- * The disk images at one instant, for a clone of the VM: kept whole while commits go on, and served over NBD, to be read only. It must never be in
- * the way of a commit: what cannot be kept breaks the clone, not the image.
+ * The disk images at one instant, for a clone of the VM: kept whole while commits go on, and served over NBD,
+ * to be read only. It must never be in the way of a commit: what cannot be kept breaks the clone, not the
+ * image.
  */
 import { type FileHandle, open, rm } from "node:fs/promises";
 import { createServer, type Server, type Socket } from "node:net";
@@ -10,7 +11,9 @@ import type { NbdRequest } from "../codec/nbd-server.ts";
 import { FrozenDisk, type ImageReader } from "./frozen-disk.ts";
 import { NbdAcceptor } from "./nbd-acceptor.ts";
 
-/** Reads under way for the clone; more wait, so that commits have the image and this process for themselves. */
+/**
+ * Reads under way for the clone; more wait, so that commits have the image and this process for themselves.
+ */
 const MOST_READS = 4;
 
 export class FrozenDisks {
@@ -76,7 +79,10 @@ export class FrozenDisks {
     return [...this.disks.values()].reduce((sum, { keptBytes }) => sum + keptBytes, 0);
   }
 
-  /** To be waited for before these bytes of a disk change. Never rejects, and does not wait any more once the disks were dropped. */
+  /**
+   * To be waited for before these bytes of a disk change. Never rejects, and does not wait any more once the
+   * disks were dropped.
+   */
   async keep(disk: number, offset: number, length: number): Promise<void> {
     const frozen = this.disks.get(disk);
     if (this.over || frozen === undefined) return;

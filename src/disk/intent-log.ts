@@ -1,8 +1,10 @@
 /**
- * The write-intent log of one disk: which parts of it the VM may have changed lately, on stable storage *before* they are changed. After a crash
- * of this host it tells where the image may differ from what the other host has. DRBD's activity log does the same.
+ * The write-intent log of one disk: which parts of it the VM may have changed lately, on stable storage
+ * *before* they are changed. After a crash of this host it tells where the image may differ from what the
+ * other host has. DRBD's activity log does the same.
  *
- * A file: a page of JSON, then one bit an extent. A bit is only ever set; a log that has grown gives way to a new one.
+ * A file: a page of JSON, then one bit an extent. A bit is only ever set; a log that has grown gives way to a
+ * new one.
  */
 import { type FileHandle, open, readdir, readFile, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -12,7 +14,9 @@ const HEAD_BYTES = 4096;
 const PAGE_BYTES = 4096;
 /** How the name of a log ends that QEMU has not been given yet. */
 const UNFINISHED = ".new";
-/** QEMU tells of 64 KiB at a time. Larger extents on disks for which the bits would take more than 128 KiB. */
+/**
+ * QEMU tells of 64 KiB at a time. Larger extents on disks for which the bits would take more than 128 KiB.
+ */
 const LEAST_EXTENT_BYTES = 64 << 10;
 const MOST_EXTENTS = 1 << 20;
 
@@ -68,7 +72,10 @@ export class IntentLog {
     return new IntentLog(path, file, head);
   }
 
-  /** Marks a range that is about to be changed. Resolves when that is on stable storage. Rejects when it cannot be put there. */
+  /**
+   * Marks a range that is about to be changed. Resolves when that is on stable storage. Rejects when it
+   * cannot be put there.
+   */
   async mark({ from, to }: Extent): Promise<void> {
     let fresh = false;
     for (let extent = Math.floor(from / this.extentBytes); extent * this.extentBytes < to; extent++) {
@@ -115,7 +122,10 @@ export class IntentLog {
   }
 }
 
-/** A path for a new log of a disk: no log of an earlier session may be written over while it may still be needed. */
+/**
+ * A path for a new log of a disk: no log of an earlier session may be written over while it may still be
+ * needed.
+ */
 export async function newLogPath(folder: string, vm: string, disk: number): Promise<string> {
   const numbers = (await logFiles(folder, vm, disk)).map((path) =>
     Number(path.slice(path.lastIndexOf("-") + 1)),
@@ -135,7 +145,9 @@ async function logFiles(folder: string, vm: string, disk: number, ending = ""): 
     .map((name) => join(folder, name));
 }
 
-/** What the logs of `session` name; undefined when there is none of that session, or one that cannot be read. */
+/**
+ * What the logs of `session` name; undefined when there is none of that session, or one that cannot be read.
+ */
 export async function readIntents(
   folder: string,
   vm: string,

@@ -1,4 +1,7 @@
-/** A socket to an NBD client, with the server's session over it: bytes in and out, and what has to wait, waits. */
+/**
+ * A socket to an NBD client, with the server's session over it: bytes in and out, and what has to wait,
+ * waits.
+ */
 import type { Socket } from "node:net";
 import { type NbdServerOptions, NbdServerSession } from "../codec/nbd-server.ts";
 

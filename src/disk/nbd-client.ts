@@ -1,4 +1,7 @@
-/** A client of an NBD server behind a unix socket: QEMU's exports. What it uses of the protocol: docs/specs/nbd.md. */
+/**
+ * A client of an NBD server behind a unix socket: QEMU's exports. What it uses of the protocol:
+ * docs/specs/nbd.md.
+ */
 import { COMMAND, COMMAND_FLAG, type NbdErrno, type NbdExtent, TRANSMISSION } from "../codec/nbd.ts";
 import type { NbdOpened } from "../codec/nbd-client-handshake.ts";
 import { SentRequest } from "../codec/nbd-replies.ts";
@@ -10,8 +13,9 @@ export { type NbdClientOptions, type NbdClosed, NbdError } from "./nbd-connectio
 const LONGEST_REQUEST = 2 ** 32 - 1;
 
 /**
- * All methods may be called while others are under way; requests that overlap may be carried out in any order. Offsets and lengths are bytes, multiples of
- * `minimumBlock`. Longer requests than the server takes become several, which need not all succeed. All reject with NbdError.
+ * All methods may be called while others are under way; requests that overlap may be carried out in any
+ * order. Offsets and lengths are bytes, multiples of `minimumBlock`. Longer requests than the server takes
+ * become several, which need not all succeed. All reject with NbdError.
  */
 export class NbdClient {
   readonly exportName: string;
@@ -97,8 +101,8 @@ export class NbdClient {
   }
 
   /**
-   * Extents of a context, in order, from `offset` on; neighbours differ in their flags. At least one (unless `length` is 0). They may cover less than was asked
-   * for, never more.
+   * Extents of a context, in order, from `offset` on; neighbours differ in their flags. At least one (unless
+   * `length` is 0). They may cover less than was asked for, never more.
    */
   async blockStatus(offset: number, length: number, context: string): Promise<readonly NbdExtent[]> {
     this.#check("block status", offset, length);
@@ -124,7 +128,9 @@ export class NbdClient {
     this.#connection.destroy(why);
   }
 
-  /** Of a request without data: all that 32 bits can say, but for what would spoil the alignment of the next. */
+  /**
+   * Of a request without data: all that 32 bits can say, but for what would spoil the alignment of the next.
+   */
   get #longestRequest(): number {
     return LONGEST_REQUEST - (LONGEST_REQUEST % this.preferredBlock);
   }

@@ -1,4 +1,7 @@
-/** One connection to an NBD server behind a unix socket: into the export, then requests that wait for their replies. */
+/**
+ * One connection to an NBD server behind a unix socket: into the export, then requests that wait for their
+ * replies.
+ */
 import { createConnection, type Socket } from "node:net";
 import { COMMAND, type NbdErrno, NbdProtocolError } from "../codec/nbd.ts";
 import { clientHandshake, type NbdOpened, NbdRefusal } from "../codec/nbd-client-handshake.ts";
@@ -10,15 +13,19 @@ export interface NbdClientOptions {
   /** Of the server's unix socket. */
   readonly path: string;
   readonly exportName: string;
-  /** Metadata contexts to ask for: "base:allocation", "qemu:dirty-bitmap:NAME". Connecting fails if the server lacks one of them. */
+  /**
+   * Metadata contexts to ask for: "base:allocation", "qemu:dirty-bitmap:NAME". Connecting fails if the server
+   * lacks one of them.
+   */
   readonly contexts?: readonly string[];
   /** How long connecting and the handshake may take. */
   readonly timeoutMs?: number;
 }
 
 /**
- * `ENOENT`: there is no such export. `ENOTCONN`: the connection is gone, or did not come about. `EPROTO`: the server does not keep to the
- * protocol. `ENOTSUP`: it does not offer what was asked for. Otherwise what the server said.
+ * `ENOENT`: there is no such export. `ENOTCONN`: the connection is gone, or did not come about. `EPROTO`: the
+ * server does not keep to the protocol. `ENOTSUP`: it does not offer what was asked for. Otherwise what the
+ * server said.
  */
 export class NbdError extends Error {
   readonly errno: NbdErrno | "ENOENT" | "ENOTCONN" | "EPROTO";

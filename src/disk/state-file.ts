@@ -1,6 +1,7 @@
 /**
- * What this host is to the VM, and what its disk images are, in a small file that survives a crash: written whole beside its place, synced, and moved in.
- * What a guardian does when it starts follows from it (core/start-up.ts): so an image that is somebody's copy, and perhaps half of one, is not started.
+ * What this host is to the VM, and what its disk images are, in a small file that survives a crash: written
+ * whole beside its place, synced, and moved in. What a guardian does when it starts follows from it
+ * (core/start-up.ts): so an image that is somebody's copy, and perhaps half of one, is not started.
  */
 import { mkdir, open, readFile, rename } from "node:fs/promises";
 import { dirname } from "node:path";
@@ -13,15 +14,18 @@ export interface DiskState {
   readonly vm: string;
   readonly generation: Generation;
   /**
-   * `owner`: the VM runs here, or ran here last. `syncing`: a first sync or resync is coming in, the images are a mixture.
-   * `replica`: they follow the primary's, and while they do, may hold a part of a checkpoint.
+   * `owner`: the VM runs here, or ran here last. `syncing`: a first sync or resync is coming in, the images
+   * are a mixture. `replica`: they follow the primary's, and while they do, may hold a part of a checkpoint.
    */
   readonly images: "owner" | "syncing" | "replica";
   /** The protection in which they last were what they are: both hosts note the same one. */
   readonly session?: string;
   /** Of a replica: everything up to this checkpoint is on stable storage here. */
   readonly durableEpoch?: EpochId;
-  /** Of an owner: it gave the VM away in order, with nothing written after the session's last checkpoint, and all of it on stable storage. */
+  /**
+   * Of an owner: it gave the VM away in order, with nothing written after the session's last checkpoint, and
+   * all of it on stable storage.
+   */
   readonly handedOver?: boolean;
   /** Of an owner: somebody has had the VM protected, and nobody has said stop since. */
   readonly wanted?: boolean;
@@ -64,8 +68,8 @@ export class StateFile {
   }
 
   /**
-   * Resolves when it is on stable storage. What was noted of a later generation stands: somebody who is late, of a role or a session that is over, does not take
-   * it back. @throws StateFileError then
+   * Resolves when it is on stable storage. What was noted of a later generation stands: somebody who is late,
+   * of a role or a session that is over, does not take it back. @throws StateFileError then
    */
   write(state: Omit<DiskState, "version" | "vm">): Promise<void> {
     const { newest } = this;

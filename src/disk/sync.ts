@@ -1,10 +1,10 @@
 /**
- * Brings the backup's image of one disk up to date while the VM runs. What the guest writes meanwhile goes to the backup by itself, in order,
- * through the mirror; this brings over the rest.
+ * Brings the backup's image of one disk up to date while the VM runs. What the guest writes meanwhile goes to
+ * the backup by itself, in order, through the mirror; this brings over the rest.
  *
- * The one danger is to send something older than what the mirror has sent already. So each read notes what the mirror sends
- * while it is under way, and leaves that out. What the mirror has sent before the read is in the source, and so in what is read; what it
- * sends later comes later.
+ * The one danger is to send something older than what the mirror has sent already. So each read notes what
+ * the mirror sends while it is under way, and leaves that out. What the mirror has sent before the read is in
+ * the source, and so in what is read; what it sends later comes later.
  */
 import { DISK_WRITE, DISK_ZERO, type DiskEntry, HASH_BYTES } from "../codec/replication.ts";
 import { hashBlocks, type ReadableDisk, zeroExtents } from "./block-hash.ts";
@@ -24,8 +24,8 @@ export interface RecordsPlan {
   readonly changed: readonly Extent[];
   readonly suspect: readonly Extent[];
   /**
-   * Of an image that is kept in clusters: their size. A power failure may take a new cluster's zeroes and leave the note that it is in use: then
-   * something old is where it was not written.
+   * Of an image that is kept in clusters: their size. A power failure may take a new cluster's zeroes and
+   * leave the note that it is in use: then something old is where it was not written.
    */
   readonly clusterBytes?: number | undefined;
 }
@@ -86,7 +86,10 @@ export class DiskSync {
     this.stopped = true;
   }
 
-  /** Resolves when all that differed has been sent. The mirror must be running. Rejects with the first error, or when stopped. */
+  /**
+   * Resolves when all that differed has been sent. The mirror must be running. Rejects with the first error,
+   * or when stopped.
+   */
   async run(plan: SyncPlan): Promise<void> {
     const whole = { from: 0, to: this.source.bytes };
     const end = whole.to;

@@ -1,10 +1,11 @@
 /**
- * What the guest has written to its disks and the link has not taken yet: one ring for all disks of a VM, in shared memory. The disk
- * thread puts requests in, the main thread takes them out, in order. That nothing else holds the guest's writes at the primary is what
- * bounds their memory (I6): a full ring makes the guest wait.
+ * What the guest has written to its disks and the link has not taken yet: one ring for all disks of a VM, in
+ * shared memory. The disk thread puts requests in, the main thread takes them out, in order. That nothing
+ * else holds the guest's writes at the primary is what bounds their memory (I6): a full ring makes the guest
+ * wait.
  *
- * Entries lie in slots of fixed size, their data in a ring of bytes beside them. What was put in is seen by the other side only after
- * `publish`.
+ * Entries lie in slots of fixed size, their data in a ring of bytes beside them. What was put in is seen by
+ * the other side only after `publish`.
  */
 import { DISK_WRITE, type DiskEntry, type DiskEntryKind } from "../codec/replication.ts";
 import type { EpochId } from "../core/words.ts";
@@ -21,16 +22,21 @@ export interface SharedRing {
 }
 
 /**
- * Words of 64 bits: slots ever published, slots ever freed, bytes ever freed; whether the reader wants to be told; the writer's health;
- * whether what comes is still wanted.
+ * Words of 64 bits: slots ever published, slots ever freed, bytes ever freed; whether the reader wants to be
+ * told; the writer's health; whether what comes is still wanted.
  */
 const WORD = { published: 0, freed: 1, freedBytes: 2, bell: 3, broken: 4, abandoned: 5 } as const;
 const WORD_COUNT = 6;
-/** Numbers in a slot: disk, kind, offset, length, epoch, and where its data begins, counted in bytes ever put in. */
+/**
+ * Numbers in a slot: disk, kind, offset, length, epoch, and where its data begins, counted in bytes ever put
+ * in.
+ */
 const SLOT = { disk: 0, kind: 1, offset: 2, length: 3, epoch: 4, at: 5 } as const;
 const SLOT_NUMBERS = 6;
 const SLOT_COUNT = 4096;
-/** Longer runs of data become several entries, so that a reader can send the first while the last still comes. */
+/**
+ * Longer runs of data become several entries, so that a reader can send the first while the last still comes.
+ */
 const LONGEST_ENTRY_BYTES = 256 << 10;
 
 export class WriteRing {

@@ -1,5 +1,6 @@
 /**
- * The images did not take a checkpoint, and nobody else has the VM: this host waits, and tries again, less and less often, until they do. An alarm stands meanwhile.
+ * The images did not take a checkpoint, and nobody else has the VM: this host waits, and tries again, less
+ * and less often, until they do. An alarm stands meanwhile.
  */
 import { Alarm, type Told } from "./watch/alarm.ts";
 

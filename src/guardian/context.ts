@@ -27,7 +27,9 @@ export interface TakenOver {
   readonly environment: HostEnvironment;
   /** The file that holds the VM's RAM. */
   readonly ramFile: string;
-  /** The session whose last checkpoint the VM went on from: the dirty bitmaps of its disks count from there. */
+  /**
+   * The session whose last checkpoint the VM went on from: the dirty bitmaps of its disks count from there.
+   */
   readonly session: string | undefined;
   /** The checkpoint from which it went on. */
   readonly epoch: number;

@@ -1,17 +1,22 @@
 /**
- * A guardian's loop over its core. What happens is fed as an event; the core's step says what the state is then, and what to do: the effects.
+ * A guardian's loop over its core. What happens is fed as an event; the core's step says what the state is
+ * then, and what to do: the effects.
  *
  * The duties of whoever carries effects out, all of them:
  *
- *  1. One event at a time, in the order in which they were fed. What is fed while an event is dealt with, by an effect for example, waits until that is done.
- *     It is still dealt with in the same turn of Node's loop, before the outermost `feed` returns. Who feeds from outside so sees what came of it.
- *  2. Effects are begun in the order given, and all effects of an event before the next event is stepped. While they are, the state is that after the step.
+ * 1. One event at a time, in the order in which they were fed. What is fed while an event is dealt with, by
+ * an effect for example, waits until that is done. It is still dealt with in the same turn of Node's loop,
+ * before the outermost `feed` returns. Who feeds from outside so sees what came of it.
+ * 2. Effects are begun in the order given, and all effects of an event before the next event is stepped.
+ * While they are, the state is that after the step.
  *  3. An effect that takes time is begun and not waited for. What comes of it is an event, or a failure.
- *  4. An effect that throws, or whose promise rejects, has failed: `failed` is told, once. Effects behind it are carried out all the same, but not behind a
- *     broken invariant. What a failure means is said in core/effect-failures.ts and nowhere else; `failed` must not throw.
- *  5. `stepped` is called after the effects of each event. It may be called again for the same state, should it have failed.
- *  6. What effects themselves promise stands at their types in core/*-protocol.ts (output commit above all), and is asserted once more where they are carried
- *     out.
+ * 4. An effect that throws, or whose promise rejects, has failed: `failed` is told, once. Effects behind it
+ * are carried out all the same, but not behind a broken invariant. What a failure means is said in
+ * core/effect-failures.ts and nowhere else; `failed` must not throw.
+ * 5. `stepped` is called after the effects of each event. It may be called again for the same state, should
+ * it have failed.
+ * 6. What effects themselves promise stands at their types in core/*-protocol.ts (output commit above all),
+ * and is asserted once more where they are carried out.
  */
 import { InvariantBroken, type Step } from "../core/transition.ts";
 import { monotonicMs } from "../os/monotonic.ts";

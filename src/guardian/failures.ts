@@ -1,4 +1,7 @@
-/** What either guardian does with an effect that has failed: the words for it, and the tries that follow. Which remedy it is, core/effect-failures.ts says. */
+/**
+ * What either guardian does with an effect that has failed: the words for it, and the tries that follow.
+ * Which remedy it is, core/effect-failures.ts says.
+ */
 import { IllegalTransition, InvariantBroken } from "../core/transition.ts";
 import type { Failed } from "./event-loop.ts";
 import { persist } from "./persist.ts";

@@ -1,4 +1,6 @@
-/** What both roles do to have a QEMU beside them: judge the host, choose the accelerator, start the process. */
+/**
+ * What both roles do to have a QEMU beside them: judge the host, choose the accelerator, start the process.
+ */
 import { mkdirSync } from "node:fs";
 import { probeAccelerator } from "../hypervisor/qemu/accelerator.ts";
 import { qemuCommand } from "../hypervisor/qemu/command-line.ts";
@@ -99,7 +101,10 @@ export function startQemu(
   });
 }
 
-/** The guest-visible hardware as it is at this moment. Fails when a file of the VM's cannot be read, or QEMU does not answer. */
+/**
+ * The guest-visible hardware as it is at this moment. Fails when a file of the VM's cannot be read, or QEMU
+ * does not answer.
+ */
 export async function machineOf(
   config: GuardianConfig,
   environment: HostEnvironment,

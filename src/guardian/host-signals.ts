@@ -1,6 +1,7 @@
 /**
- * What the host's signals mean to a guardian (docs/running.md). A host sends them for many reasons, and most of them are no reason for a VM to end: a terminal that
- * is closed, a log that is rotated, a limit that is reached.
+ * What the host's signals mean to a guardian (docs/running.md). A host sends them for many reasons, and most
+ * of them are no reason for a VM to end: a terminal that is closed, a log that is rotated, a limit that is
+ * reached.
  */
 import type { Log } from "./log.ts";
 

@@ -1,7 +1,8 @@
 /**
- * The images of a VM that is taken over, and others who have them. A standby that is refused an image is told to run again, as long as nobody else has the VM: the
- * lock of the old host, on storage that both have, may last until that storage has given it up. A VM that runs beside somebody who may write to its image goes
- * on, and its operator hears of it.
+ * The images of a VM that is taken over, and others who have them. A standby that is refused an image is told
+ * to run again, as long as nobody else has the VM: the lock of the old host, on storage that both have, may
+ * last until that storage has given it up. A VM that runs beside somebody who may write to its image goes on,
+ * and its operator hears of it.
  */
 import { inUseByOthers, writtenWithOthers } from "../hypervisor/qemu/image-locks.ts";
 import { Alarm, type Told } from "./watch/alarm.ts";

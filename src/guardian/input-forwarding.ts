@@ -1,8 +1,10 @@
 /**
- * In a planned switchover what arrives for the paused VM goes after it: the old host watches the taps from just before the pause and sends what comes to
- * the new one, which gives it to the VM when it runs. Without that every client that asks something in those milliseconds waits for its own timer.
+ * In a planned switchover what arrives for the paused VM goes after it: the old host watches the taps from
+ * just before the pause and sends what comes to the new one, which gives it to the VM when it runs. Without
+ * that every client that asks something in those milliseconds waits for its own timer.
  *
- * It is a help, not a promise: what cannot be forwarded is lost as on any network. A frame may come twice, if the guest has read it just before the pause.
+ * It is a help, not a promise: what cannot be forwarded is lost as on any network. A frame may come twice, if
+ * the guest has read it just before the pause.
  */
 import { GuestInput, type InputFrame } from "../net/guest-input.ts";
 import type { Log } from "./log.ts";

@@ -5,9 +5,10 @@ import type { Log } from "./log.ts";
 const ENDS_WITHIN_MS = 5_000;
 
 /**
- * Ends QEMU. The link is closed at once, so that the backup need not wait for the process: one that waits for storage (state D) is gone only when its request
- * has come back, and may never be. Its guest is not: a thread that has SIGKILL to die of does not return to it (I3). What it has sent is held here, and no ack lets
- * any of it go any more.
+ * Ends QEMU. The link is closed at once, so that the backup need not wait for the process: one that waits for
+ * storage (state D) is gone only when its request has come back, and may never be. Its guest is not: a thread
+ * that has SIGKILL to die of does not return to it (I3). What it has sent is held here, and no ack lets any
+ * of it go any more.
  */
 export function killVm(
   qemu: Pick<QemuProcess, "kill" | "exited" | "processState">,

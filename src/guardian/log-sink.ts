@@ -1,9 +1,11 @@
 /**
- * Where log lines go: a descriptor that was handed to us, of whatever kind. Nothing waits for it and nothing ends because of it: what it does not take, since a
- * file system is full, nobody reads or the reader has gone, is dropped and counted, and the next line that gets through is told how many came before it.
+ * Where log lines go: a descriptor that was handed to us, of whatever kind. Nothing waits for it and nothing
+ * ends because of it: what it does not take, since a file system is full, nobody reads or the reader has
+ * gone, is dropped and counted, and the next line that gets through is told how many came before it.
  *
- * A pipe or a terminal is opened once more, not to wait: to change the descriptor itself would change it for those who share it, a shell for example. A socket
- * (journald's) cannot be opened; each write to it says that it does not wait. Files are written by Node's own threads, one write at a time.
+ * A pipe or a terminal is opened once more, not to wait: to change the descriptor itself would change it for
+ * those who share it, a shell for example. A socket (journald's) cannot be opened; each write to it says that
+ * it does not wait. Files are written by Node's own threads, one write at a time.
  */
 import { closeSync, constants, fstatSync, openSync, write, writeSync } from "node:fs";
 import { sendNow } from "../os/socket.ts";
@@ -67,7 +69,9 @@ export class LogSink {
     this.work();
   }
 
-  /** Resolves when everything is written or dropped, or after `withinMs`. Nothing may be written after that. */
+  /**
+   * Resolves when everything is written or dropped, or after `withinMs`. Nothing may be written after that.
+   */
   async end(withinMs: number): Promise<void> {
     if (this.waiting.length > 0) {
       const { promise, resolve } = Promise.withResolvers<void>();

@@ -1,4 +1,7 @@
-/** The guardian's log: one JSON line per event on stdout, for journald or a file. Writing it never waits and never fails (log-sink.ts). */
+/**
+ * The guardian's log: one JSON line per event on stdout, for journald or a file. Writing it never waits and
+ * never fails (log-sink.ts).
+ */
 import { pino } from "pino";
 import { LogSink } from "./log-sink.ts";
 

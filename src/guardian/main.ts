@@ -1,4 +1,7 @@
-/** `node src/guardian/main.ts CONFIG`: one guardian. It begins in the role that its configuration names, and may change it. */
+/**
+ * `node src/guardian/main.ts CONFIG`: one guardian. It begins in the role that its configuration names, and
+ * may change it.
+ */
 import { readdirSync, rmSync } from "node:fs";
 import { setPriority } from "node:os";
 import { join } from "node:path";
@@ -19,13 +22,19 @@ import { Stalls } from "./watch/stalls.ts";
 import { TapWatch } from "./watch/tap-watch.ts";
 import { WitnessWatch } from "./watch/witness-watch.ts";
 
-// V8 throws away the code of what has not run for a while, and compiles it again when it is called: of a failover, while a guest waits.
+// V8 throws away the code of what has not run for a while, and compiles it again when it is called: of a
+// failover, while a guest waits.
 setFlagsFromString("--no-flush-bytecode");
 
-/** What ends this guardian before it has a log, or tells why it ends. Like the log it is waited for by nobody. */
+/**
+ * What ends this guardian before it has a log, or tells why it ends. Like the log it is waited for by nobody.
+ */
 const errors = new LogSink(2, (lines, reason) => `${lines} lines were lost here: ${reason}\n`);
 
-/** Exit statuses: 1 the VM is gone unasked, 2 it could not be started, 3 another guardian has it or what it needs, 64 wrong use. */
+/**
+ * Exit statuses: 1 the VM is gone unasked, 2 it could not be started, 3 another guardian has it or what it
+ * needs, 64 wrong use.
+ */
 async function main(path: string | undefined): Promise<number> {
   if (path === undefined) {
     errors.write("usage: node src/guardian/main.ts CONFIG\n");
@@ -70,7 +79,8 @@ async function main(path: string | undefined): Promise<number> {
       const served = serve(context, signals);
       const ended = await Promise.race([served, signals.left]);
       if (ended !== undefined) return ended;
-      // It was starting. Its QEMU dies with this process; memory that a standby was to have is not left behind.
+      // It was starting. Its QEMU dies with this process; memory that a standby was to have is not left
+      // behind.
       served.catch(() => {});
       rmSync(join(config.imageDirectory, `${vm.name}.ram`), { force: true });
       return 0;
@@ -92,8 +102,9 @@ async function main(path: string | undefined): Promise<number> {
 }
 
 /**
- * On a busy host a guardian must still beat in time, so all its threads are raised: V8's own, for which the main thread waits when
- * memory is collected, and with them those that are started later. What it starts (QEMU) goes back to the priority that we had.
+ * On a busy host a guardian must still beat in time, so all its threads are raised: V8's own, for which the
+ * main thread waits when memory is collected, and with them those that are started later. What it starts
+ * (QEMU) goes back to the priority that we had.
  */
 function raisePriority(log: Log): void {
   try {

@@ -1,6 +1,7 @@
 /**
- * One guardian for one VM on a host, and nothing that two VMs both call their own. A second guardian finds out before it has touched anything: it ends at once,
- * and says who runs. What is locked is what two of them would destroy for each other.
+ * One guardian for one VM on a host, and nothing that two VMs both call their own. A second guardian finds
+ * out before it has touched anything: it ends at once, and says who runs. What is locked is what two of them
+ * would destroy for each other.
  */
 import { mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -69,7 +70,8 @@ async function take(
   names: readonly string[],
   by: string,
 ): Promise<HeldLocks | readonly Taken[]> {
-  // Before it is made: behind a link of somebody else's it would be made, and tidied, in a place of his choice.
+  // Before it is made: behind a link of somebody else's it would be made, and tidied, in a place of his
+  // choice.
   const why = whyUnsafe(path);
   if (why !== undefined) throw new Error(why);
   return await LockFolder.open(path).take(names, by);
@@ -93,8 +95,9 @@ function holders(taken: readonly Taken[], all: readonly Sole[]): string {
 }
 
 /**
- * Where the locks of a host are: each of them that this user can have. Those below /run are one for all VMs, but a login's end or a service manager may remove them
- * while guardians run on; the one beside the state stays, and the same guardian started again finds it.
+ * Where the locks of a host are: each of them that this user can have. Those below /run are one for all VMs,
+ * but a login's end or a service manager may remove them while guardians run on; the one beside the state
+ * stays, and the same guardian started again finds it.
  */
 function lockFolders({ stateDirectory }: GuardianConfig): string[] {
   const user = process.getuid!();

@@ -1,6 +1,6 @@
 /**
- * `npm run order -- SOCKET COMMAND [ARGUMENTS]`: gives a guardian one order over its control socket (docs/specs/control.md), waits until it is done, and
- * prints the answer. ARGUMENTS is a JSON object.
+ * `npm run order -- SOCKET COMMAND [ARGUMENTS]`: gives a guardian one order over its control socket
+ * (docs/specs/control.md), waits until it is done, and prints the answer. ARGUMENTS is a JSON object.
  *
  * Exit status: 0 done, 1 refused or failed, 2 there is no guardian, 64 wrong use.
  */

@@ -1,6 +1,6 @@
 /**
- * A primary that is asked to end, by SIGTERM for example, while its VM runs: the VM is given to the backup if it is protected. If not, its power button is pressed,
- * and the guest shuts down. All of it has a time limit.
+ * A primary that is asked to end, by SIGTERM for example, while its VM runs: the VM is given to the backup if
+ * it is protected. If not, its power button is pressed, and the guest shuts down. All of it has a time limit.
  */
 import type { PrimaryEvent, PrimaryState } from "../core/primary-protocol.ts";
 import type { QemuProcess } from "../hypervisor/qemu/process.ts";
@@ -45,7 +45,10 @@ export class OrderlyEnd {
     );
   }
 
-  /** At once: a protected VM goes on at the backup, as after a crash of this host; another one ends as if its power had failed. */
+  /**
+   * At once: a protected VM goes on at the backup, as after a crash of this host; another one ends as if its
+   * power had failed.
+   */
   now(): void {
     this.asked = true;
     this.parts.qemu.kill();

@@ -1,4 +1,6 @@
-/** The directories of a guardian: what lies there decides what runs as its user, so nobody else may change it. */
+/**
+ * The directories of a guardian: what lies there decides what runs as its user, so nobody else may change it.
+ */
 import { error, type Finding, warning } from "../hypervisor/qemu/traps.ts";
 import { whyUnsafe } from "../os/safe-path.ts";
 import type { GuardianConfig } from "./config/config.ts";

@@ -1,4 +1,7 @@
-/** What must be done and cannot be at present is tried again in the background, less and less often, until it is done. An alarm stands meanwhile. */
+/**
+ * What must be done and cannot be at present is tried again in the background, less and less often, until it
+ * is done. An alarm stands meanwhile.
+ */
 import type { Alarm } from "./watch/alarm.ts";
 
 const FIRST_MS = 100;

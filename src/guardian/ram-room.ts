@@ -1,6 +1,8 @@
 /**
- * The RAM file of a VM that was taken over keeps all of its space. A balloon that grows and a guest that reports its free pages have QEMU punch holes into it. Others may
- * fill the file system then, and the guest's next touch of such a page would be the end of the only copy (SIGBUS). So what was given back is soon taken again.
+ * The RAM file of a VM that was taken over keeps all of its space. A balloon that grows and a guest that
+ * reports its free pages have QEMU punch holes into it. Others may fill the file system then, and the guest's
+ * next touch of such a page would be the end of the only copy (SIGBUS). So what was given back is soon taken
+ * again.
  */
 import { dirname } from "node:path";
 import { reserveAgain } from "../memory/ram-file.ts";

@@ -19,7 +19,10 @@ interface Serving {
   readonly config: GuardianConfig;
 }
 
-/** One role after the other, until one ends with an exit status. @param signals left out where nobody sends any */
+/**
+ * One role after the other, until one ends with an exit status. @param signals left out where nobody sends
+ * any
+ */
 export async function serve(
   context: Context,
   signals?: Pick<HostSignals, "attend" | "ending">,
@@ -76,8 +79,9 @@ async function change(
 }
 
 /**
- * A host that has lost the VM, or whose standby is spent, becomes a backup as soon as it can. What is in the way, an address that is gone or a file, may be mended
- * while this guardian waits, and the VM has no other backup.
+ * A host that has lost the VM, or whose standby is spent, becomes a backup as soon as it can. What is in the
+ * way, an address that is gone or a file, may be mended while this guardian waits, and the VM has no other
+ * backup.
  */
 async function backupInTime(
   context: Context<BackupConfig>,

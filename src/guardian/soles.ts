@@ -1,6 +1,6 @@
 /**
- * What a guardian must have for itself on its host. Each thing has the names of everything that it has in common with another
- * one: a path however it is written, the file behind it, a device and its partitions.
+ * What a guardian must have for itself on its host. Each thing has the names of everything that it has in
+ * common with another one: a path however it is written, the file behind it, a device and its partitions.
  */
 import { createHash } from "node:crypto";
 import { readlinkSync, realpathSync, type Stats, statSync } from "node:fs";
@@ -49,7 +49,10 @@ export function soles(config: GuardianConfig, linkOf: MasterOf = networkLink): S
   ];
 }
 
-/** Two fields of one file that lead to the same thing; undefined if there are none. One image under two names is preflight's to tell. */
+/**
+ * Two fields of one file that lead to the same thing; undefined if there are none. One image under two names
+ * is preflight's to tell.
+ */
 export function ownClash(all: readonly Sole[]): readonly [Sole, Sole] | undefined {
   for (const [index, one] of all.entries())
     for (const other of all.slice(index + 1))
@@ -68,7 +71,10 @@ function images({ vm }: GuardianConfig): Sole[] {
   });
 }
 
-/** Where output of the VM goes on this host. QEMU removes what is in the place of its sockets, and appends to files. */
+/**
+ * Where output of the VM goes on this host. QEMU removes what is in the place of its sockets, and appends to
+ * files.
+ */
 function ends({ lab, runDirectory, vm }: GuardianConfig, host: string): Sole[] {
   const { agent, serial, vnc } = vm;
   const places: [string, string | undefined][] = [

@@ -1,4 +1,7 @@
-/** The standby's process is gone: what stood beside it goes, too. A step that fails keeps none of the others from being taken, nor the guardian from its end. */
+/**
+ * The standby's process is gone: what stood beside it goes, too. A step that fails keeps none of the others
+ * from being taken, nor the guardian from its end.
+ */
 import type { BackupImages } from "../memory/backup-images.ts";
 import type { StandbyTaps } from "../net/standby-taps.ts";
 import type { HeldCheckpoints } from "./backup/held-checkpoints.ts";

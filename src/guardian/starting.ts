@@ -1,6 +1,6 @@
 /**
- * Before a guardian takes up a role: which one, by core/start-up, from what this host noted and what the witness knows. A host that failed can so be
- * started again with the file that it always had.
+ * Before a guardian takes up a role: which one, by core/start-up, from what this host noted and what the
+ * witness knows. A host that failed can so be started again with the file that it always had.
  */
 import { setTimeout as pause } from "node:timers/promises";
 import {
@@ -19,7 +19,10 @@ import type { Order } from "./control/socket.ts";
 /** The host runs the VM, or is its backup, as this generation. */
 export type Decided = Extract<StartUp, { as: "primary" | "backup" }>;
 
-/** Resolves when it is decided, however long the witness takes. Rejects with a sentence where this host must do nothing. */
+/**
+ * Resolves when it is decided, however long the witness takes. Rejects with a sentence where this host must
+ * do nothing.
+ */
 export async function decideRole(context: Context): Promise<Decided> {
   const { config, log, record } = context;
   const { host, role, timing, vm } = config;
@@ -61,7 +64,8 @@ async function settled({ record, witness }: Context, starting: Omit<Starting, "n
     const now = { ...starting, record: record.state };
     const decision = startUp({ ...now, newest: await witness.latest() });
     if (decision.as !== "claim") return decision;
-    // On stable storage first: a host that fails behind its first claim must know that it has had nothing but that.
+    // On stable storage first: a host that fails behind its first claim must know that it has had nothing but
+    // that.
     if (record.state === undefined) await record.write(SET_OUT);
     const { generation, granted } = await witness.ask(decision.generation);
     if (granted) return { as: "primary", generation, why: decision.why };

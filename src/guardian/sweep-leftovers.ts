@@ -1,4 +1,7 @@
-/** What a guardian leaves that was killed, or whose host was stopped in the midst: RAM images, sockets, what a test failover had. Nobody else can be using any of it. */
+/**
+ * What a guardian leaves that was killed, or whose host was stopped in the midst: RAM images, sockets, what a
+ * test failover had. Nobody else can be using any of it.
+ */
 import { existsSync, lstatSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { GuardianConfig } from "./config/config.ts";
@@ -6,7 +9,10 @@ import type { Log } from "./log.ts";
 
 type SweptConfig = Pick<GuardianConfig, "imageDirectory" | "runDirectory" | "stateDirectory" | "vm">;
 
-/** To be called while this guardian is the only one, and before it has a QEMU. What cannot be swept is told, and is in nobody's way. */
+/**
+ * To be called while this guardian is the only one, and before it has a QEMU. What cannot be swept is told,
+ * and is in nobody's way.
+ */
 export function sweepLeftovers(
   { imageDirectory, runDirectory, stateDirectory, vm }: SweptConfig,
   log: Log,

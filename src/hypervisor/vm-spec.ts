@@ -1,6 +1,6 @@
 /**
- * What a VM is, as its guest sees it. Both hosts are given the same spec: the standby must be built of the same
- * machine, devices and sizes as the primary, or its device state will not load.
+ * What a VM is, as its guest sees it. Both hosts are given the same spec: the standby must be built of the
+ * same machine, devices and sizes as the primary, or its device state will not load.
  */
 
 /** One network card of the guest. `tap` is a host device that exists already and is a port of a bridge. */
@@ -8,8 +8,9 @@ export interface NicSpec {
   readonly mac: string;
   readonly tap: string;
   /**
-   * `standard`, the default: what QEMU makes of virtio-net-pci. `legacy`: virtio 0.9 alone, whose state QEMU saves in a third of the time: a modern device
-   * saves 46 KiB for 1024 queues that are not there, about 0.7 ms in every pause.
+   * `standard`, the default: what QEMU makes of virtio-net-pci. `legacy`: virtio 0.9 alone, whose state QEMU
+   * saves in a third of the time: a modern device saves 46 KiB for 1024 queues that are not there, about 0.7
+   * ms in every pause.
    */
   readonly virtio?: "standard" | "legacy";
 }
@@ -23,16 +24,22 @@ export interface DiskSpec {
   readonly bus: "virtio-blk" | "virtio-scsi" | "pflash";
   /** As for a card. Of virtio-scsi disks, which share one controller, the first one's counts. */
   readonly virtio?: "standard" | "legacy";
-  /** `replicated`: each host has an image of its own, kept equal. `shared`: both see the same one, and nothing is copied. */
+  /**
+   * `replicated`: each host has an image of its own, kept equal. `shared`: both see the same one, and nothing
+   * is copied.
+   */
   readonly storage: "replicated" | "shared";
   /**
-   * `strict`: a flush of the guest's reaches the stable storage of the host it runs on; so does everything at each checkpoint, inside
-   * the pause. `replicated`: while the VM is protected, a flush is safe once two hosts hold it in memory; nothing waits for a disk.
+   * `strict`: a flush of the guest's reaches the stable storage of the host it runs on; so does everything at
+   * each checkpoint, inside the pause. `replicated`: while the VM is protected, a flush is safe once two
+   * hosts hold it in memory; nothing waits for a disk.
    */
   readonly durability: "strict" | "replicated";
 }
 
-/** How the guest starts: with a kernel that QEMU is given, or as firmware does, from the disks in their order. */
+/**
+ * How the guest starts: with a kernel that QEMU is given, or as firmware does, from the disks in their order.
+ */
 export type BootSpec =
   | { readonly kind: "kernel"; readonly kernel: string; readonly initrd: string; readonly append: string }
   | { readonly kind: "firmware" };
@@ -42,7 +49,10 @@ export interface CdromSpec {
   readonly image?: string;
 }
 
-/** Where the guest's serial port leads on this host: it is appended to a file, or QEMU listens at a unix socket. */
+/**
+ * Where the guest's serial port leads on this host: it is appended to a file, or QEMU listens at a unix
+ * socket.
+ */
 export type EndSpec = { readonly file: string } | { readonly socket: string };
 
 export interface VmSpec {
@@ -60,10 +70,16 @@ export interface VmSpec {
   readonly nics: readonly NicSpec[];
   readonly disks: readonly DiskSpec[];
   readonly boot: BootSpec;
-  /** UEFI instead of a BIOS: its code, a file that is only read. Its variable store is the disk of bus `pflash`, the last one. */
+  /**
+   * UEFI instead of a BIOS: its code, a file that is only read. Its variable store is the disk of bus
+   * `pflash`, the last one.
+   */
   readonly uefi?: { readonly code: string };
   readonly cdroms?: readonly CdromSpec[];
-  /** What of the guest leads out past the network, each host to a place of its own. All are unix sockets but the serial port's file. */
+  /**
+   * What of the guest leads out past the network, each host to a place of its own. All are unix sockets but
+   * the serial port's file.
+   */
   readonly serial?: EndSpec;
   readonly agent?: string;
   readonly vnc?: string;

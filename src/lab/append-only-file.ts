@@ -1,9 +1,11 @@
 /**
- * What Redis had written when its disk's life ended: the commands in its append-only file. With `appendfsync always` Redis answers a
- * command only once it is in there and synced, so every answer that reached a client must be found again (I4).
+ * What Redis had written when its disk's life ended: the commands in its append-only file. With `appendfsync
+ * always` Redis answers a command only once it is in there and synced, so every answer that reached a client
+ * must be found again (I4).
  *
- * Format (Redis 7): `appendonlydir/` holds a manifest that names a base file and those appended to since, each a series of commands
- * in the protocol of Redis. The base may be an RDB file instead, which is refused here: the lab's guest makes none.
+ * Format (Redis 7): `appendonlydir/` holds a manifest that names a base file and those appended to since,
+ * each a series of commands in the protocol of Redis. The base may be an RDB file instead, which is refused
+ * here: the lab's guest makes none.
  */
 
 /** Takes one file out of `appendonlydir`. */
@@ -19,7 +21,10 @@ export async function countIncrements(take: TakeOut, key: string): Promise<numbe
   return count;
 }
 
-/** All commands, oldest first; one that is cut off at the very end was never answered, and is left out. @throws on anything else amiss */
+/**
+ * All commands, oldest first; one that is cut off at the very end was never answered, and is left out.
+ * @throws on anything else amiss
+ */
 export async function appendedCommands(take: TakeOut): Promise<string[][]> {
   const files = parseManifest((await take(MANIFEST)).toString());
   const commands: string[][] = [];

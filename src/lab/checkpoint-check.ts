@@ -1,4 +1,7 @@
-/** Invariant I7, looked at from outside: with the VM held at a checkpoint, both hosts have the same RAM and the same disks. */
+/**
+ * Invariant I7, looked at from outside: with the VM held at a checkpoint, both hosts have the same RAM and
+ * the same disks.
+ */
 import { type DiskCheck, differingOffsets } from "./disk-check.ts";
 import type { LabDisks } from "./disks.ts";
 import type { GuardianProcess } from "./guardian-process.ts";

@@ -1,12 +1,15 @@
 /**
- * The processes of a lab. They stand in sessions of their own, so that Ctrl-C reaches the lab alone, which then ends them; and they die with
- * the process that started them, should it be killed.
+ * The processes of a lab. They stand in sessions of their own, so that Ctrl-C reaches the lab alone, which
+ * then ends them; and they die with the process that started them, should it be killed.
  */
 import { type ChildProcess, type StdioOptions, spawn } from "node:child_process";
 import { join } from "node:path";
 import { cacheDirectory } from "./configuration.ts";
 
-/** A guardian and its threads compile all that they load, each anew: with this they take half as long to be there. */
+/**
+ * A guardian and its threads compile all that they load, each anew: with this they take half as long to be
+ * there.
+ */
 const compileCache = join(cacheDirectory, "compile");
 
 export class Children {

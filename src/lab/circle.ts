@@ -1,6 +1,7 @@
 /**
- * The full circle, again and again, under the eyes of one TCP client: host A dies, host B carries on, host A returns and is brought up to
- * date, and the VM moves home by a planned switchover. RAM and disk are compared after each protection.
+ * The full circle, again and again, under the eyes of one TCP client: host A dies, host B carries on, host A
+ * returns and is brought up to date, and the VM moves home by a planned switchover. RAM and disk are compared
+ * after each protection.
  */
 import { writeFile } from "node:fs/promises";
 import { setTimeout as pause } from "node:timers/promises";

@@ -1,4 +1,6 @@
-/** What a client of the lab has to say: how many answers, what was wrong with them, and how long it waited. */
+/**
+ * What a client of the lab has to say: how many answers, what was wrong with them, and how long it waited.
+ */
 import { createHistogram } from "node:perf_hooks";
 import { monotonicNs } from "../os/monotonic.ts";
 

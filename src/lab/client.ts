@@ -1,11 +1,13 @@
 /**
- * The lab's client, a program of its own, to be run inside the client's namespace: one TCP connection to Redis, `INCR`,
- * and every answer read before the next request. It never hides a broken connection: it counts it and connects again.
+ * The lab's client, a program of its own, to be run inside the client's namespace: one TCP connection to
+ * Redis, `INCR`, and every answer read before the next request. It never hides a broken connection: it counts
+ * it and connects again.
  *
  *   node src/lab/client.ts --host 10.77.0.10 --port 6379 (--seconds N | --until-stdin-closes) [--key counter]
  *
- * Standard output, one JSON object a line: ClientProgress about every 200 ms, and ClientSummary once, last; that also
- * on SIGTERM and SIGINT, and when an answer makes no sense (then with status 1 and a line on standard error). Times `…Ns` are of CLOCK_BOOTTIME, which is one for the whole machine, as decimal strings.
+ * Standard output, one JSON object a line: ClientProgress about every 200 ms, and ClientSummary once, last;
+ * that also on SIGTERM and SIGINT, and when an answer makes no sense (then with status 1 and a line on
+ * standard error). Times `…Ns` are of CLOCK_BOOTTIME, which is one for the whole machine, as decimal strings.
  */
 import { createConnection, type Socket } from "node:net";
 import { parseArgs } from "node:util";
@@ -37,7 +39,10 @@ class CounterClient {
   #ending = false;
   #finished: (() => void) | undefined;
   readonly #misunderstood = Promise.withResolvers<string>();
-  /** Resolves, with what was read, when the server answers something that is no number; the client stops there. */
+  /**
+   * Resolves, with what was read, when the server answers something that is no number; the client stops
+   * there.
+   */
   readonly misunderstood = this.#misunderstood.promise;
 
   constructor(options: ClientOptions) {

@@ -11,8 +11,9 @@ export interface StoppedCommit {
 }
 
 /**
- * Stops the backup's QEMU, which writes the images, while it has at least `bytes` of acknowledged checkpoints to put in. The VM must be writing. From then on
- * nothing gets any further, so what is told is so still when the host is killed.
+ * Stops the backup's QEMU, which writes the images, while it has at least `bytes` of acknowledged checkpoints
+ * to put in. The VM must be writing. From then on nothing gets any further, so what is told is so still when
+ * the host is killed.
  * @throws when there is no such instant within `withinMs`
  */
 export async function stopInCommit(lab: Lab, bytes: number, withinMs: number): Promise<StoppedCommit> {

@@ -24,9 +24,15 @@ type LabGuest =
   | { readonly kind: "echo"; readonly rom: string };
 
 export interface LabOptions {
-  /** Default linux. `echo` has no operating system, so it runs where KVM runs firmware and no Linux; it has one card, one vCPU and no disk. */
+  /**
+   * Default linux. `echo` has no operating system, so it runs where KVM runs firmware and no Linux; it has
+   * one card, one vCPU and no disk.
+   */
   readonly guest?: LabGuest["kind"];
-  /** In place of the lab's own Linux: a kernel with what it boots, which says on its console when it serves (`guestReadyLine`). */
+  /**
+   * In place of the lab's own Linux: a kernel with what it boots, which says on its console when it serves
+   * (`guestReadyLine`).
+   */
   readonly boot?: Extract<VmSpec["boot"], { readonly kind: "kernel" }>;
   /** How long the guest may take until it serves; default 60 s. */
   readonly bootTimeoutMs?: number;
@@ -120,7 +126,9 @@ export function labVm(options: LabOptions, guest: LabGuest, disks: LabDisks): Vm
   };
 }
 
-/** A guardian's configuration file. Both hosts can be reached and reach the other, so that roles can change. */
+/**
+ * A guardian's configuration file. Both hosts can be reached and reach the other, so that roles can change.
+ */
 export function guardianConfig(
   { host, role, vm }: { host: HostName; role: "primary" | "backup"; vm: Record<string, unknown> },
   { directory, stateDirectory, serialLog, ramFile, witness }: HostPlaces,

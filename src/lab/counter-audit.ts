@@ -1,6 +1,6 @@
 /**
- * Judges the answers of one counter that only this client increments, one request at a time. A VM that outlives its
- * host answers previous + 1 for ever; anything else is a failure that has a name here.
+ * Judges the answers of one counter that only this client increments, one request at a time. A VM that
+ * outlives its host answers previous + 1 for ever; anything else is a failure that has a name here.
  */
 export class CounterAudit {
   /** Answers at or below one seen before: the guest went back to an older state. */

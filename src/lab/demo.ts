@@ -1,6 +1,6 @@
 /**
- * The demo: boot, protect, count over one TCP connection, kill host A at a random instant, count on, and say how it went.
- * All figures come from the parts themselves: pauses from QEMU's events, gaps from the client.
+ * The demo: boot, protect, count over one TCP connection, kill host A at a random instant, count on, and say
+ * how it went. All figures come from the parts themselves: pauses from QEMU's events, gaps from the client.
  */
 import { writeFile } from "node:fs/promises";
 import type { BackupStatus, PrimaryStatus, SyncSummary } from "../guardian/control/status.ts";
@@ -50,7 +50,9 @@ export interface DemoReport {
     mismatches: number;
     /** The file system on the survivor's image, at the end. */
     fsckClean: boolean;
-    /** What bringing the returned host's image up to date has cost on the wire; null where no host returned. */
+    /**
+     * What bringing the returned host's image up to date has cost on the wire; null where no host returned.
+     */
     resyncBytes: number | null;
     resyncWay: string | null;
   };

@@ -15,7 +15,10 @@ const run = promisify(execFile);
 const SECTOR_BYTES = 512;
 /** Of a file system for images, each with a copy while it is made, and state. */
 const STORE_SLACK_MIB = 128;
-/** Of a random image: so much data, so far from one piece's beginning to the next one's. Neither is a multiple of a sync's blocks. */
+/**
+ * Of a random image: so much data, so far from one piece's beginning to the next one's. Neither is a multiple
+ * of a sync's blocks.
+ */
 const PIECE = { bytes: 100_352, everyBytes: 301_056 };
 
 export interface LabDisk {
@@ -29,9 +32,14 @@ export interface LabDisk {
   readonly durability?: "strict" | "replicated";
   /** `data`: ext4, with Redis's data on it. `load`: written all over at random. `idle`: nobody touches it. */
   readonly use: "data" | "load" | "idle";
-  /** Of a disk without a file system: what host A's image begins with. `random`: pieces of random data all over it. */
+  /**
+   * Of a disk without a file system: what host A's image begins with. `random`: pieces of random data all
+   * over it.
+   */
   readonly contents?: "blank" | "random";
-  /** Of a raw disk: what both hosts' images begin with, so that no first sync is needed. As large as the disk. */
+  /**
+   * Of a raw disk: what both hosts' images begin with, so that no first sync is needed. As large as the disk.
+   */
   readonly copyOf?: string;
 }
 
@@ -45,7 +53,10 @@ export class LabDisks {
     this.disks = disks;
   }
 
-  /** Makes the images: host A's with what the use needs, host B's blank. `forgetful`: a host that loses power loses what is not synced. */
+  /**
+   * Makes the images: host A's with what the use needs, host B's blank. `forgetful`: a host that loses power
+   * loses what is not synced.
+   */
   static async create(disks: readonly LabDisk[], forgetful = false): Promise<LabDisks> {
     const lab = new LabDisks(await makeFolder(tmpdir()), disks);
     try {

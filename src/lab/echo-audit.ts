@@ -1,6 +1,7 @@
 /**
- * Judges the answers of an echo guest (guest/echo.S) that one client asks, one request at a time, numbered 1, 2, 3 and so on. Each tells which
- * request the guest had answered before: the one before this one, or this one, which was sent again since its answer did not come.
+ * Judges the answers of an echo guest (guest/echo.S) that one client asks, one request at a time, numbered 1,
+ * 2, 3 and so on. Each tells which request the guest had answered before: the one before this one, or this
+ * one, which was sent again since its answer did not come.
  */
 export class EchoAudit {
   /** Answers by a guest that no longer knew of an answer which had come: it went back to an older state. */

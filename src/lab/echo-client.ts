@@ -1,11 +1,12 @@
 /**
- * The lab's client of an echo guest (guest/echo.S), a program of its own, to be run inside the client's namespace: one request outstanding at a
- * time, and sent again every 200 ms until it is answered, as TCP would at first.
+ * The lab's client of an echo guest (guest/echo.S), a program of its own, to be run inside the client's
+ * namespace: one request outstanding at a time, and sent again every 200 ms until it is answered, as TCP
+ * would at first.
  *
  *   node src/lab/echo-client.ts --device lan0 --mac 52:54:00:72:65:00 --until-stdin-closes
  *
- * Standard output is that of client.ts. A connection is what began with the first answer. It is one loop over system calls, with no event loop:
- * what it measures is the network and the guest.
+ * Standard output is that of client.ts. A connection is what began with the first answer. It is one loop over
+ * system calls, with no event loop: what it measures is the network and the guest.
  */
 import { writeSync } from "node:fs";
 import { networkInterfaces } from "node:os";
@@ -25,7 +26,10 @@ const PACE_NS = 1n * MS;
 const LAST_ANSWER_NS = 1000n * MS;
 const STDIN = 0;
 const STDOUT = 1;
-/** Frames have the kernel's virtio-net header before them (packet-socket.ts), then addresses of 6 bytes each, the type, and our numbers. */
+/**
+ * Frames have the kernel's virtio-net header before them (packet-socket.ts), then addresses of 6 bytes each,
+ * the type, and our numbers.
+ */
 const HEADER = 10;
 const [FROM, TYPE, NUMBER, BEFORE] = [HEADER + 6, HEADER + 12, HEADER + 14, HEADER + 18];
 const FRAME_BYTES = 60;

@@ -1,4 +1,7 @@
-/** The lab's guest without an operating system (guest/echo.S): an option ROM, assembled once into `.cache/echo-<hash>.rom`. */
+/**
+ * The lab's guest without an operating system (guest/echo.S): an option ROM, assembled once into
+ * `.cache/echo-<hash>.rom`.
+ */
 import { execFile } from "node:child_process";
 import { createHash, randomUUID } from "node:crypto";
 import { access, mkdir, mkdtemp, readFile, rename, rm, writeFile } from "node:fs/promises";
@@ -54,7 +57,10 @@ export async function buildEchoRom(cacheDirectory: string): Promise<string> {
   return rom;
 }
 
-/** A ROM is whole blocks, says how many in its third byte, and all its bytes add up to 0 (PnP BIOS specification 1.0a, 3.2). */
+/**
+ * A ROM is whole blocks, says how many in its third byte, and all its bytes add up to 0 (PnP BIOS
+ * specification 1.0a, 3.2).
+ */
 function sealed(code: Buffer): Buffer {
   const blocks = Math.ceil((code.length + 1) / BLOCK_BYTES);
   if (blocks > MAX_BLOCKS)

@@ -1,9 +1,9 @@
-// A TCP proxy that makes link faults: delay, low bandwidth, a hang, a cut, a half-open connection. Stands between
-// the two guardians in tests; a network fault made here needs no kernel module.
+// A TCP proxy that makes link faults: delay, low bandwidth, a hang, a cut, a half-open connection. Stands
+// between the two guardians in tests; a network fault made here needs no kernel module.
 //
-// As a program: node src/lab/fault-proxy.ts --listen 127.0.0.1:7001 --to 127.0.0.1:7000 [--delay MS] [--rate BYTES]
-// It prints the address it listens on, then takes one command a line: delay MS | rate BYTES | pause | resume
-// (each with "up" or "down" behind it for one direction), cut, half-open client|target, counts.
+// As a program: node src/lab/fault-proxy.ts --listen 127.0.0.1:7001 --to 127.0.0.1:7000 [--delay MS] [--rate
+// BYTES] It prints the address it listens on, then takes one command a line: delay MS | rate BYTES | pause |
+// resume (each with "up" or "down" behind it for one direction), cut, half-open client|target, counts.
 
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { createInterface } from "node:readline";
@@ -158,8 +158,8 @@ class Pair {
 }
 
 /**
- * libuv refuses to reset a connection whose end is just being sent; Node then takes its handle for closed, and the process can never end. Such a one
- * is destroyed, and the peer hears of the end that was on its way.
+ * libuv refuses to reset a connection whose end is just being sent; Node then takes its handle for closed,
+ * and the process can never end. Such a one is destroyed, and the peer hears of the end that was on its way.
  */
 function reset(socket: Socket): void {
   if (socket.writableEnded && !socket.writableFinished) socket.destroy();
@@ -177,7 +177,9 @@ interface Item {
   readonly arrivedMs: number;
 }
 
-/** A lane takes no more from its source while this much waits (I6): then the sender's own TCP holds it back. */
+/**
+ * A lane takes no more from its source while this much waits (I6): then the sender's own TCP holds it back.
+ */
 const LANE_MAX_BYTES = 16 * 1024 * 1024;
 /** With a rate limit bytes go in pieces of about this time, so that they trickle. */
 const PIECE_MS = 5;
@@ -259,7 +261,10 @@ class Lane {
   }
 }
 
-/** Carries out one line of the program's input. Gives the answer to print. @throws Error on a line that is none */
+/**
+ * Carries out one line of the program's input. Gives the answer to print. @throws Error on a line that is
+ * none
+ */
 export function command(proxy: FaultProxy, line: string): string {
   const words = line.trim().split(/\s+/);
   const direction = DIRECTIONS.find((one) => one === words.at(-1));

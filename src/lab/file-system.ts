@@ -1,6 +1,7 @@
 /**
- * Whether the ext4 file system on an image is whole, and what its files hold. Looks at a copy, so the image may be a running VM's
- * that is held at a checkpoint; one that is written meanwhile has no state to be looked at.
+ * Whether the ext4 file system on an image is whole, and what its files hold. Looks at a copy, so the image
+ * may be a running VM's that is held at a checkpoint; one that is written meanwhile has no state to be looked
+ * at.
  */
 import { execFile } from "node:child_process";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
@@ -28,8 +29,9 @@ export async function fsckClean(image: string, options: CheckOptions = {}): Prom
 }
 
 /**
- * The same, with what is wrong. What the next mount would do is done first: the journal is replayed, and files that were open when
- * they were deleted are freed. Then nothing may be left to mend, and the kernel must not have found a mistake while it ran.
+ * The same, with what is wrong. What the next mount would do is done first: the journal is replayed, and
+ * files that were open when they were deleted are freed. Then nothing may be left to mend, and the kernel
+ * must not have found a mistake while it ran.
  * @throws when a program is missing, the image cannot be copied, or `read` throws
  */
 export async function checkFileSystem(
@@ -59,7 +61,10 @@ async function replay(image: string): Promise<string | undefined> {
   return state === "clean" ? undefined : `the kernel found a mistake: file system state "${state}"`;
 }
 
-/** A superblock whose counts of free blocks are old is none: the kernel writes them seldom, and counts anew at a mount. */
+/**
+ * A superblock whose counts of free blocks are old is none: the kernel writes them seldom, and counts anew at
+ * a mount.
+ */
 async function problems(image: string): Promise<string | undefined> {
   const { status, text } = await look("e2fsck", ["-f", "-n", image]);
   return status === 0 ? undefined : text;

@@ -1,7 +1,8 @@
 /**
- * What a power failure takes from a host's disk: everything that was written and not synced. The lab's hosts keep it, for the kernel
- * that has it in its cache does not die with them. A host with a forgetful disk has its images and state on an ext4 file system of their own, on a
- * loop device, which can be told to forget what is in memory only, the end of its journal included (EXT4_IOC_SHUTDOWN).
+ * What a power failure takes from a host's disk: everything that was written and not synced. The lab's hosts
+ * keep it, for the kernel that has it in its cache does not die with them. A host with a forgetful disk has
+ * its images and state on an ext4 file system of their own, on a loop device, which can be told to forget
+ * what is in memory only, the end of its journal included (EXT4_IOC_SHUTDOWN).
  *
  * Needs loop devices, and a root that may mount.
  */
@@ -17,7 +18,10 @@ const run = promisify(execFile);
 const EXT4_IOC_SHUTDOWN = 0x8004587d;
 const NO_LOG_FLUSH = 2;
 const PIECE_BYTES = 8192;
-/** linux/fs.h: SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE and _WAIT_AFTER. It leaves the file system's own notes alone. */
+/**
+ * linux/fs.h: SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE and _WAIT_AFTER. It leaves the file system's own notes
+ * alone.
+ */
 const WRITE_AND_WAIT = 7;
 const UNMOUNT_WITHIN_MS = 20_000;
 
@@ -42,7 +46,10 @@ export class ForgetfulDisk {
     return disk;
   }
 
-  /** The power fails: of what was on its way some has got to the disk, in no order, and nothing more does. Nobody writes any more. */
+  /**
+   * The power fails: of what was on its way some has got to the disk, in no order, and nothing more does.
+   * Nobody writes any more.
+   */
   forget(): void {
     for (const entry of readdirSync(this.folder, { withFileTypes: true }))
       if (entry.isFile()) writeSome(join(this.folder, entry.name));
@@ -57,7 +64,10 @@ export class ForgetfulDisk {
     this.off = true;
   }
 
-  /** The power is back, if it had failed: there is what was synced. Waits until those who had files open are gone. */
+  /**
+   * The power is back, if it had failed: there is what was synced. Waits until those who had files open are
+   * gone.
+   */
   async again(): Promise<void> {
     if (!this.off) return;
     for (const deadline = performance.now() + UNMOUNT_WITHIN_MS; ; ) {

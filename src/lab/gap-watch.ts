@@ -5,7 +5,10 @@ import type { ClientProcess } from "./client-process.ts";
 const LOOK_EVERY_MS = 20;
 const NO_NEWS_MS = 5_000;
 
-/** Runs `work`. Returns what that gave, and the longest time, in ms, that the client was without an answer meanwhile. */
+/**
+ * Runs `work`. Returns what that gave, and the longest time, in ms, that the client was without an answer
+ * meanwhile.
+ */
 export async function longestGap<T>(
   client: ClientProcess,
   work: () => Promise<T>,

@@ -36,8 +36,8 @@ export class GuardianProcess {
   }
 
   /**
-   * Starts `node src/guardian/main.ts` with `config` behind `prefix` (the words that enter a namespace) and waits until it has taken up
-   * its role. Fails with what it printed.
+   * Starts `node src/guardian/main.ts` with `config` behind `prefix` (the words that enter a namespace) and
+   * waits until it has taken up its role. Fails with what it printed.
    */
   static async start(
     directory: string,
@@ -103,7 +103,10 @@ async function inItsRole(control: ControlClient): Promise<ControlClient> {
   return control;
 }
 
-/** The control socket is there once the guardian has looked at the host and started QEMU, or must ask the witness first. */
+/**
+ * The control socket is there once the guardian has looked at the host and started QEMU, or must ask the
+ * witness first.
+ */
 async function connectWhenThere(
   path: string,
   onEvent: (event: HeardEvent) => void,

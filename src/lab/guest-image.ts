@@ -1,6 +1,7 @@
 /**
- * The guest of the lab: Debian's kernel as it comes, and an initramfs with busybox, an unmodified redis-server and
- * guest/init. It needs no disk. Built once into `.cache/guest-<hash>/`; the hash covers every byte that goes in.
+ * The guest of the lab: Debian's kernel as it comes, and an initramfs with busybox, an unmodified
+ * redis-server and guest/init. It needs no disk. Built once into `.cache/guest-<hash>/`; the hash covers
+ * every byte that goes in.
  */
 import { execFile } from "node:child_process";
 import { createHash, randomUUID } from "node:crypto";
@@ -17,21 +18,24 @@ export const guestReadyLine = "REMUS-GUEST-READY";
 export const guestProblemPrefix = "REMUS-GUEST-PROBLEM";
 export const redisPort = 6379;
 /**
- * The CPU model for lab guests. Any will do; without RDRAND the guest needs up to a second more to boot, for random
- * numbers.
+ * The CPU model for lab guests. Any will do; without RDRAND the guest needs up to a second more to boot, for
+ * random numbers.
  */
 export const guestCpu = "qemu64,+rdrand";
 
 /**
- * Debian's redis-server program: it is this file, started under the name `redis-server` (argv[0]). The package
- * `redis-server` itself would start a service on the machine, so setup.sh installs `redis-tools` only.
+ * Debian's redis-server program: it is this file, started under the name `redis-server` (argv[0]). The
+ * package `redis-server` itself would start a service on the machine, so setup.sh installs `redis-tools`
+ * only.
  */
 export const redisServerFile = "/usr/bin/redis-check-rdb";
 
 export interface GuestImage {
   /** Path of the bzImage. */
   readonly kernel: string;
-  /** Path of the initramfs, a cpio archive, not compressed: unpacking costs more than reading under emulation. */
+  /**
+   * Path of the initramfs, a cpio archive, not compressed: unpacking costs more than reading under emulation.
+   */
   readonly initrd: string;
 }
 
@@ -45,7 +49,10 @@ export interface GuestNic {
 /** `pace`: pages of 4 KiB in each file that the load writes; see guest/load. */
 export type GuestLoad = "idle" | "busy" | { readonly pace: number };
 
-/** A panic ends the VM (with QEMU's -no-reboot) or restarts it. The last two only shorten the boot under emulation. */
+/**
+ * A panic ends the VM (with QEMU's -no-reboot) or restarts it. The last two only shorten the boot under
+ * emulation.
+ */
 const kernelSettings = [
   "console=ttyS0",
   "quiet",
@@ -93,8 +100,8 @@ export function diskLoadCommand(disks: readonly string[]): string[] {
 }
 
 /**
- * So many writes at random places of a disk without a file system, with a rest between two; the guest counts `scattered` up when done.
- * Without arguments: ends it.
+ * So many writes at random places of a disk without a file system, with a rest between two; the guest counts
+ * `scattered` up when done. Without arguments: ends it.
  */
 export function scatterCommand(scatter?: {
   readonly disk: string;
@@ -122,7 +129,10 @@ export function moduleCommand(name: string): string[] {
   return ["PUBLISH", "load", `module ${name}`];
 }
 
-/** Has a guest that was started by UEFI write a variable of this name and contents. The key `done` is its name then. */
+/**
+ * Has a guest that was started by UEFI write a variable of this name and contents. The key `done` is its name
+ * then.
+ */
 export function uefiCommand(name: string): string[] {
   return ["PUBLISH", "load", `uefi ${name}`];
 }

@@ -1,9 +1,15 @@
-/** Which modules of a kernel a guest must load for its devices, and in which order: kernels have built in what others have as modules. */
+/**
+ * Which modules of a kernel a guest must load for its devices, and in which order: kernels have built in what
+ * others have as modules.
+ */
 import { readdir, readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { moduleFileNames, unpackModule } from "./unpack-module.ts";
 
-/** Of the modules of one kernel, unpacked into `root` as a Debian package lies. Module files lie in lib/ or usr/lib/, packed or not. */
+/**
+ * Of the modules of one kernel, unpacked into `root` as a Debian package lies. Module files lie in lib/ or
+ * usr/lib/, packed or not.
+ */
 export class KernelModules {
   private readonly root: string;
   private readonly files: readonly string[];
@@ -58,7 +64,9 @@ export class KernelModules {
   }
 }
 
-/** What a module says of itself in its section .modinfo: `depends=virtio,virtio_ring`, ended by a zero byte. */
+/**
+ * What a module says of itself in its section .modinfo: `depends=virtio,virtio_ring`, ended by a zero byte.
+ */
 function dependencies(module: Uint8Array): string[] {
   const bytes = Buffer.from(module.buffer, module.byteOffset, module.byteLength);
   const at = bytes.indexOf("\0depends=", 0, "latin1");

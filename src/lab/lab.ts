@@ -206,7 +206,9 @@ export class Lab {
     return stdout.trim();
   }
 
-  /** Writes all over these disks from now on, and no others; by their names in the guest (`disks.inGuest`). */
+  /**
+   * Writes all over these disks from now on, and no others; by their names in the guest (`disks.inGuest`).
+   */
   async loadDisks(names: readonly string[]): Promise<void> {
     const taken = await this.redis(...diskLoadCommand(names));
     if (taken !== "1") throw new Error(`the guest took no order for its disks: Redis says ${taken}`);
@@ -231,8 +233,9 @@ export class Lab {
   }
 
   /**
-   * The host that failed, and does not run the VM, comes back: its network, and a guardian with the file that it always had, which finds out that
-   * it is the backup now; with the images and the state file that it had. After a power failure nothing else of it is left.
+   * The host that failed, and does not run the VM, comes back: its network, and a guardian with the file that
+   * it always had, which finds out that it is the backup now; with the images and the state file that it had.
+   * After a power failure nothing else of it is left.
    */
   returnHost(vm: Record<string, unknown> = {}): Promise<GuardianProcess> {
     return this.bringBack(otherHost(this.owner), vm);
@@ -260,8 +263,8 @@ export class Lab {
   }
 
   /**
-   * Holds the VM at its next checkpoint, or the first from `atEpoch` on, and compares the primary's RAM with the backup's image, byte for byte
-   * (I7), and their disks, if `disks` says so.
+   * Holds the VM at its next checkpoint, or the first from `atEpoch` on, and compares the primary's RAM with
+   * the backup's image, byte for byte (I7), and their disks, if `disks` says so.
    */
   ramCheck(atEpoch = 0, { disks = false } = {}): Promise<RamCheck> {
     return this.checks.check(this, atEpoch, disks);
@@ -301,8 +304,8 @@ export class Lab {
   }
 
   /**
-   * Waits until the witness has decided which host goes on, and that host's VM has no backup: it is the owner from here on. The other host's VM
-   * is not to be running then.
+   * Waits until the witness has decided which host goes on, and that host's VM has no backup: it is the owner
+   * from here on. The other host's VM is not to be running then.
    */
   async decided(): Promise<HostName> {
     const alone = async (host: HostName): Promise<boolean> => {
@@ -324,7 +327,10 @@ export class Lab {
     return this.owner;
   }
 
-  /** Ends every process and removes every file and namespace of this lab. Asked twice, as when Ctrl-C meets the end, it does so once. */
+  /**
+   * Ends every process and removes every file and namespace of this lab. Asked twice, as when Ctrl-C meets
+   * the end, it does so once.
+   */
   destroy(): Promise<void> {
     this.destroyed ??= this.takeDown();
     return this.destroyed;

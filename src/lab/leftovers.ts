@@ -1,4 +1,7 @@
-/** Folders of lab processes, named for their pid, so that those of a process that was killed can be told and removed. */
+/**
+ * Folders of lab processes, named for their pid, so that those of a process that was killed can be told and
+ * removed.
+ */
 import { readFileSync } from "node:fs";
 import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";

@@ -1,4 +1,7 @@
-/** `npm start`: the demo and its options; `npm run circle`: host A dies, returns and gets its VM back, several times. */
+/**
+ * `npm start`: the demo and its options; `npm run circle`: host A dies, returns and gets its VM back, several
+ * times.
+ */
 import { Command, InvalidArgumentError, Option } from "commander";
 import { type CircleOptions, circleSucceeded, circleSummary, runCircle } from "./circle.ts";
 import { type DemoOptions, type DemoReport, runDemo, succeeded } from "./demo.ts";

@@ -13,8 +13,8 @@
  *  With a second link between the hosts the same again: repl1; the hosts are 10.78.1.1/30 and 10.78.1.2/30.
  * ```
  *
- * `══` is a cable (a veth pair). Every cable has an end in the switch, so a whole host is cut off by one `ip` process,
- * and the other host sees silence, as it would behind a real switch, rather than a dead port.
+ * `══` is a cable (a veth pair). Every cable has an end in the switch, so a whole host is cut off by one `ip`
+ * process, and the other host sees silence, as it would behind a real switch, rather than a dead port.
  */
 import { execFile, spawn } from "node:child_process";
 import { readdir } from "node:fs/promises";
@@ -24,7 +24,9 @@ const run = promisify(execFile);
 
 export type HostName = "a" | "b";
 export type NamespaceRole = HostName | "client" | "witness" | "switch";
-/** What the two hosts' guardians speak over: with each other (all links, or one of them), or with the witness. */
+/**
+ * What the two hosts' guardians speak over: with each other (all links, or one of them), or with the witness.
+ */
 export type LabLink = "link" | "link1" | "link2" | "witness";
 
 export interface LabNetworkOptions {
@@ -49,12 +51,17 @@ export const labAddresses = {
 export interface LabNetwork {
   /** Names of the namespaces, as in /run/netns. */
   readonly namespaces: Readonly<Record<NamespaceRole, string>>;
-  /** What to put before a command's words to run it in there: spawn(argv[0], [...argv.slice(1), "qemu", ...]). */
+  /**
+   * What to put before a command's words to run it in there: spawn(argv[0], [...argv.slice(1), "qemu", ...]).
+   */
   exec(role: NamespaceRole): string[];
   /** Every cable of the host: its LANs, replication and the witness. As when it loses power. */
   cutHost(host: HostName): Promise<void>;
   restoreHost(host: HostName): Promise<void>;
-  /** The same, of a host that lost power: its bridges have learnt nothing, and have all their ports. Nothing may run on it. */
+  /**
+   * The same, of a host that lost power: its bridges have learnt nothing, and have all their ports. Nothing
+   * may run on it.
+   */
   restartHost(host: HostName): Promise<void>;
   /** Of one host, or of both (or of the witness itself, which comes to the same). */
   cut(link: LabLink, host?: HostName): Promise<void>;
@@ -64,7 +71,10 @@ export interface LabNetwork {
   restoreLan(host: HostName): Promise<void>;
   /** What `ip -j link` says of the interfaces in there. */
   links(role: NamespaceRole): Promise<Link[]>;
-  /** Removes the namespaces with all that is in them. Processes still in there lose their network, not their life. */
+  /**
+   * Removes the namespaces with all that is in them. Processes still in there lose their network, not their
+   * life.
+   */
   destroy(): Promise<void>;
 }
 
@@ -92,8 +102,8 @@ const roles: readonly NamespaceRole[] = ["a", "b", "client", "witness", "switch"
 let created = 0;
 
 /**
- * Makes the namespaces, bridges, taps and cables; all of it is up when this returns. Needs root, or rootless.ts.
- * Leaves nothing behind when it fails.
+ * Makes the namespaces, bridges, taps and cables; all of it is up when this returns. Needs root, or
+ * rootless.ts. Leaves nothing behind when it fails.
  * @throws with the words of `ip` when something cannot be made.
  */
 export async function createNetwork(options: LabNetworkOptions): Promise<LabNetwork> {
@@ -147,8 +157,8 @@ class Namespaces implements LabNetwork {
       [],
       roles.map((role) => `netns add ${this.namespaces[role]}`),
     );
-    // Defaults for interfaces yet to come: hosts and switch speak no IPv6 of their own, the client's addresses are
-    // usable at once.
+    // Defaults for interfaces yet to come: hosts and switch speak no IPv6 of their own, the client's
+    // addresses are usable at once.
     const noIpv6 = "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6";
     const noDad = "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad";
     await Promise.all(roles.map((role) => this.#shell(role, role === "client" ? noDad : noIpv6)));
@@ -263,8 +273,8 @@ class Namespaces implements LabNetwork {
   }
 
   /**
-   * A cut cable's port is taken out of its bridge, and nothing goes through it any more in either direction. The link
-   * itself stays up: the kernel may take a second before it uses a link again that was down.
+   * A cut cable's port is taken out of its bridge, and nothing goes through it any more in either direction.
+   * The link itself stays up: the kernel may take a second before it uses a link again that was down.
    */
   #cut(ports: readonly string[]): Promise<void> {
     return this.#batch(
@@ -311,7 +321,9 @@ function bridge(name: string): string[] {
   ];
 }
 
-/** A veth pair from the bridge in the switch, where its end is the port OWNER-BRIDGE, to another namespace. */
+/**
+ * A veth pair from the bridge in the switch, where its end is the port OWNER-BRIDGE, to another namespace.
+ */
 function cable(owner: NamespaceRole, bridgeName: string, farEnd: string, farNamespace: string): string[] {
   const port = `${owner}-${bridgeName}`;
   return [

@@ -18,7 +18,10 @@ export class ProxyProcess {
     });
   }
 
-  /** Starts a proxy behind `prefix` that listens on `from` and leads to `to` (ADDRESS:PORT). Resolves when it listens. */
+  /**
+   * Starts a proxy behind `prefix` that listens on `from` and leads to `to` (ADDRESS:PORT). Resolves when it
+   * listens.
+   */
   static async start(
     children: Children,
     prefix: readonly string[],

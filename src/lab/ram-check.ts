@@ -4,7 +4,10 @@ import { Mapping } from "../os/mapping.ts";
 
 const STEP_BYTES = 4 << 20;
 
-/** Two RAM files, mapped once: to map them anew for each look would cost a page fault a page, with the VM paused. */
+/**
+ * Two RAM files, mapped once: to map them anew for each look would cost a page fault a page, with the VM
+ * paused.
+ */
 export class RamComparison {
   private readonly a: Mapping;
   private readonly b: Mapping;

@@ -1,7 +1,7 @@
 /**
- * The lab makes network namespaces and taps, for which it must be root. An ordinary user may be root in a user
- * namespace of their own, if the machine allows it: then the same command is started again in there, with a network
- * and a /run of its own, and nothing of it is left when it ends.
+ * The lab makes network namespaces and taps, for which it must be root. An ordinary user may be root in a
+ * user namespace of their own, if the machine allows it: then the same command is started again in there,
+ * with a network and a /run of its own, and nothing of it is left when it ends.
  */
 import { execFile, spawn } from "node:child_process";
 import { accessSync, constants, existsSync, readFileSync, statSync } from "node:fs";
@@ -10,7 +10,10 @@ import { promisify } from "node:util";
 const run = promisify(execFile);
 const tun = "/dev/net/tun";
 
-/** How this process may go on. `refused.why` is one sentence or two for the user: what is in the way, what to do. */
+/**
+ * How this process may go on. `refused.why` is one sentence or two for the user: what is in the way, what to
+ * do.
+ */
 export type Privilege =
   | { readonly kind: "granted" }
   /** The command has run in a user namespace and is over: leave with this status. */
@@ -18,8 +21,8 @@ export type Privilege =
   | { readonly kind: "refused"; readonly why: string };
 
 /**
- * Call it first in a program that needs the lab. Root: granted at once. Else: runs this very program, with the same
- * words, in a user namespace, and returns when that is over; or says why it cannot.
+ * Call it first in a program that needs the lab. Root: granted at once. Else: runs this very program, with
+ * the same words, in a user namespace, and returns when that is over; or says why it cannot.
  */
 export async function acquirePrivilege(): Promise<Privilege> {
   const isRoot = process.geteuid?.() === 0;
@@ -47,10 +50,15 @@ async function obstacleForRoot(): Promise<string | undefined> {
   return `This root may not make network namespaces (${failure}). In a container, start it with --privileged.`;
 }
 
-/** A user namespace as root, with a network and mounts of its own; and a /run in which `ip netns` may write. */
+/**
+ * A user namespace as root, with a network and mounts of its own; and a /run in which `ip netns` may write.
+ */
 const inside = ["--user", "--map-root-user", "--net", "--mount", "--propagation", "private", "--"];
 const withOwnRun = ["sh", "-c", 'mount -t tmpfs tmpfs /run && exec "$@"', "sh"];
-/** Dies when its parent does. Asked for on the inside: the kernel forgets it when a process changes user namespaces. */
+/**
+ * Dies when its parent does. Asked for on the inside: the kernel forgets it when a process changes user
+ * namespaces.
+ */
 const diesWithUs = ["setpriv", "--pdeathsig", "TERM", "--"];
 
 async function obstacleForUser(): Promise<string | undefined> {
@@ -107,7 +115,8 @@ const signalNumbers: Partial<Record<NodeJS.Signals, number>> = {
 async function runAgainInside(): Promise<number> {
   const again = [process.execPath, ...process.execArgv, ...process.argv.slice(1)];
   const child = spawn("unshare", [...inside, ...withOwnRun, ...diesWithUs, ...again], { stdio: "inherit" });
-  // Ctrl-C reaches the child by itself, from the terminal. The rest we pass on. Both wait for the child to clean up.
+  // Ctrl-C reaches the child by itself, from the terminal. The rest we pass on. Both wait for the child to
+  // clean up.
   const ignore = () => {};
   const passOn = (signal: NodeJS.Signals) => child.kill(signal);
   process.on("SIGINT", ignore).on("SIGTERM", passOn).on("SIGHUP", passOn);

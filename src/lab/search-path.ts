@@ -1,4 +1,7 @@
-/** Folders of programs that an ordinary user's PATH lacks, and that of a root by `su`: mkfs.ext4, losetup, debugfs and others live there. */
+/**
+ * Folders of programs that an ordinary user's PATH lacks, and that of a root by `su`: mkfs.ext4, losetup,
+ * debugfs and others live there.
+ */
 const FOLDERS = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
 /** Adds to `environment`, behind what is there, what of them is missing. */

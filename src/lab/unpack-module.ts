@@ -7,7 +7,9 @@ import { gunzipSync, zstdDecompressSync } from "node:zlib";
 const run = promisify(execFile);
 const LONGEST_MODULE = 64 << 20;
 
-/** The suffixes of a module's file, and what gives the module itself: Debian 12 packs none, 13 packs with xz. */
+/**
+ * The suffixes of a module's file, and what gives the module itself: Debian 12 packs none, 13 packs with xz.
+ */
 const unpackers: Readonly<Record<string, (file: string) => Promise<Uint8Array>>> = {
   ".ko": readFile,
   ".ko.gz": async (file) => gunzipSync(await readFile(file), { maxOutputLength: LONGEST_MODULE }),

@@ -1,4 +1,7 @@
-/** The lab's witness: its server on a host of its own, which both hosts reach over a link that has nothing to do with theirs. */
+/**
+ * The lab's witness: its server on a host of its own, which both hosts reach over a link that has nothing to
+ * do with theirs.
+ */
 import type { ChildProcess } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { mkdir, writeFile } from "node:fs/promises";
@@ -22,7 +25,10 @@ export class WitnessProcess {
     this.gone = new Promise((resolve) => child.once("exit", () => resolve()));
   }
 
-  /** Resolves when it listens. What it knows is in `directory`; one that is started there again knows what the one before it did. */
+  /**
+   * Resolves when it listens. What it knows is in `directory`; one that is started there again knows what the
+   * one before it did.
+   */
   static async start(
     children: Children,
     network: LabNetwork,

@@ -1,5 +1,6 @@
-// The backup's door: takes one primary at a time, turns others away, and drops strangers. Only a caller of this VM that comes from the other host's address is
-// told why: a stranger learns no name, number or field (callers.ts).
+// The backup's door: takes one primary at a time, turns others away, and drops strangers. Only a caller of
+// this VM that comes from the other host's address is told why: a stranger learns no name, number or field
+// (callers.ts).
 
 import type { Socket } from "node:net";
 import {
@@ -24,20 +25,32 @@ import { type Address, at } from "./link-error.ts";
 import { checkedSigns, type Liveness } from "./liveness.ts";
 import { Session, type SessionHandlers } from "./session.ts";
 
-/** Connections that have not said HELLO yet, of each kind (I6). With one more the oldest goes: who belongs here speaks at once, and is not kept out by those who say nothing. */
+/**
+ * Connections that have not said HELLO yet, of each kind (I6). With one more the oldest goes: who belongs
+ * here speaks at once, and is not kept out by those who say nothing.
+ */
 const MAX_STRANGERS = 64;
 
 export interface AcceptorOptions extends Liveness {
   readonly vmId: Uint8Array;
-  /** The other host's addresses: who comes from there is told why he is refused, and has room of his own at the door. Left out: not known. */
+  /**
+   * The other host's addresses: who comes from there is told why he is refused, and has room of his own at
+   * the door. Left out: not known.
+   */
   readonly peers?: readonly Address[];
   /** This host's name, for WELCOME. */
   readonly host: string;
   /** The generation that this side knows of, for WELCOME and REFUSE. */
   readonly generation: () => number;
-  /** A primary of this VM has said HELLO and there is no other. Answer once, now or later: welcome(), refuse() or tellTakeover(). */
+  /**
+   * A primary of this VM has said HELLO and there is no other. Answer once, now or later: welcome(), refuse()
+   * or tellTakeover().
+   */
   readonly onPrimary: (caller: Caller) => void;
-  /** A primary has asked to join a session that is not served here (any more). Answer with refuse() or tellTakeover(); left out: refused. */
+  /**
+   * A primary has asked to join a session that is not served here (any more). Answer with refuse() or
+   * tellTakeover(); left out: refused.
+   */
   readonly onStray?: (stray: Stray) => void;
   /** For the log: who was turned away or dropped, one event each. */
   readonly onTurnedAway?: (event: TurnedAway) => void;
@@ -65,7 +78,10 @@ export interface Caller extends Stray {
   readonly hello: Hello;
   /** At which of the addresses it came in. */
   readonly address: number;
-  /** Lets it in, and says what this host has of its disks. If it has gone meanwhile, the handlers hear of it in a microtask. */
+  /**
+   * Lets it in, and says what this host has of its disks. If it has gone meanwhile, the handlers hear of it
+   * in a microtask.
+   */
   welcome(handlers: SessionHandlers, disks?: readonly DiskImage[]): Session;
 }
 
@@ -93,7 +109,8 @@ export class Acceptor {
   accept(socket: Socket, address: number): void {
     const { remoteAddress } = socket;
     const peer = at({ host: remoteAddress, port: socket.remotePort });
-    // From another address the primary may come, too, through a proxy or a translator: but he cannot be crowded out where he is known.
+    // From another address the primary may come, too, through a proxy or a translator: but he cannot be
+    // crowded out where he is known.
     const strangers = isPeer(remoteAddress, this.#options.peers) ? this.#atHome : this.#strangers;
     const [oldest] = strangers;
     if (strangers.size >= MAX_STRANGERS)

@@ -1,6 +1,7 @@
 /**
- * Who may stand at the door. Somebody without a right to it can open connections as fast as he likes; the other host must get in all the same (I6), and he must
- * learn nothing. Until there are keys, the other host is known by the address from which it comes.
+ * Who may stand at the door. Somebody without a right to it can open connections as fast as he likes; the
+ * other host must get in all the same (I6), and he must learn nothing. Until there are keys, the other host
+ * is known by the address from which it comes.
  */
 import { isIP, SocketAddress } from "node:net";
 import type { Address } from "./link-error.ts";
@@ -9,7 +10,10 @@ import type { Address } from "./link-error.ts";
 const TELL_EVERY_MS = 10_000;
 const MOST_TOLD = 256;
 
-/** @param from as a socket gives it. @param peers undefined: the other host's addresses are not known, and everybody is a stranger */
+/**
+ * @param from as a socket gives it. @param peers undefined: the other host's addresses are not known, and
+ * everybody is a stranger
+ */
 export function isPeer(from: string | undefined, peers: readonly Address[] | undefined): boolean {
   return from !== undefined && (peers ?? []).some(({ host }) => plain(host) === plain(from));
 }
@@ -23,7 +27,10 @@ function plain(host: string): string {
   return zone === undefined ? short : `${short}%${zone}`;
 }
 
-/** An address to call from, so that the other host knows the caller; undefined where it stands for all of them. */
+/**
+ * An address to call from, so that the other host knows the caller; undefined where it stands for all of
+ * them.
+ */
 export function callFrom(own: Address | undefined): { localAddress: string } | undefined {
   if (own === undefined || own.host === "0.0.0.0" || plain(own.host) === "::") return undefined;
   return { localAddress: own.host };

@@ -1,4 +1,5 @@
-// The primary's way to its backup: TCP, HELLO, WELCOME; and then a JOIN for each further path, and again when one is lost.
+// The primary's way to its backup: TCP, HELLO, WELCOME; and then a JOIN for each further path, and again when
+// one is lost.
 
 import type { Hello, Welcome } from "../codec/replication.ts";
 import { encodeHello, encodeJoin } from "../codec/replication-encode.ts";
@@ -27,7 +28,9 @@ export interface BackupLink {
   readonly welcome: Welcome;
 }
 
-/** Connects to the backup's guardian and is welcomed, or rejects with a LinkError (RangeError: wrong options). */
+/**
+ * Connects to the backup's guardian and is welcomed, or rejects with a LinkError (RangeError: wrong options).
+ */
 export async function connect(options: ConnectOptions): Promise<BackupLink> {
   const { addresses, handlers, ids, timeoutMs = 5000 } = options;
   const signs = checkedSigns(options);
@@ -114,7 +117,8 @@ class Joiner {
   #failed(path: number, session: Session, error: unknown): void {
     if (!(error instanceof LinkError)) throw error;
     const { code, message, takeover } = error;
-    // The one who was called runs the VM: nothing that the session's other paths say can matter any more (I3).
+    // The one who was called runs the VM: nothing that the session's other paths say can matter any more
+    // (I3).
     if (takeover !== undefined) session.hearLastWord(takeover);
     const refused = code === "refused";
     session.couldNotJoin(path, message, refused);

@@ -1,4 +1,5 @@
-// One connection between the two guardians of a VM, a path of their session: whole messages in, whole frames out.
+// One connection between the two guardians of a VM, a path of their session: whole messages in, whole frames
+// out.
 
 import type { Duplex } from "node:stream";
 import { ProtocolError, type ReplicationMessage, type Role } from "../codec/replication.ts";
@@ -21,8 +22,8 @@ export type ClosedReason =
 
 export interface ConnectionHandlers {
   /**
-   * Called within the socket's own event, without delay. What it throws as ProtocolError (a checkpoint that is
-   * not whole, say) closes the connection like the parser's own errors.
+   * Called within the socket's own event, without delay. What it throws as ProtocolError (a checkpoint that
+   * is not whole, say) closes the connection like the parser's own errors.
    */
   readonly onMessage: (message: ReplicationMessage) => void;
   /** Exactly once, and nothing after it. Within destroy() when this side closes. */
@@ -137,10 +138,10 @@ export class Connection {
   }
 
   /**
-   * Queues a frame behind those before it. Never blocks, never throws for the network's sake; dropped when the
-   * connection is over.
-   * @param sent called once the kernel has taken the last byte: the frame's memory is free again. Not called if
-   *   the connection ends before.
+   * Queues a frame behind those before it. Never blocks, never throws for the network's sake; dropped when
+   * the connection is over.
+   * @param sent called once the kernel has taken the last byte: the frame's memory is free again. Not called
+   * if the connection ends before.
    */
   send(frame: Frame, sent?: () => void): void {
     if (this.#closed !== undefined) return;
@@ -168,7 +169,10 @@ export class Connection {
     return new Promise((resolve, reject) => this.#waiting.push({ below: bytes, resolve, reject }));
   }
 
-  /** Stops reading: the peer's bytes wait in the kernel, and then at the peer. For a reader that must catch up. */
+  /**
+   * Stops reading: the peer's bytes wait in the kernel, and then at the peer. For a reader that must catch
+   * up.
+   */
   pause(): void {
     this.#paused = true;
     this.#socket.pause();

@@ -14,7 +14,8 @@ export interface Dialled {
 const HEAD_START_MS = 250;
 
 /**
- * The first connection that comes about, tried in order. Rejects with a LinkError that has a sentence for each address.
+ * The first connection that comes about, tried in order. Rejects with a LinkError that has a sentence for
+ * each address.
  * @param from own addresses, one for each, from which the other host knows us
  */
 export function dial(

@@ -15,11 +15,17 @@ export interface Handshake<T extends MessageType, R> {
   /** For this and what came before it, since `sinceMs`. */
   readonly timeoutMs: number;
   readonly sinceMs: number;
-  /** Called within the message itself, so that nothing that comes behind it is missed: the connection is to be handed over here. */
+  /**
+   * Called within the message itself, so that nothing that comes behind it is missed: the connection is to be
+   * handed over here.
+   */
   readonly onAgreed: (connection: Connection, message: ReplicationMessage & { readonly type: T }) => R;
 }
 
-/** Says it and waits for the answer; resolves with what onAgreed gives. Rejects with a LinkError if the answer is another one, or none comes. */
+/**
+ * Says it and waits for the answer; resolves with what onAgreed gives. Rejects with a LinkError if the answer
+ * is another one, or none comes.
+ */
 export function shakeHands<T extends MessageType, R>(
   { socket, address }: Pick<Dialled, "socket"> & { readonly address: Address },
   { ids, frame, expects, timeoutMs, sinceMs, onAgreed }: Handshake<T, R>,

@@ -21,7 +21,10 @@ export interface AddressEvent {
   readonly reason: string;
 }
 
-/** Listens until close(). Rejects with a LinkError if none of the addresses can be had, unless it is `patient`; one of several is tried again. */
+/**
+ * Listens until close(). Rejects with a LinkError if none of the addresses can be had, unless it is
+ * `patient`; one of several is tried again.
+ */
 export async function listen(options: ListenOptions): Promise<Listener> {
   const listener = new Listener(options);
   try {
@@ -68,7 +71,10 @@ export class Listener {
     });
   }
 
-  /** Takes no one any more and drops strangers. A primary that has said HELLO is its owner's: it stays, but gets no further path. */
+  /**
+   * Takes no one any more and drops strangers. A primary that has said HELLO is its owner's: it stays, but
+   * gets no further path.
+   */
   close(): void {
     this.#closed = true;
     for (const timer of this.#timers) clearTimeout(timer);

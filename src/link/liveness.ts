@@ -1,4 +1,5 @@
-// Signs of life, both ways: beats when nothing else goes out, and the detection of a silent peer, or of a silent path.
+// Signs of life, both ways: beats when nothing else goes out, and the detection of a silent peer, or of a
+// silent path.
 
 import { SilenceDetector } from "../core/silence.ts";
 import { monotonicMs } from "../os/monotonic.ts";
@@ -8,9 +9,15 @@ export interface Liveness {
   readonly heartbeatMs?: number;
   /** Silence of all paths for this long is a loss. */
   readonly detectionMs?: number;
-  /** A path that is silent for so long while another one is not is given up. Left out: a quarter of the detection time, at least two beats. */
+  /**
+   * A path that is silent for so long while another one is not is given up. Left out: a quarter of the
+   * detection time, at least two beats.
+   */
   readonly lagMs?: number;
-  /** Asked when all paths are silent: a silence that is shorter than so many ms is no loss yet, whatever `detectionMs` says. Left out: 0. */
+  /**
+   * Asked when all paths are silent: a silence that is shorter than so many ms is no loss yet, whatever
+   * `detectionMs` says. Left out: 0.
+   */
   readonly patienceMs?: () => number;
   /** The peer has been silent for half the detection time (true), or was heard again after that (false). */
   readonly onSuspicion?: (suspected: boolean) => void;

@@ -1,6 +1,9 @@
 // What a session's owner hears of its paths: each loss and each return, once.
 
-/** A path that closes is often the first of all: its loss is told when the session still lives after that time. */
+/**
+ * A path that closes is often the first of all: its loss is told when the session still lives after that
+ * time.
+ */
 const SOON_MS = 20;
 
 interface Told {

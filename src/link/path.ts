@@ -4,7 +4,10 @@ import { SilenceDetector } from "../core/silence.ts";
 import type { Connection } from "./connection.ts";
 import type { Counted } from "./stream.ts";
 
-/** A path that came back is not trusted with the stream for so many detection times; twice as long after each loss that follows soon. */
+/**
+ * A path that came back is not trusted with the stream for so many detection times; twice as long after each
+ * loss that follows soon.
+ */
 const REST = 5;
 const MOST_REST = 300;
 
@@ -76,8 +79,8 @@ export class Path implements Counted {
   }
 
   /**
-   * To be called often. Whether it has been silent for too long while another path was not. Silence of all of them says nothing about a
-   * path but much about the peer, or about this process.
+   * To be called often. Whether it has been silent for too long while another path was not. Silence of all of
+   * them says nothing about a path but much about the peer, or about this process.
    */
   lags(nowMs: number, lastHeardMs: number): boolean {
     const { connection } = this;

@@ -19,7 +19,9 @@ export class Paths {
     return this.all.flatMap(({ connection }) => connection ?? []);
   }
 
-  /** When anything was last heard, on whichever. Who does not read cannot tell silence from its own deafness. */
+  /**
+   * When anything was last heard, on whichever. Who does not read cannot tell silence from its own deafness.
+   */
   get lastHeardMs(): number {
     for (const { lastHeardMs, paused } of this.connections)
       this.#lastHeardMs = Math.max(this.#lastHeardMs, paused ? monotonicMs() : lastHeardMs);

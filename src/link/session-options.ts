@@ -14,12 +14,16 @@ export interface PathEvent {
 
 export interface SessionHandlers {
   /**
-   * Called within the socket's own event, without delay. What it throws as ProtocolError (a checkpoint that is not whole, say) ends the
-   * session. Messages of the stream come in order, each once; heartbeats as they come.
+   * Called within the socket's own event, without delay. What it throws as ProtocolError (a checkpoint that
+   * is not whole, say) ends the session. Messages of the stream come in order, each once; heartbeats as they
+   * come.
    * @param by which connection brought it; undefined if it was no path of the session, but a try to make one
    */
   readonly onMessage: (message: ReplicationMessage, by: Connection | undefined) => void;
-  /** Exactly once, and nothing after it: no path is left, or this side has ended it. Within destroy() when this side does. */
+  /**
+   * Exactly once, and nothing after it: no path is left, or this side has ended it. Within destroy() when
+   * this side does.
+   */
   readonly onClosed: (reason: ClosedReason) => void;
   /** Nothing was heard on any path for the detection time. Once per silence; the connections stay open. */
   readonly onSilent: (silentMs: number) => void;

@@ -1,8 +1,10 @@
-// One protection's conversation between the two guardians, over one or more paths, each a TCP connection of its own.
+// One protection's conversation between the two guardians, over one or more paths, each a TCP connection of
+// its own.
 //
-// What one side says is a stream of numbered messages. It goes over one path at a time, the first in the order of configuration that is
-// well. With several paths the sender keeps every message until the peer has confirmed it, and says what is not confirmed again on another
-// path when this one fails; the receiver hands on each exactly once, in order. Signs of life go over all of them.
+// What one side says is a stream of numbered messages. It goes over one path at a time, the first in the
+// order of configuration that is well. With several paths the sender keeps every message until the peer has
+// confirmed it, and says what is not confirmed again on another path when this one fails; the receiver hands
+// on each exactly once, in order. Signs of life go over all of them.
 
 import { isInStream, type MessageOf, ProtocolError, type ReplicationMessage } from "../codec/replication.ts";
 import { encodeCarry, encodeHeartbeat, type Frame } from "../codec/replication-encode.ts";
@@ -17,7 +19,10 @@ import { type Fate, Incoming, Outgoing } from "./stream.ts";
 
 export type { PathEvent, SessionHandlers, SessionOptions } from "./session-options.ts";
 
-/** Half a MiB at the most waits for the next heartbeat to be confirmed: what is kept may be staging that capture waits for. */
+/**
+ * Half a MiB at the most waits for the next heartbeat to be confirmed: what is kept may be staging that
+ * capture waits for.
+ */
 const CONFIRM_BYTES = 512 * 1024;
 
 export class Session {
@@ -91,8 +96,8 @@ export class Session {
   }
 
   /**
-   * Queues a message of the stream behind those before it. Never blocks, never throws for the network's sake; dropped when the session is
-   * over.
+   * Queues a message of the stream behind those before it. Never blocks, never throws for the network's sake;
+   * dropped when the session is over.
    * @throws RangeError for a message that is not of the stream
    */
   send(frame: Frame, fate: Fate = {}): void {
@@ -115,7 +120,10 @@ export class Session {
     this.#data.connection?.send(frame, this.#outgoing.write(kept));
   }
 
-  /** Resolves when at most `bytes` wait for a kernel to take them; at once if so. Rejects when the session ends. */
+  /**
+   * Resolves when at most `bytes` wait for a kernel to take them; at once if so. Rejects when the session
+   * ends.
+   */
   async whenBelow(bytes: number): Promise<void> {
     for (;;) {
       if (this.#closed !== undefined) throw new Error(this.#closed.message);
@@ -143,7 +151,9 @@ export class Session {
     this.#pathEvents.up(index, `${connection.peer} is there`);
   }
 
-  /** Of the side that makes paths: a try came to nothing. @param refused somebody answered, and says why not */
+  /**
+   * Of the side that makes paths: a try came to nothing. @param refused somebody answered, and says why not
+   */
   couldNotJoin(index: number, reason: string, refused: boolean): void {
     if (this.#closed === undefined) this.#pathEvents.down(index, reason, refused);
   }
@@ -156,8 +166,8 @@ export class Session {
   }
 
   /**
-   * To be called often. Gives up paths that are silent while others are heard: what lies in them would only be in the way when they carry
-   * again, and a new connection is quicker than TCP's own patience.
+   * To be called often. Gives up paths that are silent while others are heard: what lies in them would only
+   * be in the way when they carry again, and a new connection is quicker than TCP's own patience.
    */
   look(nowMs: number): void {
     for (const connection of this.#paths.lagging(nowMs)) {
@@ -183,8 +193,8 @@ export class Session {
   }
 
   /**
-   * Sends a last word on every path, and drops each when the peer has closed it, too, or after `graceMs`. Nothing is received any more;
-   * onClosed is called at once.
+   * Sends a last word on every path, and drops each when the peer has closed it, too, or after `graceMs`.
+   * Nothing is received any more; onClosed is called at once.
    */
   finish(frame: Frame, why: string, graceMs = 1000): void {
     if (this.#closed !== undefined) return;
@@ -198,7 +208,10 @@ export class Session {
     return this.#paths.all.length > 1;
   }
 
-  /** No beat waits behind other bytes: they are a sign of life, and it would only grow the queue (I6). A new receipt is worth it. */
+  /**
+   * No beat waits behind other bytes: they are a sign of life, and it would only grow the queue (I6). A new
+   * receipt is worth it.
+   */
   #wantsBeat(connection: Connection, sentBeforeMs: number): boolean {
     if (connection.bufferedBytes > 0) return this.#several && this.#confirmed !== this.#incoming.received;
     return this.#several || connection.lastSentMs <= sentBeforeMs;
@@ -278,8 +291,9 @@ export class Session {
   }
 
   /**
-   * Says all that is not confirmed on this path, and what is still to come. Nothing may wait on another one: it is closed, or all has left.
-   * Not after the owner was told that the peer is lost: what was said before must not be said again as if it were news (I3).
+   * Says all that is not confirmed on this path, and what is still to come. Nothing may wait on another one:
+   * it is closed, or all has left. Not after the owner was told that the peer is lost: what was said before
+   * must not be said again as if it were news (I3).
    */
   #carryOn(path = this.#paths.choose()): void {
     const connection = path?.connection;

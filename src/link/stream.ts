@@ -1,7 +1,7 @@
 // The numbers of the messages of a session, by which it outlives its paths. Owns no socket.
 //
-// Messages are numbered from 0 in each direction, and the numbers are not sent: on a path they follow one another from what CARRY said,
-// so a session of one path pays nothing for them.
+// Messages are numbered from 0 in each direction, and the numbers are not sent: on a path they follow one
+// another from what CARRY said, so a session of one path pays nothing for them.
 
 import { ProtocolError } from "../codec/replication.ts";
 import type { Frame } from "../codec/replication-encode.ts";
@@ -10,7 +10,10 @@ import type { Frame } from "../codec/replication-encode.ts";
 export interface Fate {
   /** The kernel has taken its last byte. */
   readonly left?: () => void;
-  /** Its memory is free again: with one path when it has left; with several, when the peer has confirmed it, too. */
+  /**
+   * Its memory is free again: with one path when it has left; with several, when the peer has confirmed it,
+   * too.
+   */
   readonly free?: () => void;
 }
 
@@ -25,7 +28,10 @@ export interface Kept {
   confirmed: boolean;
 }
 
-/** What was sent and may have to be sent again over another path. Only one connection at a time has messages that wait for the kernel. */
+/**
+ * What was sent and may have to be sent again over another path. Only one connection at a time has messages
+ * that wait for the kernel.
+ */
 export class Outgoing {
   #first = 0;
   #kept: Kept[] = [];
@@ -71,7 +77,9 @@ export class Outgoing {
     for (const kept of this.#confirmed) this.#release(kept);
   }
 
-  /** The peer has so many messages. What it said before on a slower path may come later. @throws ProtocolError */
+  /**
+   * The peer has so many messages. What it said before on a slower path may come later. @throws ProtocolError
+   */
   confirm(received: number): void {
     const count = received - this.#first;
     if (count > this.#kept.length) {
@@ -107,7 +115,10 @@ export interface Counted {
   expected: number | undefined;
 }
 
-/** Which messages are new. No path can be ahead of the others by more than one: each began at something that was known. */
+/**
+ * Which messages are new. No path can be ahead of the others by more than one: each began at something that
+ * was known.
+ */
 export class Incoming {
   #next = 0;
 
@@ -123,7 +134,10 @@ export class Incoming {
     path.expected = first;
   }
 
-  /** Counts a message of the stream that came on this path. True if it is to be delivered. @throws ProtocolError before CARRY */
+  /**
+   * Counts a message of the stream that came on this path. True if it is to be delivered. @throws
+   * ProtocolError before CARRY
+   */
   isNew(path: Counted, type: string): boolean {
     if (path.expected === undefined)
       throw new ProtocolError("wrong-order", "message", type, "carry before it on this path");

@@ -1,6 +1,6 @@
 /**
- * The backup's copies of the VM's memory: the RAM image, a file that the standby has mapped, and beside it every other RAM block
- * in our own memory, since under `-incoming` those come from the composed stream alone.
+ * The backup's copies of the VM's memory: the RAM image, a file that the standby has mapped, and beside it
+ * every other RAM block in our own memory, since under `-incoming` those come from the composed stream alone.
  */
 import { rmSync } from "node:fs";
 import { type Layout, PAGE_BYTES, PAGE_ZERO, type PageList, type RamBlock } from "../codec/replication.ts";
@@ -9,8 +9,8 @@ import { makeRamFile } from "./ram-file.ts";
 import { RamSnapshot } from "./ram-snapshot.ts";
 
 /**
- * Blocks are written through windows: Buffer.copy cuts the place that it copies to to 32 bits when it copies a part of its source (seen in Node 24).
- * A page never lies in two of them.
+ * Blocks are written through windows: Buffer.copy cuts the place that it copies to to 32 bits when it copies
+ * a part of its source (seen in Node 24). A page never lies in two of them.
  */
 const WINDOW_BYTES = 2 ** 30;
 const PAGES_PER_WINDOW = WINDOW_BYTES / PAGE_BYTES;
@@ -25,7 +25,9 @@ export class BackupImages {
   readonly path: string;
   private readonly fileBlock: string;
   private readonly ram: Mapping;
-  /** One byte a page of the file: whether it was ever written. An untouched page is zero and takes no memory. */
+  /**
+   * One byte a page of the file: whether it was ever written. An untouched page is zero and takes no memory.
+   */
   private readonly touched: Uint8Array;
   private layout: Layout | undefined;
   private copy: RamSnapshot | undefined;
@@ -118,8 +120,9 @@ export class BackupImages {
   }
 
   /**
-   * Begins a copy of the RAM file's contents as they are now, into `target`, which is zeroed and as large; one at a time. Pages that change are
-   * copied first from now on; for the others call `copyOn`, until `endCopy`.
+   * Begins a copy of the RAM file's contents as they are now, into `target`, which is zeroed and as large;
+   * one at a time. Pages that change are copied first from now on; for the others call `copyOn`, until
+   * `endCopy`.
    */
   beginCopy(target: Uint8Array): RamSnapshot {
     this.copy = new RamSnapshot(this.ram.bytes, this.touched, target);

@@ -1,4 +1,7 @@
-/** The backup's staging: what has come of the checkpoint that is on its way. It becomes a whole checkpoint, or nothing. */
+/**
+ * The backup's staging: what has come of the checkpoint that is on its way. It becomes a whole checkpoint, or
+ * nothing.
+ */
 import type { DiskEntry, MessageOf, PageList } from "../codec/replication.ts";
 import { CheckpointDigest } from "../codec/replication-checkpoint.ts";
 import type { EpochId } from "../core/words.ts";

@@ -1,9 +1,11 @@
 /**
- * How much memory a backup may need for checkpoints that are not in its images yet (I6). Preflight reckons with it, and nothing grows beyond it.
+ * How much memory a backup may need for checkpoints that are not in its images yet (I6). Preflight reckons
+ * with it, and nothing grows beyond it.
  *
- * A checkpoint is kept whole until it is acknowledged and committed, for it may be cut off (I2). A guest can rewrite all of its memory in one epoch, and then
- * the checkpoint has all of it. Before such a one lie at most `stagingMiB`, for with that much not acknowledged the primary begins no further one
- * (core/pacer.ts), and what waits for its commit.
+ * A checkpoint is kept whole until it is acknowledged and committed, for it may be cut off (I2). A guest can
+ * rewrite all of its memory in one epoch, and then the checkpoint has all of it. Before such a one lie at
+ * most `stagingMiB`, for with that much not acknowledged the primary begins no further one (core/pacer.ts),
+ * and what waits for its commit.
  */
 export interface MemoryBounds {
   /** The most that one checkpoint may take. */
@@ -35,7 +37,8 @@ export function memoryBounds(
   return {
     checkpointBytes: checkpointMiB * MIB,
     commitBytes: commitMiB * MIB,
-    // The last one before the primary waits, and the last one before nothing is acknowledged, may be as large as any.
+    // The last one before the primary waits, and the last one before nothing is acknowledged, may be as large
+    // as any.
     totalBytes: (2 * checkpointMiB + stagingMiB + commitMiB) * MIB,
   };
 }

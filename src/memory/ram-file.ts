@@ -1,6 +1,7 @@
 /**
- * Files that hold a VM's RAM. Whoever maps a file without space behind it gets SIGBUS at the first touch when the file system is full: the guardian
- * while it commits, or the VM itself, long after a failover. So all of the space is taken when the file is made.
+ * Files that hold a VM's RAM. Whoever maps a file without space behind it gets SIGBUS at the first touch when
+ * the file system is full: the guardian while it commits, or the VM itself, long after a failover. So all of
+ * the space is taken when the file is made.
  */
 import { closeSync, fstatSync, ftruncateSync, mkdirSync, openSync, rmSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
@@ -9,7 +10,10 @@ import { reserve } from "../os/file-space.ts";
 import { Mapping } from "../os/mapping.ts";
 import { whyUnsafe } from "../os/safe-path.ts";
 
-/** In memory the kernel clears the pages as they are reserved: some tens of milliseconds, after which others have a turn. */
+/**
+ * In memory the kernel clears the pages as they are reserved: some tens of milliseconds, after which others
+ * have a turn.
+ */
 const STEP_BYTES = 128 << 20;
 const ZEROS_BYTES = 1 << 20;
 
@@ -17,9 +21,10 @@ const ZEROS_BYTES = 1 << 20;
 export class RamFileError extends Error {}
 
 /**
- * Makes a file of `bytes` zeros for a VM's RAM, with all its space reserved, in place of one that may be there, and maps it for writing.
- * Leaves no file behind when it fails.
- * @throws RamFileError with the number of bytes when there is no room for it, or when others could change what its path leads to
+ * Makes a file of `bytes` zeros for a VM's RAM, with all its space reserved, in place of one that may be
+ * there, and maps it for writing. Leaves no file behind when it fails.
+ * @throws RamFileError with the number of bytes when there is no room for it, or when others could change
+ * what its path leads to
  */
 export async function makeRamFile(path: string, bytes: number): Promise<Mapping> {
   const folder = dirname(path);
@@ -60,10 +65,12 @@ function takeSpace(fd: number, from: number, length: number): void {
 const AGAIN_BYTES = 16 << 20;
 
 /**
- * Takes the space again that a running VM has given back of its RAM file (a balloon that grows, or a guest that reports free pages, makes holes). What the file
- * holds stays. Where the file system cannot reserve space nothing is done.
+ * Takes the space again that a running VM has given back of its RAM file (a balloon that grows, or a guest
+ * that reports free pages, makes holes). What the file holds stays. Where the file system cannot reserve
+ * space nothing is done.
  * @returns how many bytes were missing
- * @throws RamFileError with the number of bytes when there is no room for all of them; what there was room for is taken
+ * @throws RamFileError with the number of bytes when there is no room for all of them; what there was room
+ * for is taken
  */
 export async function reserveAgain(path: string): Promise<number> {
   const fd = openSync(path, "r+");

@@ -1,6 +1,7 @@
 /**
- * A copy of the RAM image as it is at one instant, made bit by bit while the image goes on changing: a page that is about to change is copied
- * first. So the instant itself costs no more than noting which pages there are.
+ * A copy of the RAM image as it is at one instant, made bit by bit while the image goes on changing: a page
+ * that is about to change is copied first. So the instant itself costs no more than noting which pages there
+ * are.
  */
 import { PAGE_BYTES } from "../codec/replication.ts";
 

@@ -1,6 +1,7 @@
 /**
- * The primary's staging: a fixed number of equal chunks of shared memory. Capture fills them, shipping empties them, on two
- * threads. That nothing else holds checkpoint data at the primary is what bounds its memory (I6).
+ * The primary's staging: a fixed number of equal chunks of shared memory. Capture fills them, shipping
+ * empties them, on two threads. That nothing else holds checkpoint data at the primary is what bounds its
+ * memory (I6).
  */
 
 export const CHUNK_BYTES = 1 << 20;
@@ -39,7 +40,8 @@ export class Staging {
   }
 
   /**
-   * Takes a free chunk; blocks this thread while there is none. `stopped` is asked now and then, and ends the wait with -1.
+   * Takes a free chunk; blocks this thread while there is none. `stopped` is asked now and then, and ends the
+   * wait with -1.
    * @param most chunks that may be taken at a time, if fewer than there are
    */
   take(stopped: () => boolean, most = this.chunkCount): number {

@@ -1,7 +1,8 @@
 /**
- * Holding guest output with QEMU's stock network filters, three per NIC, put into and taken out of a running VM
- * (docs/specs/output-hold.md). A frame of the guest meets `capture`, which hands it to our holding thread; `sink`, which swallows
- * whatever gets past a capture that has lost its reader (fail closed); and `inject`, where released frames come back in.
+ * Holding guest output with QEMU's stock network filters, three per NIC, put into and taken out of a running
+ * VM (docs/specs/output-hold.md). A frame of the guest meets `capture`, which hands it to our holding thread;
+ * `sink`, which swallows whatever gets past a capture that has lost its reader (fail closed); and `inject`,
+ * where released frames come back in.
  */
 import { rmSync } from "node:fs";
 import { join } from "node:path";
@@ -63,7 +64,10 @@ export class FilterChain {
     this.worker.on("error", (error) => this.receive({ kind: "failed", error: error.message }));
   }
 
-  /** Puts the filters into the running VM. Frames pass through us from here on, and are not held yet. When it fails, or is stopped, all is as it was. */
+  /**
+   * Puts the filters into the running VM. Frames pass through us from here on, and are not held yet. When it
+   * fails, or is stopped, all is as it was.
+   */
   static async insert(options: FilterChainOptions): Promise<FilterChain> {
     const chain = new FilterChain(options);
     try {
@@ -83,14 +87,18 @@ export class FilterChain {
     await holding;
   }
 
-  /** Lets out what epochs up to `upTo` have sent, if that can be done by `untilMs` of CLOCK_BOOTTIME; else the next order does. */
+  /**
+   * Lets out what epochs up to `upTo` have sent, if that can be done by `untilMs` of CLOCK_BOOTTIME; else the
+   * next order does.
+   */
   release(upTo: EpochId, untilMs: number): void {
     this.order({ kind: "release", upTo, untilMs });
   }
 
   /**
-   * The VM is paused at checkpoint `upTo`: lets out all that waits, straight to QEMU's taps. `pid` is QEMU's, `taps` the devices of its cards. Where they
-   * cannot be had it is an ordinary release, which leaves when the VM runs on. Returns why, then.
+   * The VM is paused at checkpoint `upTo`: lets out all that waits, straight to QEMU's taps. `pid` is QEMU's,
+   * `taps` the devices of its cards. Where they cannot be had it is an ordinary release, which leaves when
+   * the VM runs on. Returns why, then.
    */
   letGo(
     upTo: EpochId,
@@ -126,8 +134,9 @@ export class FilterChain {
   }
 
   /**
-   * Takes the filters out, as many of them as there are; nothing is lost or reordered. The VM is stopped for the few milliseconds in which frames may still
-   * be on their way through us: one sent past them would overtake. May be asked again.
+   * Takes the filters out, as many of them as there are; nothing is lost or reordered. The VM is stopped for
+   * the few milliseconds in which frames may still be on their way through us: one sent past them would
+   * overtake. May be asked again.
    */
   async remove(): Promise<void> {
     this.releaseAll();

@@ -1,6 +1,7 @@
 /**
- * What the network has for the guest while it stands still, taken from its taps and given to them. A tap whose QEMU goes away loses what waits in it;
- * clients would send it again only when their timers run out, a fifth of a second later.
+ * What the network has for the guest while it stands still, taken from its taps and given to them. A tap
+ * whose QEMU goes away loses what waits in it; clients would send it again only when their timers run out, a
+ * fifth of a second later.
  */
 import { PacketSocket } from "../os/packet-socket.ts";
 
@@ -33,7 +34,10 @@ export class GuestInput {
     });
   }
 
-  /** The frames that were sent to the guest since it was asked last, card by card in their order. QEMU gets them all the same. */
+  /**
+   * The frames that were sent to the guest since it was asked last, card by card in their order. QEMU gets
+   * them all the same.
+   */
   take(): InputFrame[] {
     return this.sockets.flatMap((socket, nic) => {
       const frames: InputFrame[] = [];

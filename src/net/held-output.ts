@@ -1,7 +1,12 @@
-/** Guest output waiting for its checkpoint: whole frames, in order, each with the epoch it may come from. Pure. */
+/**
+ * Guest output waiting for its checkpoint: whole frames, in order, each with the epoch it may come from.
+ * Pure.
+ */
 import type { EpochId } from "../core/words.ts";
 
-/** Longest frame QEMU puts on a redirector's socket (net/filter-mirror.c, net/net.h NET_BUFSIZE plus headers). */
+/**
+ * Longest frame QEMU puts on a redirector's socket (net/filter-mirror.c, net/net.h NET_BUFSIZE plus headers).
+ */
 export const LONGEST_FRAME_BYTES = 69632;
 const LENGTH_BYTES = 4;
 
@@ -12,7 +17,10 @@ export class FrameStreamError extends Error {}
 export class FrameStream {
   private rest: Uint8Array = new Uint8Array(0);
 
-  /** The whole frames that are complete with `bytes`, their length words included, as one piece; and how many they are. */
+  /**
+   * The whole frames that are complete with `bytes`, their length words included, as one piece; and how many
+   * they are.
+   */
   push(bytes: Uint8Array): { readonly whole: Uint8Array; readonly frames: number } {
     const all = this.rest.length === 0 ? bytes : Buffer.concat([this.rest, bytes]);
     const view = new DataView(all.buffer, all.byteOffset, all.byteLength);
@@ -86,7 +94,9 @@ export class HeldOutput {
     return going.map((piece) => piece.bytes);
   }
 
-  /** Everything that waits, of a VM that is paused at checkpoint `upTo`. What comes later is held as before. */
+  /**
+   * Everything that waits, of a VM that is paused at checkpoint `upTo`. What comes later is held as before.
+   */
   letGo(upTo: EpochId): Uint8Array[] {
     this.releasedUpTo = Math.max(this.releasedUpTo, upTo);
     const going = this.queue;

@@ -1,12 +1,15 @@
 /**
- * The taps of a VM that does not run here yet. They stay what and where they are: ports of their bridge with all settings, up, and forwarding, so that nothing has to come back as
- * it was, and no spanning tree has to think about a port that comes back. But nobody reads them, so their queues fill with old broadcasts.
+ * The taps of a VM that does not run here yet. They stay what and where they are: ports of their bridge with
+ * all settings, up, and forwarding, so that nothing has to come back as it was, and no spanning tree has to
+ * think about a port that comes back. But nobody reads them, so their queues fill with old broadcasts.
  *
- * When the primary goes silent they are emptied a little before anything is decided, so that what clients send again in the meantime waits here for the guest instead of being lost: TCP
- * would try the next time only after twice as long. And the bridge is told that the guest is behind them: it has learnt the guest's address on its uplink and would drop the frames.
+ * When the primary goes silent they are emptied a little before anything is decided, so that what clients
+ * send again in the meantime waits here for the guest instead of being lost: TCP would try the next time only
+ * after twice as long. And the bridge is told that the guest is behind them: it has learnt the guest's
+ * address on its uplink and would drop the frames.
  *
- * QEMU reads one frame of a tap ahead, long before its VM runs, and drops it when the state is loaded. So where it had read none before, each card's first frame is given once more when
- * the VM runs.
+ * QEMU reads one frame of a tap ahead, long before its VM runs, and drops it when the state is loaded. So
+ * where it had read none before, each card's first frame is given once more when the VM runs.
  *
  * What goes wrong here costs clients time. It is told and tried again, and never keeps the VM from running.
  */
@@ -22,7 +25,10 @@ export interface StandbyNic {
   readonly tap: string;
 }
 
-/** A tap's queue has 500 to 1000 frames, if nobody has set it otherwise. A flood must not keep us here for ever. */
+/**
+ * A tap's queue has 500 to 1000 frames, if nobody has set it otherwise. A flood must not keep us here for
+ * ever.
+ */
 const MOST_DRAINED = 1 << 14;
 const AGAIN_MS = 200;
 

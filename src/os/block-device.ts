@@ -8,7 +8,8 @@ export function deviceNumbers(rdev: number): string {
 }
 
 /**
- * The device itself, its partitions, and what LVM, RAID or multipath have built of any of them: who writes to it changes all of these.
+ * The device itself, its partitions, and what LVM, RAID or multipath have built of any of them: who writes to
+ * it changes all of these.
  * @param sysfs for tests
  */
 export function devicesOn(numbers: string, sysfs = "/sys/dev/block"): string[] {

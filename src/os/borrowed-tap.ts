@@ -1,4 +1,6 @@
-/** A tap of another process' as it has it open: what is written to it goes out as if that process had sent it. */
+/**
+ * A tap of another process' as it has it open: what is written to it goes out as if that process had sent it.
+ */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { checked, libc } from "./libc.ts";
 
@@ -7,8 +9,9 @@ const SYS_PIDFD_OPEN = 434;
 const SYS_PIDFD_GETFD = 438;
 
 /**
- * A descriptor for the tap `device` that the process `pid` has open: pidfd_getfd(2), Linux 5.6 or later. The caller closes it. Needs the right to trace
- * that process, which its parent has. @throws Error with what is in the way
+ * A descriptor for the tap `device` that the process `pid` has open: pidfd_getfd(2), Linux 5.6 or later. The
+ * caller closes it. Needs the right to trace that process, which its parent has. @throws Error with what is
+ * in the way
  */
 export function borrowTap(pid: number, device: string): number {
   const theirs = descriptorOf(pid, device);

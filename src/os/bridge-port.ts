@@ -18,8 +18,8 @@ const NUD_SAID = 0x40 | 0x80;
 const NDA_LLADDR = 2;
 
 /**
- * As `bridge fdb replace MAC dev DEVICE master dynamic`: frames for this address leave the bridge by this port, until
- * it is heard from elsewhere. A static entry that says so already stays.
+ * As `bridge fdb replace MAC dev DEVICE master dynamic`: frames for this address leave the bridge by this
+ * port, until it is heard from elsewhere. A static entry that says so already stays.
  * @param mac `52:54:00:12:34:56`
  * @throws an Error that names a device which is not there, or SystemCallError
  */
@@ -30,8 +30,8 @@ export function learnBehind(device: string, mac: string): void {
 }
 
 /**
- * As `bridge fdb del MAC dev DEVICE master`. Does nothing where the bridge believes it elsewhere, where an administrator
- * has made a static entry, or the device is no port. @throws as `learnBehind`
+ * As `bridge fdb del MAC dev DEVICE master`. Does nothing where the bridge believes it elsewhere, where an
+ * administrator has made a static entry, or the device is no port. @throws as `learnBehind`
  */
 export function forgetBehind(device: string, mac: string): void {
   if (isSaid(device, mac)) return;

@@ -1,6 +1,7 @@
 /**
- * Memory that this process and what it starts may still take by the limits of its control groups (cgroups(7); systemd's MemoryMax= and MemoryHigh= set them). The kernel
- * kills somebody of the group who goes beyond: QEMU, since it is the largest.
+ * Memory that this process and what it starts may still take by the limits of its control groups (cgroups(7);
+ * systemd's MemoryMax= and MemoryHigh= set them). The kernel kills somebody of the group who goes beyond:
+ * QEMU, since it is the largest.
  */
 import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -51,7 +52,10 @@ async function limits(
   }
 }
 
-/** What the kernel takes back of itself before it kills: pages of files that are not in memory alone (tmpfs is counted elsewhere). */
+/**
+ * What the kernel takes back of itself before it kills: pages of files that are not in memory alone (tmpfs is
+ * counted elsewhere).
+ */
 async function reclaimable(folder: string): Promise<number> {
   const stat = await text(join(folder, "memory.stat"));
   const of = (name: string) => Number(new RegExp(`^${name} (\\d+)$`, "m").exec(stat)?.[1] ?? 0);

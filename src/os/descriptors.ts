@@ -1,4 +1,7 @@
-/** What the kernel allows this process: file descriptors, how many there are and may be, and how large a file may get. */
+/**
+ * What the kernel allows this process: file descriptors, how many there are and may be, and how large a file
+ * may get.
+ */
 import { readFileSync } from "node:fs";
 import { readdir } from "node:fs/promises";
 
@@ -14,7 +17,10 @@ export async function usedDescriptors(): Promise<number> {
   return (await readdir("/proc/self/fd")).length - 1;
 }
 
-/** Bytes; infinite if there is no limit. A write beyond it fails with EFBIG, in a file that is as large already, too. */
+/**
+ * Bytes; infinite if there is no limit. A write beyond it fails with EFBIG, in a file that is as large
+ * already, too.
+ */
 export function largestFile(): number {
   const limit = /^Max file size +(\d+)/m.exec(readFileSync("/proc/self/limits", "utf8"))?.[1];
   return limit === undefined ? Number.POSITIVE_INFINITY : Number(limit);

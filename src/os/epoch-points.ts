@@ -1,6 +1,7 @@
 /**
- * Named points of the primary's epoch cycle, in the threads that pass them. A test build of the guardian subscribes to the channel and may
- * stand still in it, so that a test can strike exactly there (bench/torture/). Nobody else does, and then a point costs nothing.
+ * Named points of the primary's epoch cycle, in the threads that pass them. A test build of the guardian
+ * subscribes to the channel and may stand still in it, so that a test can strike exactly there
+ * (bench/torture/). Nobody else does, and then a point costs nothing.
  */
 import { channel } from "node:diagnostics_channel";
 

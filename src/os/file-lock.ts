@@ -6,9 +6,13 @@ const F_OFD_SETLK = 37;
 const F_WRLCK = 1;
 const F_UNLCK = 2;
 
-/** Whether some other open description has a lock within bytes [from, from + length) of the file open as `fd`. @throws SystemCallError */
+/**
+ * Whether some other open description has a lock within bytes [from, from + length) of the file open as `fd`.
+ * @throws SystemCallError
+ */
 export function isLocked(fd: number, from: number, length: number): boolean {
-  // struct flock: short type, short whence (0: from the start), 4 bytes of nothing, i64 start, i64 length, i32 pid (0, as the call wants it).
+  // struct flock: short type, short whence (0: from the start), 4 bytes of nothing, i64 start, i64 length,
+  // i32 pid (0, as the call wants it).
   const lock = Buffer.alloc(32);
   lock.writeInt16LE(F_WRLCK, 0);
   lock.writeBigInt64LE(BigInt(from), 8);
@@ -17,7 +21,10 @@ export function isLocked(fd: number, from: number, length: number): boolean {
   return lock.readInt16LE(0) !== F_UNLCK;
 }
 
-/** Locks the whole file open as `fd` for writing, as long as that description is open. False if another one has it. @throws SystemCallError */
+/**
+ * Locks the whole file open as `fd` for writing, as long as that description is open. False if another one
+ * has it. @throws SystemCallError
+ */
 export function lockWhole(fd: number): boolean {
   const lock = Buffer.alloc(32);
   lock.writeInt16LE(F_WRLCK, 0);

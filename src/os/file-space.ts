@@ -16,7 +16,8 @@ export function canPunchHoles(fd: number, bytes: number): boolean {
 }
 
 /**
- * Takes the space for bytes [from, from + length) of a file, so that using them cannot fail for want of it. What they hold stays.
+ * Takes the space for bytes [from, from + length) of a file, so that using them cannot fail for want of it.
+ * What they hold stays.
  * @param fd open for writing
  * @returns false where the file system cannot do that
  * @throws SystemCallError, ENOSPC among others

@@ -1,8 +1,8 @@
 /**
  * The few system calls that Node does not offer. Everything foreign goes through here.
  *
- * Calls are synchronous and cost about half a microsecond each, so a worker thread can run a plain blocking loop over them.
- * Sizes are bytes; a failed call throws `SystemCallError` with the errno's name.
+ * Calls are synchronous and cost about half a microsecond each, so a worker thread can run a plain blocking
+ * loop over them. Sizes are bytes; a failed call throws `SystemCallError` with the errno's name.
  */
 import { constants } from "node:os";
 import koffi from "koffi";

@@ -1,6 +1,7 @@
 /**
- * Locks with names, in one folder: a small file for each, locked by the kernel for as long as its holder lives, and with a few words in it that say who that is.
- * The descriptors close on exec, so a child never holds what its parent has lost.
+ * Locks with names, in one folder: a small file for each, locked by the kernel for as long as its holder
+ * lives, and with a few words in it that say who that is. The descriptors close on exec, so a child never
+ * holds what its parent has lost.
  */
 import {
   closeSync,
@@ -19,7 +20,10 @@ import { dirname, join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import { lockWhole } from "./file-lock.ts";
 
-/** Whoever takes or gives back holds this one meanwhile, so nobody meets a file that is just being made or removed. */
+/**
+ * Whoever takes or gives back holds this one meanwhile, so nobody meets a file that is just being made or
+ * removed.
+ */
 const TURN = ".turn";
 const TURN_PATIENCE_MS = 5_000;
 const { O_CREAT, O_NOFOLLOW, O_RDWR } = constants;
@@ -38,7 +42,10 @@ export class LockFolder {
     this.path = path;
   }
 
-  /** Makes it, for this user alone, if need be. @throws Error when it is another user's, or others may write to it */
+  /**
+   * Makes it, for this user alone, if need be. @throws Error when it is another user's, or others may write
+   * to it
+   */
   static open(path: string): LockFolder {
     mkdirSync(dirname(path), { recursive: true });
     mkdirSync(path, { recursive: true, mode: 0o700 });
@@ -48,7 +55,10 @@ export class LockFolder {
     return new LockFolder(path);
   }
 
-  /** Takes all of the names, or none, and then tells which are taken. Names that nobody holds any more are removed. */
+  /**
+   * Takes all of the names, or none, and then tells which are taken. Names that nobody holds any more are
+   * removed.
+   */
   async take(names: readonly string[], by: string): Promise<HeldLocks | readonly Taken[]> {
     const turn = await this.turn();
     const held = new Map<string, number>();

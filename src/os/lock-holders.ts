@@ -1,6 +1,7 @@
 /**
- * Who has locked a file. Locks of open descriptions (what QEMU takes) have no process in /proc/locks; /proc/PID/fdinfo has those of each descriptor. Of
- * processes that this user may not look into, and of other hosts, nothing is seen.
+ * Who has locked a file. Locks of open descriptions (what QEMU takes) have no process in /proc/locks;
+ * /proc/PID/fdinfo has those of each descriptor. Of processes that this user may not look into, and of other
+ * hosts, nothing is seen.
  */
 import { readdir, readFile, stat } from "node:fs/promises";
 

@@ -1,6 +1,7 @@
 /**
- * Raw frames of a network device, seen as they go by and put in as if somebody had sent them: AF_PACKET (packet(7)). Frames carry the kernel's
- * virtio-net header (10 bytes), so that large segments and checksums that are not computed yet stay what they are.
+ * Raw frames of a network device, seen as they go by and put in as if somebody had sent them: AF_PACKET
+ * (packet(7)). Frames carry the kernel's virtio-net header (10 bytes), so that large segments and checksums
+ * that are not computed yet stay what they are.
  */
 import { checked, checkedOrAgain, deviceIndex, libc, type SystemCallError } from "./libc.ts";
 import { readable } from "./socket.ts";
@@ -45,7 +46,10 @@ export class PacketSocket {
     }
   }
 
-  /** The next frame that this host has sent out of the device, if there is one: of a tap, towards the VM. The others are passed over. */
+  /**
+   * The next frame that this host has sent out of the device, if there is one: of a tap, towards the VM. The
+   * others are passed over.
+   */
   nextOutgoing(): Uint8Array | undefined {
     return this.next(true);
   }
@@ -79,7 +83,10 @@ export class PacketSocket {
     }
   }
 
-  /** Sends a frame out of the device; of a tap, to the VM. False: there was no room, and it is lost, as on any network. */
+  /**
+   * Sends a frame out of the device; of a tap, to the VM. False: there was no room, and it is lost, as on any
+   * network.
+   */
   send(frame: Uint8Array): boolean {
     try {
       return checkedOrAgain("send", libc.send(this.fd, frame, frame.length, MSG_DONTWAIT)) >= 0;

@@ -1,6 +1,7 @@
 /**
- * Questions to the kernel about network devices: rtnetlink(7), one at a time. A question returns when the kernel has answered it; there is no time for processes of iproute2 while a guest
- * waits. What is seen is the network namespace of this process; /sys/class/net may show another one.
+ * Questions to the kernel about network devices: rtnetlink(7), one at a time. A question returns when the
+ * kernel has answered it; there is no time for processes of iproute2 while a guest waits. What is seen is the
+ * network namespace of this process; /sys/class/net may show another one.
  */
 import { endianness } from "node:os";
 import { checked, libc, SystemCallError } from "./libc.ts";
@@ -47,7 +48,8 @@ export function attributes(bytes: Uint8Array): Map<number, Uint8Array> {
 }
 
 /**
- * One request, and the messages that answer it, without their headers; none where the kernel has only said that it is done.
+ * One request, and the messages that answer it, without their headers; none where the kernel has only said
+ * that it is done.
  * @param what for the error, such as `looking at tap0`
  * @throws SystemCallError with the kernel's reason
  */
@@ -77,7 +79,10 @@ export function askKernel(
   }
 }
 
-/** The answers are there when the call that sends the request returns; the next part of a long list, when the one before was read. */
+/**
+ * The answers are there when the call that sends the request returns; the next part of a long list, when the
+ * one before was read.
+ */
 function answers(what: string, fd: number): Uint8Array[] {
   const found: Uint8Array[] = [];
   const buffer = new Uint8Array(ANSWER_BYTES);

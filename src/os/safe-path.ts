@@ -1,6 +1,7 @@
 /**
- * Whether only this user, or root, can change what a path leads to. Memory of a VM, sockets and notes lie in files that are opened
- * by name: whoever can put another file in their place, or a link, reads the VM's memory or has root write where he likes.
+ * Whether only this user, or root, can change what a path leads to. Memory of a VM, sockets and notes lie in
+ * files that are opened by name: whoever can put another file in their place, or a link, reads the VM's
+ * memory or has root write where he likes.
  */
 import { lstatSync, readFileSync, readlinkSync, type Stats } from "node:fs";
 import { dirname, resolve } from "node:path";
@@ -23,7 +24,8 @@ export interface SafePathHost {
 
 /**
  * @param path absolute; it need not exist yet
- * @returns undefined if it is safe, or a sentence that says which directory is not, whose it is and what to do
+ * @returns undefined if it is safe, or a sentence that says which directory is not, whose it is and what to
+ * do
  */
 export function whyUnsafe(path: string, host: SafePathHost = thisHost()): string | undefined {
   let rest = split(resolve(path));
@@ -88,7 +90,10 @@ function numbers(text: string | undefined): number[] {
   return text !== undefined && /^\d+$/.test(text) ? [Number(text)] : [];
 }
 
-/** As Debian's group `staff`, to which /var/local belongs. One that is not in this host's own files may have anybody in it. */
+/**
+ * As Debian's group `staff`, to which /var/local belongs. One that is not in this host's own files may have
+ * anybody in it.
+ */
 function isEmptyGroup(groupId: number, userIds: readonly number[]): boolean {
   const group = records("/etc/group").find(([, , id]) => Number(id) === groupId);
   if (group === undefined) return false;

@@ -1,4 +1,7 @@
-/** Stream sockets as plain descriptors: pairs, large buffers, blocking reads, and handing a descriptor to another process. */
+/**
+ * Stream sockets as plain descriptors: pairs, large buffers, blocking reads, and handing a descriptor to
+ * another process.
+ */
 import type { Socket } from "node:net";
 import { checked, checkedOrAgain, libc } from "./libc.ts";
 import { Mapping } from "./mapping.ts";
@@ -23,8 +26,8 @@ export function socketPair(): [number, number] {
 }
 
 /**
- * Asks for a send buffer of `bytes`. A sender over AF_UNIX is limited by its own send buffer alone, 208 KiB by default.
- * Without CAP_NET_ADMIN the kernel caps the value at net.core.wmem_max; that costs speed only.
+ * Asks for a send buffer of `bytes`. A sender over AF_UNIX is limited by its own send buffer alone, 208 KiB
+ * by default. Without CAP_NET_ADMIN the kernel caps the value at net.core.wmem_max; that costs speed only.
  */
 export function setSendBuffer(fd: number, bytes: number): void {
   const value = Int32Array.of(bytes);
@@ -32,7 +35,10 @@ export function setSendBuffer(fd: number, bytes: number): void {
     checked("setsockopt(SO_SNDBUF)", libc.setsockopt(fd, SOL_SOCKET, SO_SNDBUF, value, 4));
 }
 
-/** Reads what is there into `target`, waiting for at least one byte. Returns the count; 0 at the end of the stream. */
+/**
+ * Reads what is there into `target`, waiting for at least one byte. Returns the count; 0 at the end of the
+ * stream.
+ */
 export function receive(fd: number, target: Uint8Array): number {
   for (;;) {
     const count = checkedOrAgain("recv", libc.recv(fd, target, target.length, 0));
@@ -49,8 +55,8 @@ export function readable(fd: number, timeoutMs: number): boolean {
 }
 
 /**
- * Whether the other end of a unix socket has gone entirely, or this one is closed. Node hears of that only where it reads or writes, and has no more to read of one that
- * has closed its half before.
+ * Whether the other end of a unix socket has gone entirely, or this one is closed. Node hears of that only
+ * where it reads or writes, and has no more to read of one that has closed its half before.
  */
 export function hungUp(socket: Socket): boolean {
   const { fd } = (socket as unknown as { _handle?: { fd: number } | null })._handle ?? { fd: -1 };
@@ -74,7 +80,10 @@ export function sendAll(fd: number, bytes: Uint8Array): void {
   }
 }
 
-/** Writes what can be written without waiting. @returns bytes taken. @throws SystemCallError, EAGAIN if it can take none at present */
+/**
+ * Writes what can be written without waiting. @returns bytes taken. @throws SystemCallError, EAGAIN if it can
+ * take none at present
+ */
 export function sendNow(fd: number, bytes: Uint8Array): number {
   return checked("send", libc.send(fd, bytes, bytes.length, MSG_NOSIGNAL | MSG_DONTWAIT));
 }
@@ -95,7 +104,8 @@ export function closeDescriptor(fd: number): void {
 export function sendWithDescriptor(fd: number, bytes: Uint8Array, passed: number): void {
   if (bytes.length > 3072)
     throw new RangeError(`a message with a descriptor may have 3072 bytes, not ${bytes.length}`);
-  // struct msghdr (56 bytes) at 0, struct iovec at 64, control message at 128, data at 1024; x86-64 and arm64 layouts agree.
+  // struct msghdr (56 bytes) at 0, struct iovec at 64, control message at 128, data at 1024; x86-64 and arm64
+  // layouts agree.
   const scratch = Mapping.anonymous(4096);
   try {
     const view = new DataView(scratch.bytes.buffer);

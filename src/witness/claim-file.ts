@@ -1,6 +1,7 @@
 /**
- * The witness's memory: one file that only grows (claim-lines.ts). Whoever asks is answered when all that the answer rests on is on stable
- * storage. Questions that come while the file is being written are answered together after the next write.
+ * The witness's memory: one file that only grows (claim-lines.ts). Whoever asks is answered when all that the
+ * answer rests on is on stable storage. Questions that come while the file is being written are answered
+ * together after the next write.
  */
 import { randomUUID } from "node:crypto";
 import { type FileHandle, link, open, rm, writeFile } from "node:fs/promises";
@@ -31,7 +32,9 @@ export class ClaimFile {
   private readonly questions: Question[] = [];
   private working: Promise<void> | undefined;
   private checking: Promise<void> | undefined;
-  /** After a sync that failed nothing is trusted: what the file holds then is found out by the next process. */
+  /**
+   * After a sync that failed nothing is trusted: what the file holds then is found out by the next process.
+   */
   private failure: Error | undefined;
   /** A write had no room, and may have left a part of a line behind the whole ones. */
   private leftover = false;
@@ -72,7 +75,10 @@ export class ClaimFile {
     }
   }
 
-  /** Writes the claim unless there is one for the same generation or a later. Resolves with the newest there is then. */
+  /**
+   * Writes the claim unless there is one for the same generation or a later. Resolves with the newest there
+   * is then.
+   */
   async claim(vm: string, claim: Claim): Promise<Claim> {
     return (await this.ask(vm, claim))!;
   }
@@ -86,7 +92,10 @@ export class ClaimFile {
     return this.failure !== undefined;
   }
 
-  /** Resolves if a claim could be put on stable storage now; rejects with what is in the way. It leaves nothing behind. */
+  /**
+   * Resolves if a claim could be put on stable storage now; rejects with what is in the way. It leaves
+   * nothing behind.
+   */
   async check(): Promise<void> {
     if (this.failure !== undefined) throw this.failure;
     if (this.bytes > MOST_BYTES) throw new Error(`${this.path} has grown beyond ${MOST_BYTES} bytes`);
@@ -174,7 +183,8 @@ export class ClaimFile {
       await this.file.datasync();
     } catch (cause) {
       const error = this.cannotBeWritten(cause as Error);
-      // File systems that find room only when they write back say so here; of anything else nobody knows what has become of the data.
+      // File systems that find room only when they write back say so here; of anything else nobody knows what
+      // has become of the data.
       if (!NO_ROOM.includes((cause as NodeJS.ErrnoException).code!)) this.failure = error;
       this.leftover = true;
       throw error;
@@ -213,7 +223,8 @@ async function openOrCreate(path: string, create: boolean): Promise<FileHandle> 
           "forgotten its claims lets a VM run twice",
       );
   }
-  // Under its name only once it is whole; and should another one be quicker, it is his file that both open, and one locks.
+  // Under its name only once it is whole; and should another one be quicker, it is his file that both open,
+  // and one locks.
   const fresh = `${path}.${randomUUID()}`;
   try {
     await writeFile(fresh, headLine, { flag: "wx", mode: 0o600, flush: true });

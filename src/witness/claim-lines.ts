@@ -1,6 +1,7 @@
 /**
- * The lines of a witness's file: `CRC32 JSON`, the checksum of the JSON text in 8 hexadecimal digits. The first says what the file is; each other
- * one holds the claims that were put on stable storage together. Pure.
+ * The lines of a witness's file: `CRC32 JSON`, the checksum of the JSON text in 8 hexadecimal digits. The
+ * first says what the file is; each other one holds the claims that were put on stable storage together.
+ * Pure.
  */
 import { crc32 } from "node:zlib";
 import type { Claim } from "../core/arbiter.ts";
@@ -18,7 +19,10 @@ export function claimLine(claims: readonly ClaimOfVm[]): Buffer {
 
 export interface Contents {
   readonly claims: readonly ClaimOfVm[];
-  /** What is whole. Behind it is at most a line whose writing was cut off by a crash, and which nobody has had an answer from. */
+  /**
+   * What is whole. Behind it is at most a line whose writing was cut off by a crash, and which nobody has had
+   * an answer from.
+   */
   readonly wholeBytes: number;
 }
 
@@ -34,7 +38,8 @@ export function parseLines(bytes: Buffer, path: string): Contents {
     const text = bytes.subarray(at, newline);
     const value = parseLine(text);
     if (value === undefined) {
-      // A file system may have made the file longer before it wrote what is in it. Text of ours has no zero bytes.
+      // A file system may have made the file longer before it wrote what is in it. Text of ours has no zero
+      // bytes.
       if (newline === bytes.length - 1 && text.includes(0)) break;
       throw new Error(`${path} is damaged in line ${number}: the checksum is wrong; ${TODO}`);
     }

@@ -1,6 +1,7 @@
 /**
- * Claims in etcd, version 3.4 or later, over the JSON gateway that every member has on its client port (docs/specs/witness.md).
- * Each claim is a key that is written once: `<prefix><vm>/<generation>`, with the host's name in it.
+ * Claims in etcd, version 3.4 or later, over the JSON gateway that every member has on its client port
+ * (docs/specs/witness.md). Each claim is a key that is written once: `<prefix><vm>/<generation>`, with the
+ * host's name in it.
  */
 import { readFile } from "node:fs/promises";
 import type { Claim } from "../core/arbiter.ts";
@@ -12,7 +13,10 @@ import { firstAnswer } from "./staggered.ts";
 export interface EtcdOptions extends TlsFiles {
   /** Client URLs of members of one cluster, such as `https://10.0.0.1:2379`. */
   readonly endpoints: readonly string[];
-  /** Both or neither. The gateway knows no users by their certificates: with roles in etcd, a password is needed. */
+  /**
+   * Both or neither. The gateway knows no users by their certificates: with roles in etcd, a password is
+   * needed.
+   */
   readonly user?: string;
   readonly passwordFile?: string;
   /** Before every key. Default `remus/`. */
@@ -22,7 +26,10 @@ export interface EtcdOptions extends TlsFiles {
 /** A member that cannot reach the others lets us wait: then the next is asked. */
 const TRY_MS = 2000;
 const GRACE_MS = 150;
-/** What etcd 3.4 says when authentication is on and a certificate names somebody: its gateway takes nobody's word for that. */
+/**
+ * What etcd 3.4 says when authentication is on and a certificate names somebody: its gateway takes nobody's
+ * word for that.
+ */
 const NAMED_CERTIFICATE = "CommonName of client sending a request against gateway";
 const UNNAME_IT =
   "Give this host a client certificate without a CommonName (certFile), and etcd a user and password";
@@ -70,8 +77,9 @@ export class EtcdRegister implements Register {
   }
 
   /**
-   * A transaction that would put something, and whose condition never holds. It goes through the log of the cluster, and etcd judges it by what it could put: with the alarm NOSPACE, or
-   * without the right to write, it is refused. So nothing is stored, and there is nothing to compact.
+   * A transaction that would put something, and whose condition never holds. It goes through the log of the
+   * cluster, and etcd judges it by what it could put: with the alarm NOSPACE, or without the right to write,
+   * it is refused. So nothing is stored, and there is nothing to compact.
    */
   async check(vmId: string, signal: AbortSignal): Promise<void> {
     const key = base64(`${this.prefix}${vmId}/check`);
@@ -99,13 +107,17 @@ export class EtcdRegister implements Register {
     let answer = await this.post(endpoint, path, body, signal, known ?? (await this.logIn(endpoint, signal)));
     if (answer.status !== 200 && known !== undefined)
       answer = await this.post(endpoint, path, body, signal, await this.logIn(endpoint, signal));
-    // Every answer of etcd has a header. Without it, an empty object from something else would mean that there are no claims.
+    // Every answer of etcd has a header. Without it, an empty object from something else would mean that
+    // there are no claims.
     if (answer.status === 200 && answer.body.header !== undefined) return answer.body;
     this.tokens.delete(endpoint);
     throw refusal(endpoint, answer);
   }
 
-  /** A new token, if there is a user. Whatever a known token was refused for, it costs little to try a new one. */
+  /**
+   * A new token, if there is a user. Whatever a known token was refused for, it costs little to try a new
+   * one.
+   */
   private async logIn(endpoint: URL, signal: AbortSignal): Promise<string | undefined> {
     const { user, passwordFile } = this.options;
     if (user === undefined || passwordFile === undefined) return undefined;

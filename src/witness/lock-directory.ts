@@ -1,7 +1,8 @@
 /**
- * Claims as files in a directory that both hosts have mounted; NFS will do. Each is written under a name of its own, put on stable storage, and
- * linked to `<vm>.<generation>`: of two who link to one name, one succeeds, on the server. Synchronous: a mount whose server is gone blocks
- * whoever touches it, so this is the work of a process of its own (lock-file-process.ts).
+ * Claims as files in a directory that both hosts have mounted; NFS will do. Each is written under a name of
+ * its own, put on stable storage, and linked to `<vm>.<generation>`: of two who link to one name, one
+ * succeeds, on the server. Synchronous: a mount whose server is gone blocks whoever touches it, so this is
+ * the work of a process of its own (lock-file-process.ts).
  */
 import { randomUUID } from "node:crypto";
 import {
@@ -21,8 +22,8 @@ import { type ClaimOfVm, claimLine, parseClaimLine } from "./claim-lines.ts";
 import { generationOf, generationText } from "./register.ts";
 
 /**
- * Says that this is the shared directory, and not the empty one under it when it is not mounted: there each host would grant itself.
- * Made once, by whoever sets the directory up.
+ * Says that this is the shared directory, and not the empty one under it when it is not mounted: there each
+ * host would grant itself. Made once, by whoever sets the directory up.
  */
 export const MARK = "remus-witness";
 
@@ -41,7 +42,8 @@ export class LockDirectory {
       try {
         linkSync(file, this.file(vmId, claim));
       } catch (error) {
-        // Somebody was quicker; or we were, and the server's answer to that was lost. What the file holds tells.
+        // Somebody was quicker; or we were, and the server's answer to that was lost. What the file holds
+        // tells.
         if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
       }
       const after = this.read(vmId);
@@ -71,8 +73,8 @@ export class LockDirectory {
   }
 
   /**
-   * Runs `use` with a file of these contents in the directory. A client of NFS that changes a directory learns whether others have, too; without
-   * that it may show a list that is a minute old.
+   * Runs `use` with a file of these contents in the directory. A client of NFS that changes a directory
+   * learns whether others have, too; without that it may show a list that is a minute old.
    */
   private withFile<T>(contents: Buffer, use: (path: string) => T): T {
     if (!existsSync(join(this.path, MARK)))

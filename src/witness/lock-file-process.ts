@@ -1,4 +1,6 @@
-/** The process in which `LockFileRegister` does its work: it may be killed when the storage does not answer. */
+/**
+ * The process in which `LockFileRegister` does its work: it may be killed when the storage does not answer.
+ */
 import { LockDirectory } from "./lock-directory.ts";
 import type { LockFileAnswer, LockFileQuestion } from "./lock-file.ts";
 

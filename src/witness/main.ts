@@ -1,4 +1,7 @@
-/** `npm run witness -- --listen ADDRESS:PORT --file PATH`: the witness's server, for a third machine that neither host depends on. */
+/**
+ * `npm run witness -- --listen ADDRESS:PORT --file PATH`: the witness's server, for a third machine that
+ * neither host depends on.
+ */
 import { readFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { ClaimFile } from "./claim-file.ts";
@@ -15,7 +18,10 @@ const USAGE = `usage: npm run witness -- --listen ADDRESS:PORT --file PATH [opti
 
 class WrongUse extends Error {}
 
-/** Exit statuses: 0 stopped by a signal, 1 the file cannot be written, 2 it could not be started, 64 wrong use. */
+/**
+ * Exit statuses: 0 stopped by a signal, 1 the file cannot be written, 2 it could not be started, 64 wrong
+ * use.
+ */
 async function main(args: readonly string[]): Promise<number> {
   let claims: ClaimFile | undefined;
   try {

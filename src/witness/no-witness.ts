@@ -1,6 +1,7 @@
 /**
- * The arbiter of a pair that has no witness: it grants every request. A host that has merely lost contact then runs the VM while the other
- * one does too. It must be chosen by name, and says so at the start and each time it is asked.
+ * The arbiter of a pair that has no witness: it grants every request. A host that has merely lost contact
+ * then runs the VM while the other one does too. It must be chosen by name, and says so at the start and each
+ * time it is asked.
  */
 import type { Claim, Verdict } from "../core/arbiter.ts";
 import type { Generation } from "../core/words.ts";

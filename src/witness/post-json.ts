@@ -3,7 +3,9 @@ import { readFile } from "node:fs/promises";
 import { type IncomingMessage, request as plainRequest } from "node:http";
 import { request as tlsRequest } from "node:https";
 
-/** Paths of PEM files. They are read anew for each request: certificates get renewed while a guardian runs. */
+/**
+ * Paths of PEM files. They are read anew for each request: certificates get renewed while a guardian runs.
+ */
 export interface TlsFiles {
   /** Who signs the witness's certificate; left out, the system's authorities. */
   readonly caFile?: string;
@@ -44,7 +46,8 @@ export async function postJson({
   const timeout = AbortSignal.timeout(timeoutMs);
   const options = {
     method: "POST",
-    // No connection is kept: questions are hours apart, and one that has died in between would cost the first try.
+    // No connection is kept: questions are hours apart, and one that has died in between would cost the first
+    // try.
     agent: false,
     headers: {
       "content-type": "application/json",

@@ -1,4 +1,7 @@
-/** Where claims are kept: what every kind of witness must be able to do, one try at a time. `Witness` makes an arbiter of it. */
+/**
+ * Where claims are kept: what every kind of witness must be able to do, one try at a time. `Witness` makes an
+ * arbiter of it.
+ */
 import type { Claim } from "../core/arbiter.ts";
 import type { Generation } from "../core/words.ts";
 
@@ -6,15 +9,19 @@ export interface Register {
   /** For logs. */
   readonly name: string;
   /**
-   * Writes `claim` unless there is one of this VM for the same generation or a later one, as one atomic step. Resolves with the newest claim
-   * that there is then, once it is on stable storage. Rejects when that is not known: the claim may have been written, or be yet.
+   * Writes `claim` unless there is one of this VM for the same generation or a later one, as one atomic step.
+   * Resolves with the newest claim that there is then, once it is on stable storage. Rejects when that is not
+   * known: the claim may have been written, or be yet.
    */
   claim(vmId: string, claim: Claim, signal: AbortSignal): Promise<Claim>;
-  /** The newest claim of a VM, on stable storage; never one that is older than what anybody was told before. */
+  /**
+   * The newest claim of a VM, on stable storage; never one that is older than what anybody was told before.
+   */
   newest(vmId: string, signal: AbortSignal): Promise<Claim | undefined>;
   /**
-   * Resolves if a claim of this VM could be written now; rejects with what is in the way: no room, no right, a storage that is only read. It leaves nothing behind, however often
-   * it is asked. Left out: that cannot be told.
+   * Resolves if a claim of this VM could be written now; rejects with what is in the way: no room, no right,
+   * a storage that is only read. It leaves nothing behind, however often it is asked. Left out: that cannot
+   * be told.
    */
   check?(vmId: string, signal: AbortSignal): Promise<void>;
   close(): void;
@@ -40,7 +47,10 @@ export function isVmId(value: unknown): value is string {
   return typeof value === "string" && /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(value);
 }
 
-/** The greatest that the replication link can name (docs/specs/replication.md). No VM fails over so often: who asks for it is wrong, or means harm. */
+/**
+ * The greatest that the replication link can name (docs/specs/replication.md). No VM fails over so often: who
+ * asks for it is wrong, or means harm.
+ */
 export const MAX_GENERATION: Generation = 2 ** 32 - 1;
 
 export function isGeneration(value: unknown): value is Generation {

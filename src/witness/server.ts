@@ -22,7 +22,10 @@ export interface ServerOptions {
   readonly token?: string;
   /** PEM. Left out, it is plain HTTP. */
   readonly tls?: { readonly cert: Buffer; readonly key: Buffer };
-  /** With one more the oldest goes: a host has its answer at once, and is not kept out by those who say nothing. */
+  /**
+   * With one more the oldest goes: a host has its answer at once, and is not kept out by those who say
+   * nothing.
+   */
   readonly mostConnections?: number;
   /** The file cannot be written. If it is broken, nobody gets an answer any more. */
   readonly onFailure: (error: Error) => void;

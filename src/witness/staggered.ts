@@ -1,9 +1,12 @@
 /**
- * One question to several endpoints: the next is begun when one has failed or is slow, so that an endpoint on the host that has just died costs
- * a fraction of a second and not its whole timeout. For questions that may be asked twice.
+ * One question to several endpoints: the next is begun when one has failed or is slow, so that an endpoint on
+ * the host that has just died costs a fraction of a second and not its whole timeout. For questions that may
+ * be asked twice.
  */
 
-/** Resolves with the first answer, and aborts the other tries. Rejects with every reason when all have failed. */
+/**
+ * Resolves with the first answer, and aborts the other tries. Rejects with every reason when all have failed.
+ */
 export function firstAnswer<T>(
   tries: readonly ((signal: AbortSignal) => Promise<T>)[],
   patienceMs: number,

@@ -1,8 +1,10 @@
 /**
- * The arbiter over a register of claims: it asks until there is a definite answer, and says so when it must wait for one.
+ * The arbiter over a register of claims: it asks until there is a definite answer, and says so when it must
+ * wait for one.
  *
- * To be granted generation N + 1 means that the register's newest claim is for N + 1 and carries one's own name. Whether that was written by this
- * try or by an earlier one whose answer was lost makes no difference, so it may be asked as often as it takes.
+ * To be granted generation N + 1 means that the register's newest claim is for N + 1 and carries one's own
+ * name. Whether that was written by this try or by an earlier one whose answer was lost makes no difference,
+ * so it may be asked as often as it takes.
  */
 import { setTimeout as delay } from "node:timers/promises";
 import type { Arbiter, Claim, Verdict } from "../core/arbiter.ts";

@@ -1,4 +1,7 @@
-/** A fault that somebody met, and the tests that show that it is gone. `npm run cases` runs them and prints the table. */
+/**
+ * A fault that somebody met, and the tests that show that it is gone. `npm run cases` runs them and prints
+ * the table.
+ */
 export interface Case {
   /** Its number in the list of faults; with a letter, a sibling found while it was mended. */
   readonly number: number | string;

@@ -105,8 +105,9 @@ export const cases: readonly Case[] = [
   },
   {
     number: 23,
-    // No host is really suspended: shown are a time namespace whose boot time is a day ahead, and TAKEOVER and an ack in one read. That the processes
-    // of a host stand still while its clock goes on is shown by `npm run torture`.
+    // No host is really suspended: shown are a time namespace whose boot time is a day ahead, and TAKEOVER
+    // and an ack in one read. That the processes of a host stand still while its clock goes on is shown by
+    // `npm run torture`.
     input: "a host is suspended, or stopped with its clock, and resumed later",
     right: "CLOCK_BOOTTIME decides; a TAKEOVER that was read with acks stands before them",
     tests: [

@@ -1,6 +1,7 @@
 /**
- * "Nothing is protected that cannot be failed over": checkpoint 0 is loaded into a QEMU of the backup before it is acknowledged. What that cannot take is named, and the
- * VM runs on (I5). What changes later ends the protection, and does not wait for the failover.
+ * "Nothing is protected that cannot be failed over": checkpoint 0 is loaded into a QEMU of the backup before
+ * it is acknowledged. What that cannot take is named, and the VM runs on (I5). What changes later ends the
+ * protection, and does not wait for the failover.
  */
 import assert from "node:assert/strict";
 import { existsSync, readdirSync } from "node:fs";
@@ -66,7 +67,8 @@ test("a device that is plugged in after the handshake is found by loading checkp
     () => !existsSync(folder) || readdirSync(folder).length === 0,
   );
 
-  // QEMU itself refuses that while a migration, which COLO is, is under way; and another size, while the disk is replicated.
+  // QEMU itself refuses that while a migration, which COLO is, is under way; and another size, while the disk
+  // is replicated.
   await assert.rejects(monitor.execute("device_add", { driver: "virtio-rng-pci", id: "later" }), /migrating/);
   await assert.rejects(monitor.execute("device_del", { id: "nic0" }), /migrating/);
   const resize = monitor.execute("block_resize", { "node-name": "disk0", size: 16 << 20 });

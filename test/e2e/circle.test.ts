@@ -1,4 +1,7 @@
-/** The full circle as a user starts it: host A dies, returns, and gets its VM back, with one connection alive all the while (I4, I7). */
+/**
+ * The full circle as a user starts it: host A dies, returns, and gets its VM back, with one connection alive
+ * all the while (I4, I7).
+ */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";

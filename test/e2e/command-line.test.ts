@@ -1,6 +1,6 @@
 /**
- * Every kind of VM that Remus knows starts in both roles on a real QEMU, and its RAM is one block called `pc.ram`:
- * capture and standby find it by that name (I7).
+ * Every kind of VM that Remus knows starts in both roles on a real QEMU, and its RAM is one block called
+ * `pc.ram`: capture and standby find it by that name (I7).
  */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";

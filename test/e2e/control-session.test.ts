@@ -1,6 +1,7 @@
 /**
- * A session of orders at two real guardians, line by line as it goes over their control sockets, beside what is on record (test/golden/control-session.txt).
- * What differs from run to run is left out: numbers, times, texts that QEMU or the host writes. `GOLDEN=rewrite` writes the record anew.
+ * A session of orders at two real guardians, line by line as it goes over their control sockets, beside what
+ * is on record (test/golden/control-session.txt). What differs from run to run is left out: numbers, times,
+ * texts that QEMU or the host writes. `GOLDEN=rewrite` writes the record anew.
  */
 import assert from "node:assert/strict";
 import { once } from "node:events";

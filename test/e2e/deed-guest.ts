@@ -1,4 +1,7 @@
-/** A guest of a few instructions, an option ROM, which counts and does what a byte in its memory tells it. The test reads and writes its RAM, which is a file. */
+/**
+ * A guest of a few instructions, an option ROM, which counts and does what a byte in its memory tells it. The
+ * test reads and writes its RAM, which is a file.
+ */
 import { closeSync, openSync, readFileSync, readSync, writeSync } from "node:fs";
 import { eventually } from "./lab-session.ts";
 
@@ -15,9 +18,9 @@ const FACS = Buffer.from("FACS\x40\0\0\0", "latin1");
 export type Deed = (typeof DEEDS)[number];
 
 /**
- * 55 aa, one block, then, with es = 1000h:
- *   loop: inc word es:[0]; al = es:[10h]; by al: 1 outw 604h, 2000h (ACPI off); 2 outb 64h, feh (keyboard reset); 3 outb 505h, 1 (pvpanic);
- *   4 outw 604h, 2400h (S3); 5 lidt of nothing, int3 (triple fault). The byte is cleared first, at the start and before each deed.
+ * 55 aa, one block, then, with es = 1000h: loop: inc word es:[0]; al = es:[10h]; by al: 1 outw 604h, 2000h
+ * (ACPI off); 2 outb 64h, feh (keyboard reset); 3 outb 505h, 1 (pvpanic); 4 outw 604h, 2400h (S3); 5 lidt of
+ * nothing, int3 (triple fault). The byte is cleared first, at the start and before each deed.
  */
 export function deedRom(): Buffer {
   const clear = "26c606100000";
@@ -76,7 +79,10 @@ export class DeedGuest {
     this.write(Buffer.from([DEEDS.indexOf(deed) + 1]), DEED);
   }
 
-  /** It goes on counting when it is woken. To be said before its RAM is copied, for QEMU does not see what is written here. */
+  /**
+   * It goes on counting when it is woken. To be said before its RAM is copied, for QEMU does not see what is
+   * written here.
+   */
   canWake(): void {
     const at = readFileSync(this.ram).indexOf(FACS);
     if (at < 0) throw new Error("the guest's firmware has made no table FACS");

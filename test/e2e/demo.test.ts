@@ -43,7 +43,10 @@ function startDemo(t: TestContext, words: readonly string[]): Demo {
   };
 }
 
-/** Namespaces, files in memory and processes that a demo with this pid, or a lab in this directory, may have left. */
+/**
+ * Namespaces, files in memory and processes that a demo with this pid, or a lab in this directory, may have
+ * left.
+ */
 function leftovers(pid: number, before: ReadonlySet<string>): string[] {
   const namespaces = readdirSync("/run/netns").filter((name) => name.startsWith(`remus-${pid}-`));
   const files = readdirSync("/dev/shm").filter((name) => name.startsWith("remus-lab-") && !before.has(name));

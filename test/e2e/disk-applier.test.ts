@@ -1,4 +1,7 @@
-/** What is put into the backup's images, through a QEMU that is not ours: invariant I7 where QEMU's own format can be hurt. */
+/**
+ * What is put into the backup's images, through a QEMU that is not ours: invariant I7 where QEMU's own format
+ * can be hurt.
+ */
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
@@ -14,7 +17,10 @@ const run = promisify(execFile);
 const CLUSTER = 64 << 10;
 const CLUSTERS = 512;
 
-/** A qcow2 image all of whose clusters are allocated and read as zeroes: what a primary leaves whose guest has zeroed its disk. */
+/**
+ * A qcow2 image all of whose clusters are allocated and read as zeroes: what a primary leaves whose guest has
+ * zeroed its disk.
+ */
 async function zeroedImage(t: TestContext): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), "remus-applier-"));
   t.after(() => rm(folder, { recursive: true, force: true }));

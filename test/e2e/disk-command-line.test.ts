@@ -1,6 +1,6 @@
 /**
- * Disks on QEMU's command line, on a real QEMU: every kind starts in both roles, the guest can read and write each one, and firmware boots
- * from them in their order. A standby leaves the images alone.
+ * Disks on QEMU's command line, on a real QEMU: every kind starts in both roles, the guest can read and write
+ * each one, and firmware boots from them in their order. A standby leaves the images alone.
  */
 import assert from "node:assert/strict";
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
@@ -213,7 +213,8 @@ for (const [what, kinds] of [
     while (qemu.exitCode === null) {
       const said = existsSync(words) ? readFileSync(words, "utf8") : "";
       if (said.includes("No bootable device")) {
-        // Debian 13's, and docs/config.md says so. The disk itself is right: a kernel of the guest's own reads it.
+        // Debian 13's, and docs/config.md says so. The disk itself is right: a kernel of the guest's own
+        // reads it.
         if (what === "legacy virtio-blk" && /SeaBIOS \(version 1\.(16\.3|1[7-9])/.test(said))
           return t.skip("this SeaBIOS reads no legacy virtio-blk disk");
         assert.fail(said);

@@ -1,6 +1,7 @@
 /**
- * I5 for disks: whatever becomes of their replication, the VM runs on, it is said why it is unprotected, and it can be protected again.
- * And of a disk with `durability: replicated`: whenever one host alone holds it, its flushes reach the storage.
+ * I5 for disks: whatever becomes of their replication, the VM runs on, it is said why it is unprotected, and
+ * it can be protected again. And of a disk with `durability: replicated`: whenever one host alone holds it,
+ * its flushes reach the storage.
  */
 import assert from "node:assert/strict";
 import { rm } from "node:fs/promises";

@@ -1,4 +1,7 @@
-/** I5: a VM whose image has no room stands still, is said to, and goes on when there is room; the other host does not take it over. */
+/**
+ * I5: a VM whose image has no room stands still, is said to, and goes on when there is room; the other host
+ * does not take it over.
+ */
 import assert from "node:assert/strict";
 import { rm } from "node:fs/promises";
 import { test } from "node:test";

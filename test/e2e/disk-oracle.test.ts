@@ -1,6 +1,7 @@
 /**
- * I7 for disks: at a checkpoint the backup's images hold what the primary's do, whatever a guest does to its disks. And I6: a link or a backup that does not
- * keep up slows the guest down; no memory grows instead, and the VM answers.
+ * I7 for disks: at a checkpoint the backup's images hold what the primary's do, whatever a guest does to its
+ * disks. And I6: a link or a backup that does not keep up slows the guest down; no memory grows instead, and
+ * the VM answers.
  */
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
@@ -84,7 +85,10 @@ test("a file system and two disks under load, raw and qcow2: equal at each look,
   await assertNothingLost(lab.disks.image("b", 0), "raw", highest);
 });
 
-/** The way to the backup takes 20 MB/s, then nothing at all, then what it gets: memory stays, and the VM answers. */
+/**
+ * The way to the backup takes 20 MB/s, then nothing at all, then what it gets: memory stays, and the VM
+ * answers.
+ */
 async function underPressure(
   lab: Lab,
   proxy: ProxyProcess,
@@ -113,7 +117,10 @@ async function memory(lab: Lab): Promise<readonly number[]> {
   return Promise.all([lab.primary, lab.backup].map(({ pid }) => residentMiB(pid)));
 }
 
-/** All limits together allow less; how it is with a guest that writes as fast as it can, `npm run disk-soak -- pressure` measures. */
+/**
+ * All limits together allow less; how it is with a guest that writes as fast as it can, `npm run disk-soak --
+ * pressure` measures.
+ */
 function assertSteady(before: readonly number[], after: readonly number[]): void {
   for (const [i, mebibytes] of after.entries())
     assert.ok(mebibytes - before[i]! < 96, `a guardian had ${before[i]} MiB, and has ${mebibytes}`);

@@ -10,7 +10,10 @@ import type { DiskSpec } from "../../src/hypervisor/vm-spec.ts";
 const run = promisify(execFile);
 const diskPreflight = join(import.meta.dirname, "../../src/hypervisor/qemu/disk-preflight.ts");
 
-/** Runs code that gives findings, in a process of its own, in a new mount namespace, after the shell commands in `before`. */
+/**
+ * Runs code that gives findings, in a process of its own, in a new mount namespace, after the shell commands
+ * in `before`.
+ */
 async function lookFrom(before: string, code: string): Promise<string[]> {
   const program = `import { diskPreflight, diskRoomFindings } from ${JSON.stringify(diskPreflight)};
     console.log(JSON.stringify(await (async () => { ${code} })()));`;

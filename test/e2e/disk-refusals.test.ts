@@ -1,4 +1,7 @@
-/** What is wrong with an image is said in a sentence that names the field, before anything is started or touched. */
+/**
+ * What is wrong with an image is said in a sentence that names the field, before anything is started or
+ * touched.
+ */
 import assert from "node:assert/strict";
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";

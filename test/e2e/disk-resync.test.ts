@@ -1,4 +1,7 @@
-/** I5 for disks: a backup that was away is brought up to date by the cheapest way that is right, and then has the same as the primary (I7). */
+/**
+ * I5 for disks: a backup that was away is brought up to date by the cheapest way that is right, and then has
+ * the same as the primary (I7).
+ */
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
@@ -82,7 +85,10 @@ async function onRecord(lab: Lab): Promise<void> {
   });
 }
 
-/** The backup's host dies in the midst of a commit, something is done to what it has on its disks, it returns, and protects the VM again. Returns how it was brought up to date. */
+/**
+ * The backup's host dies in the midst of a commit, something is done to what it has on its disks, it returns,
+ * and protects the VM again. Returns how it was brought up to date.
+ */
 async function away(lab: Lab, meanwhile: () => Promise<void>): Promise<readonly SyncSummary[]> {
   // A part of a checkpoint's writes is in the images: never is that taken for a whole one.
   const { qemuPid } = await stopInCommit(lab, 1, GRACE_MS);
@@ -96,7 +102,10 @@ async function away(lab: Lab, meanwhile: () => Promise<void>): Promise<readonly 
   return syncs;
 }
 
-/** Makes the backup's qcow2 image anew, with garbage in it, and with two of its places in one cluster. Offsets: QEMU docs/interop/qcow2.txt. */
+/**
+ * Makes the backup's qcow2 image anew, with garbage in it, and with two of its places in one cluster.
+ * Offsets: QEMU docs/interop/qcow2.txt.
+ */
 async function garbage(image: string): Promise<void> {
   await writeFile(`${image}.raw`, randomBytes(QCOW2_BYTES));
   await run("qemu-img", ["convert", "-f", "raw", "-O", "qcow2", `${image}.raw`, image]);

@@ -18,12 +18,15 @@ import { GRACE_MS } from "./lab-session.ts";
 
 const run = promisify(execFile);
 const MIB = 1 << 20;
-/** Where how long a failure takes to be noticed is not the question, a busy machine shall not look like one. */
+/**
+ * Where how long a failure takes to be noticed is not the question, a busy machine shall not look like one.
+ */
 export const PATIENT = { detectionMs: 1000 };
 
 /**
- * Boots the lab's VM with one monitor more than its guardian has, as an administrator might, and connects to it. Both hosts get the same
- * words, and the path leads to the QEMU that was started last, which is the primary's.
+ * Boots the lab's VM with one monitor more than its guardian has, as an administrator might, and connects to
+ * it. Both hosts get the same words, and the path leads to the QEMU that was started last, which is the
+ * primary's.
  */
 export async function startWithMonitor(t: TestContext, lab: Lab, vm: Partial<VmSpec> = {}): Promise<Qmp> {
   const directory = await mkdtemp(join(tmpdir(), "remus-admin-"));
@@ -83,7 +86,10 @@ export async function syncsOf(lab: Lab): Promise<readonly SyncSummary[]> {
   return (await lab.primary.control.primaryStatus()).syncs;
 }
 
-/** The file system on an image is whole, and Redis' file on it has every increment for which the client got an answer (I4). */
+/**
+ * The file system on an image is whole, and Redis' file on it has every increment for which the client got an
+ * answer (I4).
+ */
 export async function assertNothingLost(
   image: string,
   format: "raw" | "qcow2",
@@ -117,7 +123,10 @@ export async function goesOn(client: ClientProcess, answers = 20): Promise<void>
   await client.answers(answers, GRACE_MS);
 }
 
-/** Puts a host's image of a disk on a file system of its own, which the lab unmounts. @returns what fills it up, and names the file to be removed */
+/**
+ * Puts a host's image of a disk on a file system of its own, which the lab unmounts. @returns what fills it
+ * up, and names the file to be removed
+ */
 export async function ownStorage(
   lab: Lab,
   host: "a" | "b",

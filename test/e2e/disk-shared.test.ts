@@ -1,4 +1,7 @@
-/** Disks that both hosts see (`storage: shared`): nothing is copied, which is said, and the VM survives its host all the same. */
+/**
+ * Disks that both hosts see (`storage: shared`): nothing is copied, which is said, and the VM survives its
+ * host all the same.
+ */
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { test } from "node:test";

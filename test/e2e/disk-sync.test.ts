@@ -1,4 +1,7 @@
-/** The first sync of a large disk with little on it: it sends what is there, no faster than it may, and tells how far it is. */
+/**
+ * The first sync of a large disk with little on it: it sends what is there, no faster than it may, and tells
+ * how far it is.
+ */
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";

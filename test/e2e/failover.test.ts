@@ -1,4 +1,7 @@
-/** I4: after the loss of a host, of QEMU or of a guardian, the VM runs on, and nothing that a client saw is taken back. */
+/**
+ * I4: after the loss of a host, of QEMU or of a guardian, the VM runs on, and nothing that a client saw is
+ * taken back.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { guestAddresses, processRuns } from "../../src/lab/lab.ts";

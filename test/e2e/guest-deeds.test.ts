@@ -1,4 +1,7 @@
-/** An operator's pause stays, whatever is done with protection, and no checkpoint lets the VM run (I5; docs/guests.md). */
+/**
+ * An operator's pause stays, whatever is done with protection, and no checkpoint lets the VM run (I5;
+ * docs/guests.md).
+ */
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { eventually } from "./lab-session.ts";
@@ -13,7 +16,9 @@ async function protectedVm(t: TestContext, extraArgs: string[] = []) {
   return { small, protection };
 }
 
-/** A `stop` that meets the pause of a checkpoint is lost in QEMU: whoever says it looks, and says it again. */
+/**
+ * A `stop` that meets the pause of a checkpoint is lost in QEMU: whoever says it looks, and says it again.
+ */
 async function pause(small: SmallVm): Promise<void> {
   await eventually(
     "the operator's pause",

@@ -1,4 +1,7 @@
-/** A VM with what guests of today have, all at once: protected, failed over, and everything that it wrote is there (I1, I4, I7). */
+/**
+ * A VM with what guests of today have, all at once: protected, failed over, and everything that it wrote is
+ * there (I1, I4, I7).
+ */
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -110,7 +113,8 @@ test("UEFI, topology, discs, ports, screen, balloon, watchdog, tablet: what the 
   await lab.kill("power");
   await lab.failedOver();
   await client.answers(50, GRACE_MS);
-  // QEMU writes all of its flash memory to the file when the VM runs: it must hold what the guest wrote under protection.
+  // QEMU writes all of its flash memory to the file when the VM runs: it must hold what the guest wrote under
+  // protection.
   assert.ok(flash("b").includes("BeforeFailover"), "the backup's variable store has it");
   await hears(await connected(t, places.b.vnc), "RFB 003.008");
   await connected(t, places.b.agent);

@@ -1,6 +1,7 @@
 /**
- * A guest does what guests do (docs/guests.md), with all parts real: what it survives, checkpoints survive; and when it ends, the VM has ended on both hosts, with
- * status 0: the backup does not bring back what nobody wants to run (I3, I5).
+ * A guest does what guests do (docs/guests.md), with all parts real: what it survives, checkpoints survive;
+ * and when it ends, the VM has ended on both hosts, with status 0: the backup does not bring back what nobody
+ * wants to run (I3, I5).
  */
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -124,7 +125,8 @@ test("a guest that reboots, faults, sleeps or is paused is protected on; one tha
     await lives.endsBy(deed);
   }
 
-  // Nobody has claimed the VM meanwhile: it was the backup's at no time, and no start has waited to rule the backup out.
+  // Nobody has claimed the VM meanwhile: it was the backup's at no time, and no start has waited to rule the
+  // backup out.
   await lives.begins();
   assert.equal((await lives.status()).generation, generation);
   await lab.kill("power");

@@ -1,5 +1,5 @@
-// The guests that every end-to-end test protects: each kind boots unprotected, serves Redis on each of its addresses,
-// takes up and lays down its loads when told, and keeps its data on its disk.
+// The guests that every end-to-end test protects: each kind boots unprotected, serves Redis on each of its
+// addresses, takes up and lays down its loads when told, and keeps its data on its disk.
 import assert from "node:assert/strict";
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -60,8 +60,8 @@ interface Attached {
 }
 
 /**
- * Boots a guest on host a of the network; its RAM is the file `ram`. Returns once Redis answers in it, with a function that ends the
- * guest as a power failure would.
+ * Boots a guest on host a of the network; its RAM is the file `ram`. Returns once Redis answers in it, with a
+ * function that ends the guest as a power failure would.
  */
 async function boot(
   t: TestContext,
@@ -113,7 +113,10 @@ async function client(network: LabNetwork, host: string): Promise<ClientSummary>
   return JSON.parse(lines.at(-1)!);
 }
 
-/** Counts pages whose content changed from one look at the RAM to the next, again and again, until it is enough. */
+/**
+ * Counts pages whose content changed from one look at the RAM to the next, again and again, until it is
+ * enough.
+ */
 async function untilChangedPages(ram: FileHandle, bytes: number, enough: (pages: number) => boolean) {
   let before = Buffer.alloc(bytes);
   let after = Buffer.alloc(bytes);

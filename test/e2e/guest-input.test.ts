@@ -1,4 +1,7 @@
-/** Frames at a tap, seen and put in from outside of the QEMU that has it: what a planned switchover takes along for the paused VM. */
+/**
+ * Frames at a tap, seen and put in from outside of the QEMU that has it: what a planned switchover takes
+ * along for the paused VM.
+ */
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { test } from "node:test";
@@ -8,7 +11,9 @@ import { createNetwork } from "../../src/lab/namespaces.ts";
 const run = promisify(execFile);
 const at = (path: string) => JSON.stringify(new URL(`../../src/${path}`, import.meta.url).href);
 
-/** Inside host A: this process has the tap open as QEMU would, and what it reads there is what a guest gets. */
+/**
+ * Inside host A: this process has the tap open as QEMU would, and what it reads there is what a guest gets.
+ */
 const SCRIPT = `
   import { openSync, readSync, writeSync } from "node:fs";
   import { borrowTap } from ${at("os/borrowed-tap.ts")};

@@ -1,6 +1,7 @@
 /**
- * A QEMU that is there and does nothing: while its guardian is well and beats, the backup cannot know. The VM goes on there all the same (I4), but one that nobody
- * else has is left alone (I5); and a standby that hangs is replaced before it is needed.
+ * A QEMU that is there and does nothing: while its guardian is well and beats, the backup cannot know. The VM
+ * goes on there all the same (I4), but one that nobody else has is left alone (I5); and a standby that hangs
+ * is replaced before it is needed.
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";

@@ -1,6 +1,7 @@
 /**
- * Capture over KVM, whose dirty log is another one than that of software emulation. The guest is firmware and an option ROM of ours: there
- * are machines whose KVM runs that and no Linux. No network card: a boot ROM is code that such a KVM may fail at.
+ * Capture over KVM, whose dirty log is another one than that of software emulation. The guest is firmware and
+ * an option ROM of ours: there are machines whose KVM runs that and no Linux. No network card: a boot ROM is
+ * code that such a KVM may fail at.
  */
 import assert from "node:assert/strict";
 import {
@@ -70,7 +71,10 @@ function counterOf({ ramFile }: Running): number {
   }
 }
 
-/** A VM that counts, gone with the test; undefined where KVM does not run firmware, and the test is skipped with the reason. */
+/**
+ * A VM that counts, gone with the test; undefined where KVM does not run firmware, and the test is skipped
+ * with the reason.
+ */
 async function countingVm(t: TestContext): Promise<Running | undefined> {
   const firmware = await tryFirmware({ accelerator: "kvm" });
   if (!firmware.up) {
@@ -115,7 +119,10 @@ function emptyImages({ directory }: Running): Promise<BackupImages> {
   return BackupImages.create(join(directory, "image"), ramBlockName, MEMORY_MIB * MIB);
 }
 
-/** The backup in short: whole checkpoints from capture into the images, one at a time, and a comparison at those that are held. */
+/**
+ * The backup in short: whole checkpoints from capture into the images, one at a time, and a comparison at
+ * those that are held.
+ */
 class CaptureRun {
   readonly dirty: number[] = [];
   /** Of each held checkpoint, the pages that differ. */

@@ -1,7 +1,8 @@
 /**
- * I4, I7 and output commit over KVM, whose device state and dirty log are others than those of software emulation: the VM is given from host to host
- * and back, and then its host loses power. The guest is an option ROM that answers Ethernet frames (guest/echo.S): there are machines whose KVM runs
- * that and no Linux.
+ * I4, I7 and output commit over KVM, whose device state and dirty log are others than those of software
+ * emulation: the VM is given from host to host and back, and then its host loses power. The guest is an
+ * option ROM that answers Ethernet frames (guest/echo.S): there are machines whose KVM runs that and no
+ * Linux.
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";

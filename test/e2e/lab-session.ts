@@ -11,7 +11,10 @@ import { Lab, type LabOptions } from "../../src/lab/lab.ts";
 /** What the client had to wait for at most before we call it stuck. */
 export const GRACE_MS = 30_000;
 
-/** Unless it is what a test is about: a machine that is busy for a moment shall not look like a host that has failed. */
+/**
+ * Unless it is what a test is about: a machine that is busy for a moment shall not look like a host that has
+ * failed.
+ */
 const DETECTION_MS = 500;
 
 /** Makes a lab that is destroyed with the test; when that failed, its guardians' logs are printed. */
@@ -41,7 +44,9 @@ export async function protectedLab(
   return { lab, client };
 }
 
-/** Ends the client: one connection, nothing lost, nothing taken back (I4). Returns what else it has to say. */
+/**
+ * Ends the client: one connection, nothing lost, nothing taken back (I4). Returns what else it has to say.
+ */
 export async function assertUnharmed(client: ClientProcess): Promise<ClientSummary> {
   const summary = await client.finish();
   const { connections, resets, lost, wentBack, repeated } = summary;

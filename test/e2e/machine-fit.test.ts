@@ -1,6 +1,6 @@
 /**
- * "Nothing is protected that cannot be failed over": real QEMUs are asked what machine they are, one as the primary's and one as the standby, and what differs has
- * its name.
+ * "Nothing is protected that cannot be failed over": real QEMUs are asked what machine they are, one as the
+ * primary's and one as the standby, and what differs has its name.
  */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";

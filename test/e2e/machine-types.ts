@@ -1,4 +1,7 @@
-/** Machine types with a version, as the QEMU of this machine offers them: each QEMU drops those that are six years old. */
+/**
+ * Machine types with a version, as the QEMU of this machine offers them: each QEMU drops those that are six
+ * years old.
+ */
 import { execFileSync } from "node:child_process";
 
 /** Such as `pc-i440fx-2.12`, oldest first. */

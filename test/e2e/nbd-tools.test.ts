@@ -1,6 +1,6 @@
 /**
- * Our NBD server before other people's clients (libnbd, QEMU, nbdkit), our client before other people's servers. The bytes are checked on
- * the side that is not ours.
+ * Our NBD server before other people's clients (libnbd, QEMU, nbdkit), our client before other people's
+ * servers. The bytes are checked on the side that is not ours.
  */
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
@@ -37,7 +37,10 @@ async function scratch(t: TestContext): Promise<string> {
   return dir;
 }
 
-/** Starts a server that goes into the background once it serves, and ends it with the test. `args` make it write `pidFile`. */
+/**
+ * Starts a server that goes into the background once it serves, and ends it with the test. `args` make it
+ * write `pidFile`.
+ */
 async function serve(t: TestContext, pidFile: string, program: string, ...args: string[]): Promise<void> {
   // Its own children must not keep our pipes open.
   await run("sh", "-c", '"$@" >/dev/null', "sh", program, ...args);
@@ -312,7 +315,10 @@ test("clients that break the protocol are let go, and the others are served on",
   await run("nbdinfo", uri);
 });
 
-/** Writes, zeroes and reads through `client` as a disk's replica is written, and gives what must be there then. */
+/**
+ * Writes, zeroes and reads through `client` as a disk's replica is written, and gives what must be there
+ * then.
+ */
 async function exercise(client: NbdClient, bytes: number): Promise<Buffer> {
   const expected = sparse(bytes);
   const writes: Promise<void>[] = [];

@@ -1,4 +1,7 @@
-/** I1: no byte of guest output leaves the primary host before its checkpoint is acknowledged, and none leaks when the guardian dies. */
+/**
+ * I1: no byte of guest output leaves the primary host before its checkpoint is acknowledged, and none leaks
+ * when the guardian dies.
+ */
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { type TestContext, test } from "node:test";
@@ -25,7 +28,10 @@ async function proxiedLab(
   return { lab, client, proxy };
 }
 
-/** Round trips of `count` pings from the client, in ms. Fails when one is not answered, the last within `seconds`. */
+/**
+ * Round trips of `count` pings from the client, in ms. Fails when one is not answered, the last within
+ * `seconds`.
+ */
 async function ping(lab: Lab, host: string, count: number, seconds = 5): Promise<number[]> {
   const [program, ...prefix] = lab.network.exec("client");
   const options = ["-c", String(count), "-i", "0.2", "-W", String(seconds)];
@@ -80,7 +86,8 @@ test("the guardian alone dies and QEMU lives on: not one frame leaks (fail close
     const { heldBytes } = await lab.primary.control.primaryStatus();
     return heldBytes > 0;
   });
-  // Acks that were on their way have arrived by the time this much is held: it belongs to a checkpoint that was not acknowledged.
+  // Acks that were on their way have arrived by the time this much is held: it belongs to a checkpoint that
+  // was not acknowledged.
   const qemuPid = await lab.qemuPid("a");
   const before = await framesFromGuest(lab);
   await lab.primary.kill();

@@ -1,8 +1,10 @@
 /**
- * I5: the filter chain goes into a running VM and comes out of it, again and again, and its guest's output is neither lost nor reordered
- * nor doubled. Two streams look at that all the time: bulk TCP, many frames at once, whose receiver counts what comes out of order, which is also
- * what loss looks like; and echo replies, each with its number, which must not come out of order or twice. Echoes may get lost: QEMU drops what
- * comes in for the guest at the moment in which a checkpoint stops the VM, and ping's socket has room for a dozen replies.
+ * I5: the filter chain goes into a running VM and comes out of it, again and again, and its guest's output is
+ * neither lost nor reordered nor doubled. Two streams look at that all the time: bulk TCP, many frames at
+ * once, whose receiver counts what comes out of order, which is also what loss looks like; and echo replies,
+ * each with its number, which must not come out of order or twice. Echoes may get lost: QEMU drops what comes
+ * in for the guest at the moment in which a checkpoint stops the VM, and ping's socket has room for a dozen
+ * replies.
  */
 import assert from "node:assert/strict";
 import { type ChildProcess, execFile, spawn } from "node:child_process";
@@ -71,7 +73,10 @@ async function counted(lab: Lab, group: "Icmp" | "TcpExt", name: string): Promis
   return Number(values![at]);
 }
 
-/** Segments that came to the client before one that was sent earlier. Loss in the midst of a stream looks the same. */
+/**
+ * Segments that came to the client before one that was sent earlier. Loss in the midst of a stream looks the
+ * same.
+ */
 const outOfOrder = (lab: Lab): Promise<number> => counted(lab, "TcpExt", "TCPOFOQueue");
 
 test(`${ROUNDS} times in and out of a running VM under traffic: none of its output lost, doubled or out of order`, async (t) => {

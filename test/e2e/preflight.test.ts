@@ -1,7 +1,7 @@
 /**
- * Preflight on real QEMUs, taps and directories: each thing that would break protection is found before anything is
- * touched (I5), and an ordinary VM is not complained about. What this machine lacks (vhost, VFIO) is put in its place
- * as an open file of that name.
+ * Preflight on real QEMUs, taps and directories: each thing that would break protection is found before
+ * anything is touched (I5), and an ordinary VM is not complained about. What this machine lacks (vhost, VFIO)
+ * is put in its place as an open file of that name.
  */
 import assert from "node:assert/strict";
 import { type ChildProcess, execFile, spawn } from "node:child_process";
@@ -191,7 +191,10 @@ const question = {
   runsHere: true,
 };
 
-/** Runs a function of preflight.ts in a process of its own, in new namespaces, after the shell commands in `before`. */
+/**
+ * Runs a function of preflight.ts in a process of its own, in new namespaces, after the shell commands in
+ * `before`.
+ */
 async function lookFrom(before: string, call: string, ...args: unknown[]): Promise<Finding[]> {
   const code = `import { ${call} } from ${JSON.stringify(preflight)};
     console.log(JSON.stringify(await ${call}(...${JSON.stringify(args)})));`;

@@ -57,8 +57,9 @@ test("the backup dies: the VM runs on alone, and says who is missing; a new back
   await assertRamEqual(lab);
   await assertUnharmed(client);
 
-  // The backup must not bring back what has ended of itself. Redis is process 1's only child that counts: when it ends, the guest powers itself off. The end of
-  // this connection may be in the last epoch, which nobody acknowledges.
+  // The backup must not bring back what has ended of itself. Redis is process 1's only child that counts:
+  // when it ends, the guest powers itself off. The end of this connection may be in the last epoch, which
+  // nobody acknowledges.
   const [program, ...prefix] = lab.network.exec("client");
   execFile(
     program!,

@@ -1,6 +1,7 @@
 /**
- * A QEMU's disks over its monitors: firmware alone runs in it, and the "guest's" writes are made through the device from the monitor, so
- * they take the guest's way. The endpoint is an NBD server of ours with a memory for an image.
+ * A QEMU's disks over its monitors: firmware alone runs in it, and the "guest's" writes are made through the
+ * device from the monitor, so they take the guest's way. The endpoint is an NBD server of ours with a memory
+ * for an image.
  */
 import assert from "node:assert/strict";
 import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";

@@ -1,4 +1,7 @@
-/** What stands in the way is said in one sentence before anything is touched; a VM that runs is left as it was (I5). */
+/**
+ * What stands in the way is said in one sentence before anything is touched; a VM that runs is left as it was
+ * (I5).
+ */
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { test } from "node:test";

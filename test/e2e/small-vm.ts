@@ -1,5 +1,7 @@
 /**
- * A VM under the primary's parts alone, with nobody at the other end: what they do to a running QEMU, and undo. Its guest is that of deed-guest.ts. It has a card that leads nowhere and, if wanted, a disk. No network of the host's, no guardian.
+ * A VM under the primary's parts alone, with nobody at the other end: what they do to a running QEMU, and
+ * undo. Its guest is that of deed-guest.ts. It has a card that leads nowhere and, if wanted, a disk. No
+ * network of the host's, no guardian.
  */
 import { existsSync, mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

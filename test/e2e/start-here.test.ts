@@ -1,6 +1,6 @@
 /**
- * Both hosts fail, and the one that ran the VM last is lost for good. By itself the other does nothing (I2); an operator who says that the VM runs nowhere has it
- * started there.
+ * Both hosts fail, and the one that ran the VM last is lost for good. By itself the other does nothing (I2);
+ * an operator who says that the VM runs nowhere has it started there.
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";

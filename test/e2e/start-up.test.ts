@@ -1,6 +1,7 @@
 /**
- * A host that was out of reach, or failed and is started again with the file that it always had, finds out what it is now: it never runs a copy that is
- * not the VM (I3), and the VM is protected again without an order (I4).
+ * A host that was out of reach, or failed and is started again with the file that it always had, finds out
+ * what it is now: it never runs a copy that is not the VM (I3), and the VM is protected again without an
+ * order (I4).
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -32,7 +33,8 @@ test("A is cut off, B takes over; B loses power, A takes over; then both are gon
   await assertRamEqual(lab);
   await assertUnharmed(client);
 
-  // B knows that its copy is none. A had the VM, and for all that it knows B may have a checkpoint of it: the witness tells that it has not taken it.
+  // B knows that its copy is none. A had the VM, and for all that it knows B may have a checkpoint of it: the
+  // witness tells that it has not taken it.
   await lab.kill("processes", "b");
   await lab.kill("processes", "a");
   await Promise.all([lab.returnOwner(), lab.returnHost()]);

@@ -1,6 +1,7 @@
 /**
- * I5: stop wins, at whatever instant it comes. A protection is given up at each of the commands that it gives to QEMU, while that is under way, and at its first
- * checkpoints; then nothing of it is left in QEMU or in this process, the VM runs, and the next one begins.
+ * I5: stop wins, at whatever instant it comes. A protection is given up at each of the commands that it gives
+ * to QEMU, while that is under way, and at its first checkpoints; then nothing of it is left in QEMU or in
+ * this process, the VM runs, and the next one begins.
  */
 import assert from "node:assert/strict";
 import { readdirSync, readlinkSync } from "node:fs";
@@ -51,7 +52,9 @@ function open(pid: number | "self"): number {
   }).length;
 }
 
-/** Calls back as the `nth` command from now on is given; returns how many there have been, and an end to it. */
+/**
+ * Calls back as the `nth` command from now on is given; returns how many there have been, and an end to it.
+ */
 function atCommand(qmp: Qmp, nth: number, act: () => void): { readonly count: number; end(): void } {
   const { execute, passDescriptor } = qmp;
   const seen = { count: 0, end: () => Object.assign(qmp, { execute, passDescriptor }) };

@@ -1,6 +1,7 @@
 /**
- * A survivor does not die of a trifle (I5), and a host's signals mean what docs/running.md says: through one life of a VM, in which its replication address goes with
- * the host that fails, guardians are sent what terminals, shells and service managers send, and are asked to end in each role.
+ * A survivor does not die of a trifle (I5), and a host's signals mean what docs/running.md says: through one
+ * life of a VM, in which its replication address goes with the host that fails, guardians are sent what
+ * terminals, shells and service managers send, and are asked to end in each role.
  */
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
@@ -32,7 +33,8 @@ test("A ends by SIGTERM, and the VM moves; B's QEMU is sent SIGTERM as A's addre
   });
   const goesOn = () => client.answers(20, GRACE_MS);
 
-  // What is no reason to end, sent to either role; and QEMU is out of reach of what is sent to a group or by a terminal.
+  // What is no reason to end, sent to either role; and QEMU is out of reach of what is sent to a group or by
+  // a terminal.
   for (const host of ["a", "b"] as const) for (const signal of HARMLESS) lab.guardianOf(host).signal(signal);
   await goesOn();
   assert.equal(await phaseOf(lab.guardianOf("a")), "protected");
@@ -56,7 +58,8 @@ test("A ends by SIGTERM, and the VM moves; B's QEMU is sent SIGTERM as A's addre
   await lab.untilProtected();
   await goesOn();
 
-  // The address by which A is called goes as B fails: A takes over all the same, and is called there again when the address is back.
+  // The address by which A is called goes as B fails: A takes over all the same, and is called there again
+  // when the address is back.
   await ip(lab, "a", "addr", "del", "10.78.0.1/30", "dev", "repl");
   const second = await lab.qemuPid("b");
   process.kill(second, "SIGTERM");

@@ -1,7 +1,7 @@
 /**
- * The aids for software emulation, on a real QEMU: the preloaded library keeps COLO from deadlocking, RAM has its odd
- * size. The guest is a boot sector that dirties sixteen pages round and round; the COLO secondary here is the least
- * that QEMU accepts, and decodes nothing.
+ * The aids for software emulation, on a real QEMU: the preloaded library keeps COLO from deadlocking, RAM has
+ * its odd size. The guest is a boot sector that dirties sixteen pages round and round; the COLO secondary
+ * here is the least that QEMU accepts, and decodes nothing.
  */
 import assert from "node:assert/strict";
 import { type ChildProcess, execFile, spawn } from "node:child_process";
@@ -32,7 +32,10 @@ function bootSector(): Buffer {
   return sector;
 }
 
-/** Whether the bytes read so far end with a whole VMDESCRIPTION, the end of the first pass: 06 be32 L, L bytes. */
+/**
+ * Whether the bytes read so far end with a whole VMDESCRIPTION, the end of the first pass: 06 be32 L, L
+ * bytes.
+ */
 function endsFirstPass(tail: Buffer): boolean {
   if (tail.at(-1) !== 0x7d) return false;
   for (let at = tail.lastIndexOf(6); at > 0; at = tail.lastIndexOf(6, at - 1)) {

@@ -1,4 +1,7 @@
-/** A test failover: a clone of the VM is tried out on the backup's host and dropped, and neither the VM nor its protection notices. */
+/**
+ * A test failover: a clone of the VM is tried out on the backup's host and dropped, and neither the VM nor
+ * its protection notices.
+ */
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";

@@ -1,4 +1,5 @@
-// Two links between the hosts, on real QEMU: one of two lost is an event, not a failover (I4); both lost, one host goes on (I3).
+// Two links between the hosts, on real QEMU: one of two lost is an event, not a failover (I4); both lost, one
+// host goes on (I3).
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { HostName } from "../../src/lab/namespaces.ts";

@@ -1,5 +1,6 @@
 /**
- * Two of one, with all parts real: a second host with the same role in its file, and a host that was installed anew. Neither of them runs the VM (I3).
+ * Two of one, with all parts real: a second host with the same role in its file, and a host that was
+ * installed anew. Neither of them runs the VM (I3).
  */
 import assert from "node:assert/strict";
 import { rmSync } from "node:fs";

@@ -1,6 +1,6 @@
 /**
- * A VM with more than 4 GiB of RAM, all its high memory in use; and a file system in memory that is full to the last byte when it is protected, and
- * when it goes on at the backup.
+ * A VM with more than 4 GiB of RAM, all its high memory in use; and a file system in memory that is full to
+ * the last byte when it is protected, and when it goes on at the backup.
  */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -18,7 +18,10 @@ const VALUE_MIB = 4;
 const INTERVAL_MS = 500;
 const BATCH = 24;
 
-/** Each value is a repetition of a text of its own, whose length divides no page: a page in a wrong place shows. */
+/**
+ * Each value is a repetition of a text of its own, whose length divides no page: a page in a wrong place
+ * shows.
+ */
 const FILL = `for i = ARGV[1], ARGV[2] do
   redis.call('set', 'big' .. i, string.rep(string.format('%011d-', i), ${VALUE_MIB * 87381}))
 end`;

@@ -1,4 +1,7 @@
-/** Planted bugs in which a guardian believes what it must not: a stranger, a file, or that nothing has changed. Found in worlds of all kinds, so none has a focus. */
+/**
+ * Planted bugs in which a guardian believes what it must not: a stranger, a file, or that nothing has
+ * changed. Found in worlds of all kinds, so none has a focus.
+ */
 import { type Bug, in1 } from "./bug.ts";
 
 export const BELIEF_BUGS: Readonly<Record<string, Bug>> = {

@@ -1,6 +1,7 @@
 /**
- * More planted bugs, as a hostile reviewer would have them: one line each, and plausible. They are of a host's start, its records and disks, handing over, and stop. Worlds of
- * all kinds show each within 1000 runs, so none has a focus.
+ * More planted bugs, as a hostile reviewer would have them: one line each, and plausible. They are of a
+ * host's start, its records and disks, handing over, and stop. Worlds of all kinds show each within 1000
+ * runs, so none has a focus.
  */
 import { type Bug, in1 } from "./bug.ts";
 

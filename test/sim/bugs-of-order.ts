@@ -1,6 +1,6 @@
 /**
- * Planted bugs in which two things are done in the wrong order, or one is not waited for. The window is often a few milliseconds wide. Found in worlds of all kinds, so none
- * has a focus.
+ * Planted bugs in which two things are done in the wrong order, or one is not waited for. The window is often
+ * a few milliseconds wide. Found in worlds of all kinds, so none has a focus.
  */
 import { type Bug, in1 } from "./bug.ts";
 

@@ -1,4 +1,7 @@
-/** Planted bugs in which something is given up that must be tried again. Found in worlds of all kinds, so none has a focus. */
+/**
+ * Planted bugs in which something is given up that must be tried again. Found in worlds of all kinds, so none
+ * has a focus.
+ */
 import { type Bug, in1 } from "./bug.ts";
 
 export const PATIENCE_BUGS: Readonly<Record<string, Bug>> = {

@@ -1,6 +1,6 @@
 /**
- * Planted bugs: a rule of the protocol is broken in one place of the production code, as it is loaded, and the simulator must find it. Each
- * says what is wrong with it.
+ * Planted bugs: a rule of the protocol is broken in one place of the production code, as it is loaded, and
+ * the simulator must find it. Each says what is wrong with it.
  */
 import { type Bug, in1 } from "./bug.ts";
 import { BELIEF_BUGS } from "./bugs-of-belief.ts";

@@ -1,4 +1,7 @@
-/** Effects that fail: the guardians' loop is as it is, but whoever carries an effect out for it may fail, at once or a little later */
+/**
+ * Effects that fail: the guardians' loop is as it is, but whoever carries an effect out for it may fail, at
+ * once or a little later
+ */
 import { EventLoop } from "../../src/guardian/event-loop.ts";
 import { theWorld } from "./world/present.ts";
 import { current } from "./world/time.ts";

@@ -1,12 +1,14 @@
 /**
  * `npm run sim`: the production core and guardian in a made-up world (docs/specs/simulator.md).
  *
- *   npm run sim -- --runs N [--seed FIRST] [--hours H] [--threads T]   many seeds; exit status 1 if one has a violation
+ *   npm run sim -- --runs N [--seed FIRST] [--hours H] [--threads T]   many seeds; status 1 at a violation
  *   npm run sim -- --seed N [--hours H] [--verbose]                    one seed, with its transcript
  *   npm run sim -- --scenario NAME [--seed N]                          a scenario of test/sim/scenarios/
- *   npm run sim -- --planted | --bug NAME [--wide] [--runs N] [--seed N]   with bugs planted, one at a time; 1 if one is not found
+ *   npm run sim -- --planted | --bug NAME [--wide] [--runs N] [--seed N]   with bugs planted, one at a time;
+ *                                                                      status 1 if one is not found
  *
- * Bugs are looked for in random worlds in which what could show them goes wrong more often; `--wide`: in worlds of all kinds.
+ * Bugs are looked for in random worlds in which what could show them goes wrong more often; `--wide`: in
+ * worlds of all kinds.
  */
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
@@ -85,7 +87,8 @@ function tell({ seed, text }: Result["violations"][number]): void {
 }
 
 async function one(seed: number): Promise<number> {
-  // Before anything of src/ is loaded; and played outside of any promise, or none could be brought to its end.
+  // Before anything of src/ is loaded; and played outside of any promise, or none could be brought to its
+  // end.
   const startOutside = setImmediate;
   install(bug === undefined ? [] : (BUGS[bug]?.patches ?? []));
   const { play } = await import("./play.ts");

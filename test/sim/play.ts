@@ -1,4 +1,7 @@
-/** Plays one seed: a world is made, the VM is protected, things go wrong, things are mended; and at every step it is judged. */
+/**
+ * Plays one seed: a world is made, the VM is protected, things go wrong, things are mended; and at every step
+ * it is judged.
+ */
 import { inWorld, type Stage } from "./stage.ts";
 import { AMBUSHES, ambush, FAULTS, SINGLE, STEPS, strike } from "./world/faults.ts";
 import { order, primaryOf } from "./world/operator.ts";
@@ -31,7 +34,10 @@ export interface Focus {
   readonly orders?: readonly string[];
 }
 
-/** After the last fault, the VM must be protected and heard of within this time. A try to protect again may be a minute off (docs/specs/protocol.md). */
+/**
+ * After the last fault, the VM must be protected and heard of within this time. A try to protect again may be
+ * a minute off (docs/specs/protocol.md).
+ */
 const PROTECTED_AGAIN_MS = 100_000;
 const BEGIN_MS = 20_000;
 /** A switchover that is refused has been by then. */
@@ -182,7 +188,8 @@ class Run {
       () => {
         if (!stage.isProtected()) return false;
         if (world.checker.newest?.host !== from.name) return true;
-        // Again, if it was refused: datagrams are lost in the best of worlds, and a witness that is not heard for long refuses.
+        // Again, if it was refused: datagrams are lost in the best of worlds, and a witness that is not heard
+        // for long refuses.
         if (world.time.now - askedMs > ASK_AGAIN_MS && order(world, from, "switchover"))
           askedMs = world.time.now;
         return false;
@@ -282,14 +289,18 @@ class Run {
     else this.stage.pass(150);
   }
 
-  /** Nobody but an operator may start the VM, where it ran last; not even that, if what it ran from was not on stable storage there. */
+  /**
+   * Nobody but an operator may start the VM, where it ran last; not even that, if what it ran from was not on
+   * stable storage there.
+   */
   private startByHand(): void {
     const { stage, world } = this;
     const host = stage.ranLastAt();
     world.count(`stranded: ${host === undefined ? "for good" : "an operator starts the VM"}`);
     if (host === undefined) return;
     stage.protectOnOrder();
-    // Until it is taken: the guardian may just be starting. The newer claim may be that of a host which never came to run it.
+    // Until it is taken: the guardian may just be starting. The newer claim may be that of a host which never
+    // came to run it.
     const ask = () => {
       if (world.ending || world.checker.newest?.alive === true) return;
       order(world, host, "start-here", { runsNowhereElse: true, evenOlderDisks: true });

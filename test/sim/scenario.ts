@@ -1,13 +1,15 @@
 /**
- * A small language for stories of two hosts, played in the made-up world. A story begins protected, with the VM on host A, unless it begins with `begin unprotected`. One line a
- * step; what stands behind `#` is told to the reader alone.
+ * A small language for stories of two hosts, played in the made-up world. A story begins protected, with the
+ * VM on host A, unless it begins with `begin unprotected`. One line a step; what stands behind `#` is told to
+ * the reader alone.
  *
- *   when [A|B] STEP [the 3rd time]: ACTION    waits for somebody to come to a step (world/faults.ts, STEPS), and strikes there
+ *   when [A|B] STEP [the 3rd time]: ACTION    waits for somebody to come to a step, and strikes there
  *   ACTION                                    strikes now, see scenario-words.ts
  *   wait 500                                  milliseconds
  *   expect EXPECTATION [within 2000]          at once, if no time is given
  *
- * At the end all is mended, and the VM must be protected again; the judge looks on all the time.
+ * The steps are in world/faults.ts, STEPS. At the end all is mended, and the VM must be protected again; the
+ * judge looks on all the time.
  */
 import { ACTIONS, EXPECTATIONS, matching } from "./scenario-words.ts";
 import { inWorld, type Stage } from "./stage.ts";
@@ -56,7 +58,9 @@ export interface Outcome {
   readonly transcript: readonly string[];
 }
 
-/** Plays a scenario once. @param seed of what the story leaves open: when exactly, and how long things take */
+/**
+ * Plays a scenario once. @param seed of what the story leaves open: when exactly, and how long things take
+ */
 export function playScenario({ script }: Scenario, seed: number): Outcome {
   const lines = script
     .split("\n")

@@ -1,4 +1,7 @@
-/** A world with clients and a bystander in it, which whoever plays lets go on, mends, and asks how things stand. */
+/**
+ * A world with clients and a bystander in it, which whoever plays lets go on, mends, and asks how things
+ * stand.
+ */
 import { subscribe } from "node:diagnostics_channel";
 import { Committer } from "../../src/guardian/backup/committer.ts";
 import type { WholeCheckpoint } from "../../src/memory/checkpoint-buffer.ts";
@@ -77,7 +80,10 @@ function watchCommits(): void {
   };
 }
 
-/** Makes a world, plays in it, and leaves nothing of it behind. What goes wrong in `act` is the simulator's own fault, and told as a violation. */
+/**
+ * Makes a world, plays in it, and leaves nothing of it behind. What goes wrong in `act` is the simulator's
+ * own fault, and told as a violation.
+ */
 export function inWorld(
   random: Random,
   nature: Nature,
@@ -102,7 +108,10 @@ export class Stage {
   readonly world: World;
   /** The operator has said stop. */
   stopped = false;
-  /** More than one thing has gone wrong; or just what a planned switchover cannot survive (docs/specs/protocol.md). */
+  /**
+   * More than one thing has gone wrong; or just what a planned switchover cannot survive
+   * (docs/specs/protocol.md).
+   */
   mayBeStranded = true;
 
   /** Both hosts start, clients send. */
@@ -149,7 +158,10 @@ export class Stage {
     again();
   }
 
-  /** As a bystander sees it: a client is served by one host, and the other has just made the images of that very VM. */
+  /**
+   * As a bystander sees it: a client is served by one host, and the other has just made the images of that
+   * very VM.
+   */
   isProtected(): boolean {
     const { checker, time } = this.world;
     const { committed, last, newest } = checker;
@@ -165,8 +177,9 @@ export class Stage {
   }
 
   /**
-   * The VM is down, and the rules let neither host start it, after more than one failure: it was given to a host that failed before it ran it; or that failed before what
-   * it ran it from was on stable storage (docs/specs/protocol.md, "Starting").
+   * The VM is down, and the rules let neither host start it, after more than one failure: it was given to a
+   * host that failed before it ran it; or that failed before what it ran it from was on stable storage
+   * (docs/specs/protocol.md, "Starting").
    */
   isStranded(): boolean {
     const { checker, time, witness } = this.world;

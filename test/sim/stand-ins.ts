@@ -1,8 +1,10 @@
 /**
- * Which production module gives way to which stand-in, and which line to another one (planted bugs). Imported before anything of src/ is.
+ * Which production module gives way to which stand-in, and which line to another one (planted bugs). Imported
+ * before anything of src/ is.
  *
- * Production code is loaded as it is, file by file; only what would touch the real world is left out: sockets, files, threads, QEMU. So what is simulated is not a
- * copy of the guardian, which would grow old, but the guardian.
+ * Production code is loaded as it is, file by file; only what would touch the real world is left out:
+ * sockets, files, threads, QEMU. So what is simulated is not a copy of the guardian, which would grow old,
+ * but the guardian.
  */
 import { registerHooks } from "node:module";
 import { fileURLToPath } from "node:url";

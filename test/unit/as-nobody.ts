@@ -1,7 +1,8 @@
 /**
- * Programs of this project run by the user nobody. The folders above the project may be closed to that user, as /root is; so in a mount namespace it gets a second
- * place, which is open. Whether a program may be started there does not tell whether the files beside it may be read: setpriv of util-linux 2.41 opens
- * the program before it becomes nobody.
+ * Programs of this project run by the user nobody. The folders above the project may be closed to that user,
+ * as /root is; so in a mount namespace it gets a second place, which is open. Whether a program may be
+ * started there does not tell whether the files beside it may be read: setpriv of util-linux 2.41 opens the
+ * program before it becomes nobody.
  */
 import { join, relative } from "node:path";
 

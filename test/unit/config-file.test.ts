@@ -1,4 +1,6 @@
-/** The configuration file: what is read, what is filled in, and that each mistake is named where it stands. */
+/**
+ * The configuration file: what is read, what is filled in, and that each mistake is named where it stands.
+ */
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,5 +1,5 @@
-// docs/specs/protocol.md says what every event does in every state. Here its two tables are compared with the cores, cell by cell.
-// What a cell should read is in the message of the assertion that fails.
+// docs/specs/protocol.md says what every event does in every state. Here its two tables are compared with the
+// cores, cell by cell. What a cell should read is in the message of the assertion that fails.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -14,7 +14,10 @@ import { SETTINGS } from "./core-scenario.ts";
 const NOW = 30;
 const reason = "a reason";
 
-/** What may come of an event: `=` the phase stays, `–` it cannot happen, an invariant's name, or the next phase. */
+/**
+ * What may come of an event: `=` the phase stays, `–` it cannot happen, an invariant's name, or the next
+ * phase.
+ */
 function outcome<S extends { phase: string }>(state: S, step: () => { state: { phase: string } }): string {
   try {
     const { phase } = step().state;

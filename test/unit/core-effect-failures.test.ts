@@ -1,5 +1,6 @@
-// docs/specs/protocol.md says what an effect's failure means, by effect and phase. Here its two tables are compared with core/effect-failures.ts,
-// and the rule behind them is proved: a host with the only copy of a VM never ends it because of an error beside it (I5).
+// docs/specs/protocol.md says what an effect's failure means, by effect and phase. Here its two tables are
+// compared with core/effect-failures.ts, and the rule behind them is proved: a host with the only copy of a
+// VM never ends it because of an error beside it (I5).
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";

@@ -5,7 +5,10 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { World } from "./core-world.ts";
 
-/** Failures of a host, a link or a process; then those of parts, which end a protection without endangering the VM. */
+/**
+ * Failures of a host, a link or a process; then those of parts, which end a protection without endangering
+ * the VM.
+ */
 const FAILURES = [
   "cut",
   "backup-suspects",

@@ -1,4 +1,5 @@
-// What comes late: acks that lay in a socket while this host was not there, and the word of a host that does not know that its time is over.
+// What comes late: acks that lay in a socket while this host was not there, and the word of a host that does
+// not know that its time is over.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";

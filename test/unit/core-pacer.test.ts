@@ -111,7 +111,9 @@ interface SimulatedLink {
   wayMs: number;
   /** So long a checkpoint keeps the link to itself. */
   sendMs: number;
-  /** So many checkpoints find room in the network's buffers: they have left us before they are on their way. */
+  /**
+   * So many checkpoints find room in the network's buffers: they have left us before they are on their way.
+   */
   readonly buffered: number;
 }
 

@@ -1,4 +1,5 @@
-// A checkpoint that was ordered and is not begun, for the VM does not run at this instant: it is as if it had not been ordered.
+// A checkpoint that was ordered and is not begun, for the VM does not run at this instant: it is as if it had
+// not been ordered.
 
 import { test } from "node:test";
 import { playPrimary } from "./core-scenario.ts";

@@ -2,8 +2,9 @@
 //
 //   [@ms] event arguments → effects, separated by commas | phase
 //
-// The clock stands still until the next @ms. Reports of level "info" are left out, others read "warn" or "error".
-// `→` alone expects no effects; `!! text` in place of effects expects an error whose message holds the text.
+// The clock stands still until the next @ms. Reports of level "info" are left out, others read "warn" or
+// "error". `→` alone expects no effects; `!! text` in place of effects expects an error whose message holds
+// the text.
 
 import assert from "node:assert/strict";
 import {

@@ -3,7 +3,10 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { SilenceDetector } from "../../src/core/silence.ts";
 
-/** Ticks every tickMs after `fromMs` until the detector says lost; gives that time, or undefined up to `untilMs`. */
+/**
+ * Ticks every tickMs after `fromMs` until the detector says lost; gives that time, or undefined up to
+ * `untilMs`.
+ */
 function firstLost(detector: SilenceDetector, fromMs: number, untilMs: number, stepMs = detector.tickMs) {
   for (let now = fromMs + stepMs; now <= untilMs; now += stepMs) {
     if (detector.tick(now) === "lost") return now;

@@ -80,7 +80,8 @@ test("I3: whatever two hosts noted, and whoever asks first, they never both run 
           const records = { a, b };
           // Generation 3 was claimed, or promised by a host that had asked for it and was at 2 before.
           if ((recordOf(a) ?? recordOf(b)) !== undefined && (newest?.generation ?? 0) < 2) continue;
-          // Nor do both note that they own one generation: each does so with the claim in its name, or with the other's promise.
+          // Nor do both note that they own one generation: each does so with the claim in its name, or with
+          // the other's promise.
           if ([a, b].every((record) => own(recordOf(record)))) continue;
           const told = `A ${nameA}, B ${nameB}, newest ${JSON.stringify(newest)}, ${order[0]} is quicker`;
           const running = bothStart(order, records, newest);
@@ -96,7 +97,10 @@ test("I3: whatever two hosts noted, and whoever asks first, they never both run 
         }
 });
 
-/** The hosts start at once and see the same newest claim; what both ask for is given to the first in `order`. Returns who runs the VM. */
+/**
+ * The hosts start at once and see the same newest claim; what both ask for is given to the first in `order`.
+ * Returns who runs the VM.
+ */
 function bothStart<Host extends string>(
   order: readonly Host[],
   records: Readonly<Record<Host, OwnRecord | undefined>>,

@@ -1,4 +1,5 @@
-// What lies between the two hosts of the made-up world: the link, and the arbiter. And where the capture of its VM stands.
+// What lies between the two hosts of the made-up world: the link, and the arbiter. And where the capture of
+// its VM stands.
 
 export type VmCapture =
   | "none"

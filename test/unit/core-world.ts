@@ -1,6 +1,7 @@
-// A small world for the two cores: a VM with numbered frames, a capture thread, a FIFO link that may be cut anywhere, a committer, and an
-// arbiter that grants one side. Every action that could happen now is in `actions()`; whoever plays picks one after the other.
-// The world checks the invariants itself, against what it knows and not against what the cores believe.
+// A small world for the two cores: a VM with numbered frames, a capture thread, a FIFO link that may be cut
+// anywhere, a committer, and an arbiter that grants one side. Every action that could happen now is in
+// `actions()`; whoever plays picks one after the other. The world checks the invariants itself, against what
+// it knows and not against what the cores believe.
 
 import assert from "node:assert/strict";
 import { type BackupEvent, type BackupState, startBackup, stepBackup } from "../../src/core/backup.ts";
@@ -315,7 +316,8 @@ export class World {
   }
 
   private captureFails(): void {
-    // QEMU lets a VM run on when the checkpoint had not begun, or ends; a held one waits until capture is taken out.
+    // QEMU lets a VM run on when the checkpoint had not begun, or ends; a held one waits until capture is
+    // taken out.
     this.capture = this.capture === "held" ? "broken-paused" : "broken";
     this.feedPrimary({ type: "capture-failed", reason: "a fault" });
   }

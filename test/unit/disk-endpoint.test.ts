@@ -1,4 +1,7 @@
-/** The disk thread as QEMU sees it: an NBD server behind a socket pair. Here an NBD client of ours is in QEMU's place. */
+/**
+ * The disk thread as QEMU sees it: an NBD server behind a socket pair. Here an NBD client of ours is in
+ * QEMU's place.
+ */
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { createServer, Socket } from "node:net";

@@ -24,7 +24,10 @@ async function store(t: TestContext) {
   };
 }
 
-/** An image whose reads take as many turns as `turns` says, and see what is there at the end of them, or at their beginning. */
+/**
+ * An image whose reads take as many turns as `turns` says, and see what is there at the end of them, or at
+ * their beginning.
+ */
 class SlowImage {
   readonly bytes = SECTORS * SECTOR;
   readonly contents = Buffer.alloc(this.bytes);

@@ -1,4 +1,7 @@
-/** Disks as large as those of VMs are: above 4 GiB, and at the end of one of a tebibyte that is no whole number of blocks. */
+/**
+ * Disks as large as those of VMs are: above 4 GiB, and at the end of one of a tebibyte that is no whole
+ * number of blocks.
+ */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";

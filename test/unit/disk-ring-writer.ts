@@ -1,4 +1,7 @@
-/** The other thread of disk-write-ring.test.ts: puts writes of many sizes into a ring, as fast as there is room. */
+/**
+ * The other thread of disk-write-ring.test.ts: puts writes of many sizes into a ring, as fast as there is
+ * room.
+ */
 import { isMainThread, parentPort, workerData } from "node:worker_threads";
 import { DISK_ZERO } from "../../src/codec/replication.ts";
 import { type SharedRing, WriteRing } from "../../src/disk/write-ring.ts";

@@ -1,7 +1,8 @@
 /**
- * A sync against a made-up pair of disks. The guest writes all the time, wherever the sync reads just then; the mirror sends what it wrote in
- * order and late; reads take a while and catch writes half done; the other side applies what it gets late, and answers from what
- * it has. Whatever happens, both disks are equal in the end.
+ * A sync against a made-up pair of disks. The guest writes all the time, wherever the sync reads just then;
+ * the mirror sends what it wrote in order and late; reads take a while and catch writes half done; the other
+ * side applies what it gets late, and answers from what it has. Whatever happens, both disks are equal in the
+ * end.
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -77,7 +78,9 @@ class World implements SyncPeer {
     for (let turns = this.some(most); turns > 0; turns--) await new Promise((turn) => setImmediate(turn));
   }
 
-  /** Runs the sync with the guest, the mirror and the other side at work, until all that was sent is there. */
+  /**
+   * Runs the sync with the guest, the mirror and the other side at work, until all that was sent is there.
+   */
   async run(plan: SyncPlan): Promise<void> {
     this.running.push(this.guest(), this.mirror(), this.applier());
     try {

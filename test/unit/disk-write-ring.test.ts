@@ -1,6 +1,6 @@
 /**
- * The ring between the disk thread and the main thread: what is put in comes out, whole, in order, and only once it was published; room is neither
- * lost nor given twice; and a reader that listens is told.
+ * The ring between the disk thread and the main thread: what is put in comes out, whole, in order, and only
+ * once it was published; room is neither lost nor given twice; and a reader that listens is told.
  */
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -51,7 +51,10 @@ interface Entry extends Omit<RingEntry, "data"> {
   readonly data: Uint8Array;
 }
 
-/** Entries with their data copied, neighbours joined that could have been one: how a write was cut does not matter. */
+/**
+ * Entries with their data copied, neighbours joined that could have been one: how a write was cut does not
+ * matter.
+ */
 function joined(entries: readonly Entry[]): object[] {
   const all: {
     disk: number;
@@ -238,7 +241,9 @@ test("who listens is told once, and is not kept waiting for what is there alread
   assert.equal(new WriteRing(ring.shared).broken, true);
 });
 
-/** Runs `outer`, and `inner` in the midst of it: before the step with number `at` that touches shared words. */
+/**
+ * Runs `outer`, and `inner` in the midst of it: before the step with number `at` that touches shared words.
+ */
 function interrupted(t: TestContext, outer: () => boolean, inner: () => boolean, at: number) {
   let steps = 0;
   let answer: boolean | undefined;

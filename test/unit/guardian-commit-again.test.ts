@@ -1,4 +1,7 @@
-/** I4: images that do not take what is left of a lost primary's VM are tried again, until they have all of it, in order. */
+/**
+ * I4: images that do not take what is left of a lost primary's VM are tried again, until they have all of it,
+ * in order.
+ */
 import assert from "node:assert/strict";
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,4 +1,5 @@
-// I5: a process without file descriptors lives on, says so with a remedy, and takes callers again when there are some.
+// I5: a process without file descriptors lives on, says so with a remedy, and takes callers again when there
+// are some.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";

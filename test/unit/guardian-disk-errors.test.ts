@@ -1,4 +1,5 @@
-// What QEMU says of a disk reaches the operator by name, and a VM that had no room goes on when there is some (I5).
+// What QEMU says of a disk reaches the operator by name, and a VM that had no room goes on when there is some
+// (I5).
 
 import assert from "node:assert/strict";
 import { EventEmitter, once } from "node:events";

@@ -1,5 +1,5 @@
-// A guardian's loop: events are taken one at a time, and an effect that fails, whichever and in whatever phase, at once or later, has the remedy of
-// core/effect-failures.ts and no other.
+// A guardian's loop: events are taken one at a time, and an effect that fails, whichever and in whatever
+// phase, at once or later, has the remedy of core/effect-failures.ts and no other.
 
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, mock, test } from "node:test";

@@ -1,4 +1,7 @@
-/** When a real QEMU is said to hang whose monitor takes no commands out of band (I4, I5). What stands between strips that from its greeting. */
+/**
+ * When a real QEMU is said to hang whose monitor takes no commands out of band (I4, I5). What stands between
+ * strips that from its greeting.
+ */
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { createConnection, createServer, type Server, type Socket } from "node:net";

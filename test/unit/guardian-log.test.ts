@@ -1,4 +1,5 @@
-// Where the log goes never keeps a guardian waiting, and never ends it: what cannot be written is dropped, counted, and told of later.
+// Where the log goes never keeps a guardian waiting, and never ends it: what cannot be written is dropped,
+// counted, and told of later.
 
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";

@@ -1,6 +1,7 @@
 /**
- * Two of one on a host: the second guardian of a VM, or of anything that two VMs both call their own, ends at once and has touched nothing (I3). The case that taught it
- * took over the control socket of the one that ran, and claimed a generation in its name.
+ * Two of one on a host: the second guardian of a VM, or of anything that two VMs both call their own, ends at
+ * once and has touched nothing (I3). The case that taught it took over the control socket of the one that
+ * ran, and claimed a generation in its name.
  */
 import assert from "node:assert/strict";
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";

@@ -1,4 +1,7 @@
-/** An operator's orders need no program that nobody has installed: the answer is printed, and the status tells how it went. */
+/**
+ * An operator's orders need no program that nobody has installed: the answer is printed, and the status tells
+ * how it went.
+ */
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";

@@ -1,4 +1,7 @@
-/** The RAM file of a VM that was taken over keeps its space, whatever its guest gives back: on a real QEMU, whose balloon device is driven over qtest. */
+/**
+ * The RAM file of a VM that was taken over keeps its space, whatever its guest gives back: on a real QEMU,
+ * whose balloon device is driven over qtest.
+ */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { once } from "node:events";

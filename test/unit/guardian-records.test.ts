@@ -1,4 +1,7 @@
-/** What a host notes of itself: nothing before there is something to note, and never what a later moment has made untrue (I2). */
+/**
+ * What a host notes of itself: nothing before there is something to note, and never what a later moment has
+ * made untrue (I2).
+ */
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { open } from "node:fs/promises";

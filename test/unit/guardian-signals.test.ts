@@ -1,4 +1,5 @@
-// What signals mean to a guardian (docs/running.md), in a process of its own; and how a primary ends in order.
+// What signals mean to a guardian (docs/running.md), in a process of its own; and how a primary ends in
+// order.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -12,7 +13,10 @@ import { OrderlyEnd } from "../../src/guardian/orderly-end.ts";
 
 const SRC = join(import.meta.dirname, "../../src");
 
-/** A process with nothing but signals and a role that says what it is told; exits when it is told to end at once, or says so. */
+/**
+ * A process with nothing but signals and a role that says what it is told; exits when it is told to end at
+ * once, or says so.
+ */
 const PROCESS = `
   import { HostSignals } from "${SRC}/guardian/host-signals.ts";
   const say = (text) => process.stdout.write(text + "\\n");

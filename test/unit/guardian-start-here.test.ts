@@ -1,4 +1,5 @@
-// What an operator must say before a VM is booted from a backup's disks (I2, I3), and that a refusal changes nothing.
+// What an operator must say before a VM is booted from a backup's disks (I2, I3), and that a refusal changes
+// nothing.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { BackupState } from "../../src/core/backup.ts";

@@ -1,4 +1,7 @@
-/** Stop wins (I5): what was asked for before it does not begin after it. The core is the real one, all around it is made up. */
+/**
+ * Stop wins (I5): what was asked for before it does not begin after it. The core is the real one, all around
+ * it is made up.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { startPrimary, stepPrimary } from "../../src/core/primary.ts";

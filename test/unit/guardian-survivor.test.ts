@@ -1,5 +1,6 @@
-// A host that has the only copy of a VM does not lose it to what lies beside it (I5): a note that cannot be written, disks that cannot be flushed, a kernel that is gone, a
-// standby that hangs; and a guardian that was killed leaves nothing for long.
+// A host that has the only copy of a VM does not lose it to what lies beside it (I5): a note that cannot be
+// written, disks that cannot be flushed, a kernel that is gone, a standby that hangs; and a guardian that was
+// killed leaves nothing for long.
 
 import assert from "node:assert/strict";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";

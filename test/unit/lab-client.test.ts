@@ -1,5 +1,5 @@
-// The client is the judge of every failover (I4: nothing that a client saw is taken back). So here the judge is
-// judged: each thing that it counts is done to it by a server that misbehaves.
+// The client is the judge of every failover (I4: nothing that a client saw is taken back). So here the judge
+// is judged: each thing that it counts is done to it by a server that misbehaves.
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -17,8 +17,8 @@ const program = `${import.meta.dirname}/../../src/lab/client.ts`;
 type Deed = number | "reset" | "close" | "garbage" | { readonly afterMs: number; readonly value: number };
 
 /**
- * A server that does one deed per request, and after them counts on in good order, or falls silent. `spent` resolves
- * at the first request after the last deed.
+ * A server that does one deed per request, and after them counts on in good order, or falls silent. `spent`
+ * resolves at the first request after the last deed.
  */
 async function misbehavingRedis(
   t: TestContext,

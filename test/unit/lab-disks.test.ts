@@ -1,4 +1,5 @@
-// I7 for disks is judged by comparing images. The images must be what they are said to be, and every difference must be seen.
+// I7 for disks is judged by comparing images. The images must be what they are said to be, and every
+// difference must be seen.
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { access, open, readdir, readFile, stat } from "node:fs/promises";

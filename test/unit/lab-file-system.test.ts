@@ -1,5 +1,5 @@
-// After a failover the file system on the survivor's disk must be whole, and hold every record that a client was told of (I4). What looks at
-// that must see a file system that is not, and a record that is missing.
+// After a failover the file system on the survivor's disk must be whole, and hold every record that a client
+// was told of (I4). What looks at that must see a file system that is not, and a record that is missing.
 import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
 import { copyFile, mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";

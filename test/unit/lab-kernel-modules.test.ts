@@ -1,4 +1,6 @@
-/** The lab's guest loads what its kernel has as modules, in the right order, and leaves out what is built in. */
+/**
+ * The lab's guest loads what its kernel has as modules, in the right order, and leaves out what is built in.
+ */
 import assert from "node:assert/strict";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -32,7 +32,10 @@ async function ping(network: LabNetwork, from: NamespaceRole, address: string): 
   );
 }
 
-/** Asks more than once: the first ping after a silence may be dropped with the neighbour's address still unknown. */
+/**
+ * Asks more than once: the first ping after a silence may be dropped with the neighbour's address still
+ * unknown.
+ */
 async function reaches(network: LabNetwork, from: NamespaceRole, address: string): Promise<boolean> {
   for (let attempt = 0; attempt < 5; attempt += 1) {
     if (await ping(network, from, address)) return true;

@@ -1,4 +1,6 @@
-/** The lab and the tests find the programs of administrators also for a user whose PATH does not have them. */
+/**
+ * The lab and the tests find the programs of administrators also for a user whose PATH does not have them.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { completeSearchPath } from "../../src/lab/search-path.ts";

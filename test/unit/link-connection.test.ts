@@ -70,7 +70,8 @@ test(
     const below = primary.whenBelow(1 << 20).then(() => {
       moved = true;
     });
-    // A round trip of the event loop in which the kernel takes what it can: less than 31 MiB fit into its buffers.
+    // A round trip of the event loop in which the kernel takes what it can: less than 31 MiB fit into its
+    // buffers.
     await new Promise((resolve) => setImmediate(resolve));
     assert.equal(moved, false);
     two.resume();

@@ -1,5 +1,5 @@
-// Random faults of the paths of one session, from a seed: whatever happens to them one after the other, nothing is lost, doubled, mixed up or
-// kept without a limit, and the session does not end.
+// Random faults of the paths of one session, from a seed: whatever happens to them one after the other,
+// nothing is lost, doubled, mixed up or kept without a limit, and the session does not end.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -63,7 +63,10 @@ const faults: readonly ((proxy: FaultProxy) => () => void)[] = [
   },
 ];
 
-/** Checkpoint after checkpoint, as a primary sends them: out of buffers that are used again as soon as they are free. */
+/**
+ * Checkpoint after checkpoint, as a primary sends them: out of buffers that are used again as soon as they
+ * are free.
+ */
 async function sendCheckpoints(
   a: Session,
   acked: (epoch: number) => Promise<unknown>,
@@ -151,7 +154,8 @@ for (const seed of [1, 2, 3])
     assert.equal(messages, 1 + CHECKPOINTS * (Math.ceil(CHECKPOINT_PAGES / MAX_PAGES_PER_MESSAGE) + 1));
     await atA.until(() => a.keptBytes === 0 || undefined);
     await atB.until(() => b.keptBytes === 0 || undefined);
-    // What is in flight, what was acknowledged since the last heartbeat, and what waited on a path when another one took over.
+    // What is in flight, what was acknowledged since the last heartbeat, and what waited on a path when
+    // another one took over.
     const most = 3 * IN_FLIGHT * (CHECKPOINT_PAGES * 4104 + 4096);
     assert.ok(Math.max(...kept) <= most, `${Math.max(...kept)} bytes were kept`);
     const broken = [...atA.paths, ...atB.paths].filter(({ reason }) => /replication link:/.test(reason));

@@ -200,7 +200,8 @@ test(
       SIGNS,
     );
     await heard.until(() => session.paths.every(({ up }) => up) || undefined);
-    // The first path hangs; the backup knows nothing of the session any more, and the word of that is lost with the second.
+    // The first path hangs; the backup knows nothing of the session any more, and the word of that is lost
+    // with the second.
     proxies[0]!.pause("down");
     proxies[1]!.pause("down");
     b.sessions[0]!.destroy("gone");

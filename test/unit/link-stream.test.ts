@@ -1,5 +1,5 @@
-// The numbers of a session's messages, over paths that are made up here: whatever is lost, late or said twice, each message is delivered once,
-// in order, and nothing is kept that the peer has confirmed.
+// The numbers of a session's messages, over paths that are made up here: whatever is lost, late or said
+// twice, each message is delivered once, in order, and nothing is kept that the peer has confirmed.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -37,7 +37,10 @@ const steps = fc.array(
   { maxLength: 150, size: "max" },
 );
 
-/** One direction of a session: the sender's own queue on each path, what the kernel has taken, and what the receiver makes of it. */
+/**
+ * One direction of a session: the sender's own queue on each path, what the kernel has taken, and what the
+ * receiver makes of it.
+ */
 class World {
   readonly outgoing = new Outgoing();
   readonly incoming = new Incoming();
@@ -88,7 +91,9 @@ class World {
     }
   }
 
-  /** Messages that the kernel has not taken: whoever freed one has changed bytes that are still to be sent. */
+  /**
+   * Messages that the kernel has not taken: whoever freed one has changed bytes that are still to be sent.
+   */
   get waiting(): number[] {
     return this.queues.flat().flatMap((one) => ("epoch" in one ? one.epoch : []));
   }

@@ -33,7 +33,9 @@ test("chunks do not overlap and lie over the same memory from wherever they are 
   assert.equal(here.take(never), 1);
 });
 
-/** Runs the text in a thread with `staging`, `cell` and `post` at hand; `say` is what it posts, as it comes. */
+/**
+ * Runs the text in a thread with `staging`, `cell` and `post` at hand; `say` is what it posts, as it comes.
+ */
 function thread(text: string, shared: { staging?: Staging; cell?: EpochCell }) {
   const from = (path: string) => JSON.stringify(new URL(`../../src/memory/${path}`, import.meta.url).href);
   const worker = new Worker(

@@ -1,4 +1,5 @@
-// Pieces of QEMU's migration stream, written down by hand from docs/specs/qemu-stream.md, and a sink that remembers what a scanner saw.
+// Pieces of QEMU's migration stream, written down by hand from docs/specs/qemu-stream.md, and a sink that
+// remembers what a scanner saw.
 
 import { MigrationScanner, type PageSink } from "../../src/codec/migration-stream.ts";
 import { PAGE_BYTES } from "../../src/codec/replication.ts";
@@ -88,7 +89,10 @@ export const FIRST_PASS = Buffer.concat([
   footer(),
 ]);
 
-/** The RAM part of a checkpoint, from behind VMSTATE_SEND to its end-of-file byte. Its first record leans on the block before. */
+/**
+ * The RAM part of a checkpoint, from behind VMSTATE_SEND to its end-of-file byte. Its first record leans on
+ * the block before.
+ */
 export const CHECKPOINT = Buffer.concat([
   command(0x0b),
   part(),

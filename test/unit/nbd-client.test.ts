@@ -196,7 +196,9 @@ test("an export that is not there, a socket that is not there, a server that say
   assert.equal((await refusal(NbdClient.connect({ path: closing, exportName: "disk0" }))).errno, "ENOTCONN");
 });
 
-/** A client whose server, once it has seen a request for so many bytes, does something else than it should. */
+/**
+ * A client whose server, once it has seen a request for so many bytes, does something else than it should.
+ */
 async function withRogue(t: TestContext, rogue: (socket: Socket) => void): Promise<NbdClient> {
   const disk = new MemoryDisk(exportOf(DISK_BYTES));
   let last: Socket | undefined;

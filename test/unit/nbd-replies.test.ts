@@ -1,4 +1,6 @@
-/** The client's ear: the handshake and the replies of a server, cut anywhere, and what a server may not send. */
+/**
+ * The client's ear: the handshake and the replies of a server, cut anywhere, and what a server may not send.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";

@@ -92,7 +92,10 @@ export class MemoryDisk {
   }
 }
 
-/** Puts a session on a socket, as its owner would: what is not taken waits with the socket paused. Returns what tries again. */
+/**
+ * Puts a session on a socket, as its owner would: what is not taken waits with the socket paused. Returns
+ * what tries again.
+ */
 export function attach(disk: MemoryDisk, socket: Socket): () => void {
   let rest: Buffer = Buffer.alloc(0);
   const session = disk.session(
@@ -114,7 +117,9 @@ export function attach(disk: MemoryDisk, socket: Socket): () => void {
   return go;
 }
 
-/** Serves on a unix socket until the test is over; `onSocket` is called for every client. Returns the path. */
+/**
+ * Serves on a unix socket until the test is over; `onSocket` is called for every client. Returns the path.
+ */
 export async function listen(t: TestContext, onSocket: (socket: Socket) => void): Promise<string> {
   const dir = await mkdtemp(join(tmpdir(), "remus-nbd-"));
   const sockets = new Set<Socket>();

@@ -1,4 +1,7 @@
-/** The server's side of NBD: what a client may send, cut anywhere, wrong in every way; and an owner that takes its time. */
+/**
+ * The server's side of NBD: what a client may send, cut anywhere, wrong in every way; and an owner that takes
+ * its time.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
@@ -87,7 +90,9 @@ function inside(more: Partial<NbdExport> = {}): Talk {
   return one;
 }
 
-/** Errors of the structured or simple replies in `bytes`, one each; 0 for success. Reads are not among them. */
+/**
+ * Errors of the structured or simple replies in `bytes`, one each; 0 for success. Reads are not among them.
+ */
 function errorsIn(bytes: Buffer): number[] {
   const errors: number[] = [];
   for (let at = 0; at < bytes.length; ) {

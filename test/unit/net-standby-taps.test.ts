@@ -1,4 +1,5 @@
-// The taps of a standby stay what they are, and whatever becomes of them keeps no VM from running (I4). In a network namespace that ends with its process; that process has the tap open as QEMU would.
+// The taps of a standby stay what they are, and whatever becomes of them keeps no VM from running (I4). In a
+// network namespace that ends with its process; that process has the tap open as QEMU would.
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { test } from "node:test";

@@ -1,4 +1,5 @@
-// What rtnetlink is asked for is what iproute2 shows afterwards. In a network namespace that ends with its process.
+// What rtnetlink is asked for is what iproute2 shows afterwards. In a network namespace that ends with its
+// process.
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { test } from "node:test";
@@ -9,7 +10,10 @@ const mayNot = process.geteuid?.() === 0 ? false : "making network namespaces ne
 const MAC = "52:54:00:72:65:01";
 const at = (path: string) => JSON.stringify(new URL(`../../src/os/${path}`, import.meta.url).href);
 
-/** Runs `calls` in a namespace with a bridge, br0, and its port port0. Returns what it and the shell's `look` print. */
+/**
+ * Runs `calls` in a namespace with a bridge, br0, and its port port0. Returns what it and the shell's `look`
+ * print.
+ */
 async function beside(calls: string, look: string): Promise<string> {
   const program = `import { forgetBehind, learnBehind } from ${at("bridge-port.ts")};
     import { networkLink, portsOf, setUp } from ${at("network-link.ts")}; ${calls}`;

@@ -1,4 +1,7 @@
-/** Payloads' memory is used again, and never while somebody may still look at it (I2); what lies idle is bounded (I6). */
+/**
+ * Payloads' memory is used again, and never while somebody may still look at it (I2); what lies idle is
+ * bounded (I6).
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { PayloadMemory } from "../../src/codec/payload-memory.ts";

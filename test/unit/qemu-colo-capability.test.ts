@@ -1,4 +1,7 @@
-/** COLO is switched on as the running QEMU wants it, whatever its version says. The answers are those of real QEMUs. */
+/**
+ * COLO is switched on as the running QEMU wants it, whatever its version says. The answers are those of real
+ * QEMUs.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setColo } from "../../src/hypervisor/qemu/colo-capability.ts";

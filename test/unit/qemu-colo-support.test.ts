@@ -1,4 +1,7 @@
-/** A QEMU without replication lists the capability x-colo all the same: found out before anything is touched (I5). */
+/**
+ * A QEMU without replication lists the capability x-colo all the same: found out before anything is touched
+ * (I5).
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { hasColo } from "../../src/hypervisor/qemu/colo-support.ts";

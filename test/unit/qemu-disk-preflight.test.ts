@@ -1,4 +1,7 @@
-/** Preflight of disks on plain files. What needs file systems and devices of its own is in test/e2e/preflight.test.ts. */
+/**
+ * Preflight of disks on plain files. What needs file systems and devices of its own is in
+ * test/e2e/preflight.test.ts.
+ */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { linkSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
@@ -9,7 +12,10 @@ import { diskPreflight, diskRoomFindings } from "../../src/hypervisor/qemu/disk-
 import type { Finding } from "../../src/hypervisor/qemu/traps.ts";
 import type { DiskSpec } from "../../src/hypervisor/vm-spec.ts";
 
-/** A folder on a disk with a few images of 1 MiB: `one`, `two`, and `link` and `same`, which are `one`; and `state`. */
+/**
+ * A folder on a disk with a few images of 1 MiB: `one`, `two`, and `link` and `same`, which are `one`; and
+ * `state`.
+ */
 function folder(t: TestContext): (name: string) => string {
   const path = mkdtempSync(join(tmpdir(), "remus-disk-preflight-"));
   t.after(() => rmSync(path, { recursive: true }));

@@ -157,7 +157,10 @@ for (const args of [
     assert.ok(finding!.message.includes(args.at(-1)!), finding!.message);
   });
 
-/** A CD as libvirt describes it: the file is opened for writing only if somebody wants to write, and nobody does. */
+/**
+ * A CD as libvirt describes it: the file is opened for writing only if somebody wants to write, and nobody
+ * does.
+ */
 const libvirtDisc = [
   "-blockdev",
   '{"driver":"file","filename":"/a.iso","node-name":"libvirt-1-storage","auto-read-only":true,"discard":"unmap"}',

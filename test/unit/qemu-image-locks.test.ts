@@ -1,4 +1,7 @@
-/** A standby whose image somebody else has, on a real QEMU: it runs the VM when it can have it, and who has it is named (I4, I5). */
+/**
+ * A standby whose image somebody else has, on a real QEMU: it runs the VM when it can have it, and who has it
+ * is named (I4, I5).
+ */
 import assert from "node:assert/strict";
 import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

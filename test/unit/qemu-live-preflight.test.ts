@@ -1,4 +1,7 @@
-/** What an operator has set in a running QEMU for migrations of another kind. With a real one: test/e2e/preflight.test.ts. */
+/**
+ * What an operator has set in a running QEMU for migrations of another kind. With a real one:
+ * test/e2e/preflight.test.ts.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { livePreflight } from "../../src/hypervisor/qemu/live-preflight.ts";

@@ -1,6 +1,6 @@
 /**
- * "Nothing is protected that cannot be failed over": what differs between the hosts of a VM is named before a byte of it is taken in. Here over given facts; with real
- * QEMUs in test/e2e/machine-fit.test.ts.
+ * "Nothing is protected that cannot be failed over": what differs between the hosts of a VM is named before a
+ * byte of it is taken in. Here over given facts; with real QEMUs in test/e2e/machine-fit.test.ts.
  */
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";

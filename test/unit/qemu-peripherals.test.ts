@@ -1,4 +1,7 @@
-/** What a VM has beside cards and disks: the same devices on both hosts, ends of each host's own, and all ways out named (I1). */
+/**
+ * What a VM has beside cards and disks: the same devices on both hosts, ends of each host's own, and all ways
+ * out named (I1).
+ */
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

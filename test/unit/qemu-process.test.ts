@@ -1,4 +1,7 @@
-/** A QEMU that ends says why, and whoever was waiting for it hears that: at its start, and whenever its monitor is lost. */
+/**
+ * A QEMU that ends says why, and whoever was waiting for it hears that: at its start, and whenever its
+ * monitor is lost.
+ */
 import assert from "node:assert/strict";
 import { appendFileSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

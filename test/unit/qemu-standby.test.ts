@@ -1,4 +1,7 @@
-/** The last steps of a takeover, with a monitor that is slow: the only copy of a VM is not given up for that (I5). */
+/**
+ * The last steps of a takeover, with a monitor that is slow: the only copy of a VM is not given up for that
+ * (I5).
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Qmp } from "../../src/hypervisor/qemu/qmp.ts";

@@ -1,4 +1,5 @@
-// Whether a user may open a tap is what the kernel says of it, for taps of every kind of owner. In a network namespace that ends with its process, as the user nobody.
+// Whether a user may open a tap is what the kernel says of it, for taps of every kind of owner. In a network
+// namespace that ends with its process, as the user nobody.
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { test } from "node:test";

@@ -1,4 +1,5 @@
-// A digest goes on for as long as a guardian does: many thousand checkpoints, which is when the engine has compiled everything (I2).
+// A digest goes on for as long as a guardian does: many thousand checkpoints, which is when the engine has
+// compiled everything (I2).
 
 import assert from "node:assert/strict";
 import { test } from "node:test";

@@ -91,7 +91,9 @@ export function pageList(
   };
 }
 
-/** Entries as data over shared memory, for a disk of HELLO; a write's data is made from its place and length. */
+/**
+ * Entries as data over shared memory, for a disk of HELLO; a write's data is made from its place and length.
+ */
 export function diskEntry(kind: DiskEntry["kind"], disk: number, offset: number, length: number): DiskEntry {
   if (kind !== DISK_WRITE) return { disk, kind, offset, length };
   const shared = new Uint8Array(new SharedArrayBuffer(length + 7));

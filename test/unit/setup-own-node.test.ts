@@ -1,4 +1,7 @@
-/** Set-up and the Node that npm brings, when npm has done its part badly: in a folder that has everything else, with a npm that does nothing. */
+/**
+ * Set-up and the Node that npm brings, when npm has done its part badly: in a folder that has everything
+ * else, with a npm that does nothing.
+ */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import {
@@ -23,7 +26,9 @@ function program(file: string, text: string): void {
   chmodSync(file, 0o755);
 }
 
-/** A checkout that is set up, but for our Node. @param own its text, a shell script; undefined: there is none */
+/**
+ * A checkout that is set up, but for our Node. @param own its text, a shell script; undefined: there is none
+ */
 function checkout(t: TestContext, own: string | undefined) {
   const root = mkdtempSync(join(tmpdir(), "remus-setup-"));
   t.after(() => rmSync(root, { recursive: true, force: true }));

@@ -1,5 +1,6 @@
-// A broken rule must be found: each of the bugs of test/sim/bugs.ts is planted into the production code as it is loaded, and looked for in random worlds in which what could show
-// it goes wrong more often than elsewhere. Those that have no such focus take longer: `npm run sim -- --planted` looks for all.
+// A broken rule must be found: each of the bugs of test/sim/bugs.ts is planted into the production code as it
+// is loaded, and looked for in random worlds in which what could show it goes wrong more often than
+// elsewhere. Those that have no such focus take longer: `npm run sim -- --planted` looks for all.
 
 import assert from "node:assert/strict";
 import { availableParallelism } from "node:os";

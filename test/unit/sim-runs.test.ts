@@ -1,4 +1,5 @@
-// The simulator itself: that it is what it says, sees what it should, and replays. Thousands of runs are `npm run sim`'s affair.
+// The simulator itself: that it is what it says, sees what it should, and replays. Thousands of runs are `npm
+// run sim`'s affair.
 
 import assert from "node:assert/strict";
 import { after, test } from "node:test";

@@ -1,5 +1,6 @@
-// Named scenarios of two hosts, played in the simulator's world: the production guardians and core, and made-up hosts, links and a witness. Each says which story it
-// tells; the judge (test/sim/world/checker.ts) looks for I1 to I6 all the time.
+// Named scenarios of two hosts, played in the simulator's world: the production guardians and core, and
+// made-up hosts, links and a witness. Each says which story it tells; the judge (test/sim/world/checker.ts)
+// looks for I1 to I6 all the time.
 
 import assert from "node:assert/strict";
 import { after, describe, test } from "node:test";

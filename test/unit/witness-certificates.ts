@@ -10,7 +10,10 @@ export interface Certificate {
 
 export interface Authority {
   readonly caFile: string;
-  /** Good for a server on the loopback and for a client. @param subject how it names its holder; by CN if left out */
+  /**
+   * Good for a server on the loopback and for a client. @param subject how it names its holder; by CN if left
+   * out
+   */
   issue(name: string, subject?: "CN" | "O"): Certificate;
 }
 

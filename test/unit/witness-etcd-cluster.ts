@@ -1,4 +1,5 @@
-// A real etcd of several members on the loopback, each a process of its own that can be killed and started again with what it had.
+// A real etcd of several members on the loopback, each a process of its own that can be killed and started
+// again with what it had.
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { createServer } from "node:net";
@@ -131,7 +132,10 @@ export class EtcdCluster {
     member.process = spawn(PROGRAM, words, { stdio: "ignore" });
   }
 
-  /** A read that the whole cluster has to agree to. With authentication on it is refused, and that is an answer, too. */
+  /**
+   * A read that the whole cluster has to agree to. With authentication on it is refused, and that is an
+   * answer, too.
+   */
   private async answers(n: number): Promise<void> {
     const deadline = performance.now() + GRACE_MS;
     for (;;) {

@@ -1,4 +1,5 @@
-// A witness that can be read and not written is none: it is found out by looking, told of at once, and is back when there is room (I4).
+// A witness that can be read and not written is none: it is found out by looking, told of at once, and is
+// back when there is room (I4).
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -53,7 +54,10 @@ function fill(directory: string): () => void {
   return () => rmSync(path);
 }
 
-/** The same until `told` has come: what somebody was just writing there may have been removed after the first time. */
+/**
+ * The same until `told` has come: what somebody was just writing there may have been removed after the first
+ * time.
+ */
 async function fillUntil<T>(
   directory: string,
   told: Promise<T>,

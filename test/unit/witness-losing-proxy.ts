@@ -1,4 +1,5 @@
-// A proxy that loses answers: the request is passed on and carried out, and the connection is cut in place of the answer.
+// A proxy that loses answers: the request is passed on and carried out, and the connection is cut in place of
+// the answer.
 import { once } from "node:events";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";

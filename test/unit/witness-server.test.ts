@@ -138,7 +138,8 @@ test("the server answers bad requests with a sentence, and goes on", async (t) =
     assert.equal(answer.status, status, `${path} ${body.slice(0, 100)}`);
     assert.match((answer as { error?: string }).error ?? "", /\w \w/);
   }
-  // One that never says what it wants, one that speaks no HTTP, and one that leaves in the middle of its request.
+  // One that never says what it wants, one that speaks no HTTP, and one that leaves in the middle of its
+  // request.
   const port = Number(new URL(url).port);
   const mute = createConnection(port, "127.0.0.1");
   const rude = createConnection(port, "127.0.0.1").resume();

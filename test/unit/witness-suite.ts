@@ -35,7 +35,10 @@ export function open(t: TestContext, choice: WitnessChoice): Recorded {
 /** So many of the generations at least. */
 export const MOSTLY = 0.8;
 
-/** Both ask for one generation after the other, as fast as they can. None is granted to both. Returns how many each has won. */
+/**
+ * Both ask for one generation after the other, as fast as they can. None is granted to both. Returns how many
+ * each has won.
+ */
 export async function race(
   arbiters: readonly [Arbiter, Arbiter],
   generations: number,

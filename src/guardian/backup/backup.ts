@@ -1,6 +1,7 @@
 /**
- * The backup guardian: keeps a standby QEMU over the RAM image and the disk images, takes checkpoints in, and lets the standby run when the
- * primary is lost and the arbiter agrees. It feeds `core/backup` and carries its effects out.
+ * The backup guardian: keeps a standby QEMU over the RAM image and the disk images, takes checkpoints in, and
+ * lets the standby run when the primary is lost and the arbiter agrees. It feeds `core/backup` and carries
+ * its effects out.
  */
 
 import { join } from "node:path";
@@ -281,7 +282,10 @@ export class BackupGuardian {
 
   // Events
 
-  /** Its process may not end for long, should it wait for storage. Whoever must know that it does not run the VM hears that now. */
+  /**
+   * Its process may not end for long, should it wait for storage. Whoever must know that it does not run the
+   * VM hears that now.
+   */
   private standbyHangs(reason: string): void {
     if (this.quitting || !isSpare(this.state)) return;
     this.hung = true;

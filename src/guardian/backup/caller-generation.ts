@@ -1,6 +1,7 @@
 /**
- * Whether the generation that a caller names can be one. Whoever says a great number must not be able to make the real primary an old one for ever: a generation
- * that is greater than this host's is one that the witness knows.
+ * Whether the generation that a caller names can be one. Whoever says a great number must not be able to make
+ * the real primary an old one for ever: a generation that is greater than this host's is one that the witness
+ * knows.
  */
 import type { Refuse } from "../../codec/replication.ts";
 import type { Generation } from "../../core/words.ts";

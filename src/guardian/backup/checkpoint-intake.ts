@@ -1,4 +1,7 @@
-/** Makes whole checkpoints of what comes over the link. What of checkpoint 0 can go into the images at once does: they are no checkpoint yet. */
+/**
+ * Makes whole checkpoints of what comes over the link. What of checkpoint 0 can go into the images at once
+ * does: they are no checkpoint yet.
+ */
 import { payloadMemory } from "../../codec/payload-memory.ts";
 import { type MessageOf, ProtocolError, type ReplicationMessage } from "../../codec/replication.ts";
 import type { EpochId } from "../../core/words.ts";
@@ -23,7 +26,10 @@ export interface IntakeOptions {
 
 export class CheckpointIntake {
   private readonly options: IntakeOptions;
-  /** The checkpoint that is on its way, and perhaps the next, whose disk writes come while the pages of the first do. */
+  /**
+   * The checkpoint that is on its way, and perhaps the next, whose disk writes come while the pages of the
+   * first do.
+   */
   private readonly buffers = new Map<EpochId, CheckpointBuffer>();
   private next: EpochId = 0;
 

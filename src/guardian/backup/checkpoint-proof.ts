@@ -1,6 +1,6 @@
 /**
- * The proof that this host could go on with the VM: checkpoint 0 is loaded into a QEMU like the standby before it is acknowledged. The VM runs meanwhile, and its output is
- * held.
+ * The proof that this host could go on with the VM: checkpoint 0 is loaded into a QEMU like the standby
+ * before it is acknowledged. The VM runs meanwhile, and its output is held.
  */
 import { rmSync } from "node:fs";
 import { join } from "node:path";
@@ -52,7 +52,10 @@ export class CheckpointProof {
     });
   }
 
-  /** Resolves when the state has loaded, or cannot be tried. Fails with QEMU's own words, which name what it cannot take. */
+  /**
+   * Resolves when the state has loaded, or cannot be tried. Fails with QEMU's own words, which name what it
+   * cannot take.
+   */
   async prove(from: ComposedFrom): Promise<void> {
     const { probe } = this;
     if (probe === undefined) return;
@@ -72,7 +75,10 @@ export class CheckpointProof {
     }
   }
 
-  /** A host may forbid what the trial needs beside the standby, a network of its own for example: that does not make it unfit. */
+  /**
+   * A host may forbid what the trial needs beside the standby, a network of its own for example: that does
+   * not make it unfit.
+   */
   private async isReady(probe: Probe): Promise<boolean> {
     try {
       await probe.ready();

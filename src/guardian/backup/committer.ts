@@ -1,6 +1,6 @@
 /**
- * Puts whole checkpoints into the backup's images, one after the other (I2). It works in slices, so that a large checkpoint does not
- * keep this process from hearing and sending heartbeats.
+ * Puts whole checkpoints into the backup's images, one after the other (I2). It works in slices, so that a
+ * large checkpoint does not keep this process from hearing and sending heartbeats.
  */
 import { payloadMemory } from "../../codec/payload-memory.ts";
 import type { DiskEntry, PageList } from "../../codec/replication.ts";
@@ -11,7 +11,9 @@ import type { WholeCheckpoint } from "../../memory/checkpoint-buffer.ts";
 /** PAGES messages written before other events get a turn: 4 MiB, a millisecond or two. */
 const MESSAGES_A_SLICE = 4;
 
-/** Where the disk writes of a checkpoint go. False: they could not be written, and that was told elsewhere. */
+/**
+ * Where the disk writes of a checkpoint go. False: they could not be written, and that was told elsewhere.
+ */
 export interface DiskImages {
   apply(entries: readonly DiskEntry[]): Promise<boolean>;
 }
@@ -28,8 +30,8 @@ export class Committer {
   private queue: WholeCheckpoint[] = [];
   private nextSlice: NodeJS.Immediate | undefined;
   /**
-   * A checkpoint is being put in: now, in the next slice, or by the disks. Whoever hears of a commit may add the next one before it returns. The images are
-   * whole only when it is not.
+   * A checkpoint is being put in: now, in the next slice, or by the disks. Whoever hears of a commit may add
+   * the next one before it returns. The images are whole only when it is not.
    */
   busy = false;
   /** The first of the queue could not be put in. It waits for `again`, and those behind it with it. */
@@ -61,7 +63,8 @@ export class Committer {
   }
 
   /**
-   * Puts the checkpoint in anew that could not be put in, all of it, and then those behind it. What of it is in the images already is the same.
+   * Puts the checkpoint in anew that could not be put in, all of it, and then those behind it. What of it is
+   * in the images already is the same.
    * @returns whether there was one
    */
   again(): boolean {

@@ -14,7 +14,10 @@ export interface BackupFailureParts extends Told {
   readonly beginAnew: () => void;
 }
 
-/** An event that the core did not take is not told to it again. Without one of these it does not know what is in the images, or would refuse it for ever. */
+/**
+ * An event that the core did not take is not told to it again. Without one of these it does not know what is
+ * in the images, or would refuse it for ever.
+ */
 const LEFT_OUT: ReadonlySet<BackupEvent["type"]> = new Set(["committed", "primary-lost"]);
 
 export class BackupFailures {
@@ -58,13 +61,17 @@ export function isOnlyCopy(state: BackupState): boolean {
   return (state.phase === "arbitrating" || state.phase === "recovering") && !state.planned;
 }
 
-/** Whether the VM is elsewhere: a standby that does nothing is ended. Where the primary is lost it may be the only way the VM can go on (I5). */
+/**
+ * Whether the VM is elsewhere: a standby that does nothing is ended. Where the primary is lost it may be the
+ * only way the VM can go on (I5).
+ */
 export function isSpare(state: BackupState): boolean {
   return state.phase !== "running" && !isOnlyCopy(state);
 }
 
 /**
- * For the host's signals. A VM that is on its way to this host is not dropped in the midst: whoever it becomes is told to end then.
+ * For the host's signals. A VM that is on its way to this host is not dropped in the midst: whoever it
+ * becomes is told to end then.
  * @param end ends the standby and this guardian
  */
 export function endingOf(

@@ -1,4 +1,7 @@
-/** What the backup has of the VM: checkpoints that come in, those that are whole and wait for their turn, and the images they go into. */
+/**
+ * What the backup has of the VM: checkpoints that come in, those that are whole and wait for their turn, and
+ * the images they go into.
+ */
 import { InvariantBroken } from "../../core/transition.ts";
 import type { EpochId } from "../../core/words.ts";
 import type { BackupImages } from "../../memory/backup-images.ts";
@@ -20,12 +23,18 @@ export interface HeldCheckpointsOptions {
   /** The file of the UEFI variable store, if there is one: what the guest's flash memory holds. */
   readonly flash?: string | undefined;
   readonly bounds: MemoryBounds;
-  /** A checkpoint is whole, and may be acknowledged. `acknowledge` and `commit` are of the last one that was told. */
+  /**
+   * A checkpoint is whole, and may be acknowledged. `acknowledge` and `commit` are of the last one that was
+   * told.
+   */
   readonly onWhole: (epoch: EpochId) => void;
   readonly onCommitted: (epoch: EpochId) => void;
   /** Shows that this host could go on with the VM, before checkpoint 0 is called whole. */
   readonly proof: Pick<CheckpointProof, "begin" | "prove" | "drop">;
-  /** This host could not go on with the VM: nothing was acknowledged then. Or the memory's image could not be written. */
+  /**
+   * This host could not go on with the VM: nothing was acknowledged then. Or the memory's image could not be
+   * written.
+   */
   readonly onFailed: (reason: string) => void;
   readonly told: Told;
   /** The primary is lost: what the images do not take is tried again. */
@@ -40,10 +49,16 @@ export class HeldCheckpoints {
   private readonly options: HeldCheckpointsOptions;
   private readonly committer: Committer;
   private readonly commits: CommitAgain;
-  /** Whole in memory, and not acknowledged: those before them wait for their commit, and are enough of that (I6). */
+  /**
+   * Whole in memory, and not acknowledged: those before them wait for their commit, and are enough of that
+   * (I6).
+   */
   private unacknowledged: WholeCheckpoint[] = [];
   private whole: WholeCheckpoint | undefined;
-  /** Checkpoint 0 is being tried. The images must not change meanwhile: nothing is acknowledged, so nothing is committed. */
+  /**
+   * Checkpoint 0 is being tried. The images must not change meanwhile: nothing is acknowledged, so nothing is
+   * committed.
+   */
   private proving: WholeCheckpoint | undefined;
   private committed: EpochId = -1;
   private atWhole: ((epoch: EpochId) => void) | undefined;
@@ -106,8 +121,8 @@ export class HeldCheckpoints {
   }
 
   /**
-   * `look` is called once, at the next instant at which the images are at a whole checkpoint and nothing is being changed, perhaps at once. The last
-   * one counts; undefined: none.
+   * `look` is called once, at the next instant at which the images are at a whole checkpoint and nothing is
+   * being changed, perhaps at once. The last one counts; undefined: none.
    */
   whenWhole(look: ((epoch: EpochId) => void) | undefined): void {
     this.atWhole = look;
@@ -127,7 +142,10 @@ export class HeldCheckpoints {
     this.committer.add(this.whole!);
   }
 
-  /** Puts the checkpoint in anew, after a while, that the images did not take, and those behind it. Nobody else has the VM. */
+  /**
+   * Puts the checkpoint in anew, after a while, that the images did not take, and those behind it. Nobody
+   * else has the VM.
+   */
   commitAgain(reason: string): void {
     this.commits.failed(reason);
   }

@@ -1,4 +1,7 @@
-/** The backup's side of the link: an open door, one primary at a time, and what is heard from it and said to it. */
+/**
+ * The backup's side of the link: an open door, one primary at a time, and what is heard from it and said to
+ * it.
+ */
 
 import type { ReplicationMessage } from "../../codec/replication.ts";
 import { encodeHashes } from "../../codec/replication-disk.ts";
@@ -111,13 +114,19 @@ export class BackupLink {
     connection?.finish(encode(this.ids()), why);
   }
 
-  /** With `stoodDown` it is for the primary to close the link then: should the word be lost with it, the VM would be, too. */
+  /**
+   * With `stoodDown` it is for the primary to close the link then: should the word be lost with it, the VM
+   * would be, too.
+   */
   refuseHandover(reason: string, stoodDown: boolean): void {
     this.refusedForGood = stoodDown;
     this.send((ids) => encodeHandoverRefused(ids, reason, stoodDown));
   }
 
-  /** Resolves when a primary that was refused for good has heard it, or has had its time. At once if there is none. */
+  /**
+   * Resolves when a primary that was refused for good has heard it, or has had its time. At once if there is
+   * none.
+   */
   async refusalHeard(): Promise<void> {
     const { connection } = this;
     if (!this.refusedForGood) return;
@@ -195,7 +204,8 @@ export class BackupLink {
     const state = this.options.state();
     if (state.phase !== "waiting" || this.greeting)
       return { code: "wrong-state", message: `the backup is ${state.phase}` };
-    // The witness tells them apart by their names: under one name, what is granted to one is granted to the other (I3).
+    // The witness tells them apart by their names: under one name, what is granted to one is granted to the
+    // other (I3).
     const { host } = this.options.context.config;
     if (hello.host === host)
       return { code: "same-host", message: `both hosts call themselves ${host}; give them names with host:` };
@@ -238,7 +248,10 @@ export class BackupLink {
     }
   }
 
-  /** What does not fit into this host's memory ends the protection, and nothing else: the primary is well, and keeps the VM (I5, I6). */
+  /**
+   * What does not fit into this host's memory ends the protection, and nothing else: the primary is well, and
+   * keeps the VM (I5, I6).
+   */
   private takeIn(message: ReplicationMessage): void {
     const { feed, intake } = this.options;
     try {

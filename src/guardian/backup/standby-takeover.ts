@@ -56,8 +56,9 @@ export class StandbyTakeover {
   }
 
   /**
-   * Everything that need not wait for the arbiter, once the images are at checkpoint `epoch`, the last one: the standby has its state then, and does not run. In a
-   * planned switchover the VM is paused meanwhile, and whatever becomes of it, this standby does not take another checkpoint in: it runs the VM, or it ends.
+   * Everything that need not wait for the arbiter, once the images are at checkpoint `epoch`, the last one:
+   * the standby has its state then, and does not run. In a planned switchover the VM is paused meanwhile, and
+   * whatever becomes of it, this standby does not take another checkpoint in: it runs the VM, or it ends.
    */
   prepare(epoch: EpochId, state: BackupState): Promise<void> {
     if (!("committed" in state) || state.committed !== epoch)
@@ -81,7 +82,10 @@ export class StandbyTakeover {
     if (this.times !== undefined) this.times.loadedAtMs = monotonicMs();
   }
 
-  /** Runs the standby from checkpoint `epoch`. Rejects with what QEMU said; it may come up late then, and must be killed. */
+  /**
+   * Runs the standby from checkpoint `epoch`. Rejects with what QEMU said; it may come up late then, and must
+   * be killed.
+   */
   async run(epoch: EpochId, state: BackupState): Promise<void> {
     const { disks, qemu, taps } = this.parts;
     this.at = epoch;

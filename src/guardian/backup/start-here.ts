@@ -1,6 +1,7 @@
 /**
- * `start-here`: somebody who has looked says that the VM runs nowhere, and has it started from the disks of this host. For what the rules of starting leave to
- * people: the host that was given the VM failed before it ran it, or the host that ran it last is lost for good.
+ * `start-here`: somebody who has looked says that the VM runs nowhere, and has it started from the disks of
+ * this host. For what the rules of starting leave to people: the host that was given the VM failed before it
+ * ran it, or the host that ran it last is lost for good.
  */
 
 import type { Claim } from "../../core/arbiter.ts";

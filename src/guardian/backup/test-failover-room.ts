@@ -4,7 +4,10 @@ import { directory, memAvailableMiB } from "../../hypervisor/qemu/host-facts.ts"
 import { QEMU_MIB } from "../../hypervisor/qemu/preflight.ts";
 
 const MIB = 2 ** 20;
-/** Of the file system that holds what the clone's disks take, so much stays free: the VM's own images may lie there, too. */
+/**
+ * Of the file system that holds what the clone's disks take, so much stays free: the VM's own images may lie
+ * there, too.
+ */
 const RESERVE = { share: 0.05, mostMiB: 1024 };
 
 export interface RoomQuestion {

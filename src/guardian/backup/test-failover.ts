@@ -1,8 +1,9 @@
 /**
- * A test failover: a clone of the VM at a whole checkpoint runs on the backup's host, cut off from everything, while protection goes on. It is looked
- * at and dropped (docs/specs/test-failover.md).
+ * A test failover: a clone of the VM at a whole checkpoint runs on the backup's host, cut off from
+ * everything, while protection goes on. It is looked at and dropped (docs/specs/test-failover.md).
  *
- * It is nobody's VM: no invariant depends on it, and whatever happens to it, protection comes first. So `drop` waits for nothing.
+ * It is nobody's VM: no invariant depends on it, and whatever happens to it, protection comes first. So
+ * `drop` waits for nothing.
  */
 
 import { mkdir, open, rm } from "node:fs/promises";
@@ -26,7 +27,10 @@ import type { HostEnvironment } from "../host-environment.ts";
 import type { HeldCheckpoints } from "./held-checkpoints.ts";
 import { whyDiskFull, whyNoRoom } from "./test-failover-room.ts";
 
-/** RAM is copied so many pages at a time, with a rest between: a millisecond of work, and commits and heartbeats have their turns. */
+/**
+ * RAM is copied so many pages at a time, with a rest between: a millisecond of work, and commits and
+ * heartbeats have their turns.
+ */
 const COPY = { pages: 256, restMs: 2 };
 const WATCH_EVERY_MS = 500;
 const SERIAL_TAIL_BYTES = 4096;
@@ -179,7 +183,9 @@ export class TestFailover {
     clone.ram = await makeRamFile(places.ramFile, held.images.ramBytes);
   }
 
-  /** Takes the next instant at which the images are at a whole checkpoint, and copies the RAM of that instant. */
+  /**
+   * Takes the next instant at which the images are at a whole checkpoint, and copies the RAM of that instant.
+   */
   private async takeCheckpoint(clone: Clone): Promise<ComposedFrom> {
     const { disks, held } = this.parts;
     const { frozen, ram } = clone;

@@ -1,6 +1,7 @@
 /**
  * The guardian's configuration file: YAML 1.2, and so JSON too. docs/config.md tells every field to the user.
- * A file with a mistake is refused with every mistake in it: file:line:column, the field, what is wrong, what to do.
+ * A file with a mistake is refused with every mistake in it: file:line:column, the field, what is wrong, what
+ * to do.
  */
 import { readFile } from "node:fs/promises";
 import { hostname } from "node:os";
@@ -124,14 +125,17 @@ const schema = z.discriminatedUnion(
   'must be "primary" or "backup"',
 );
 
-/** A union over `role`: a primary has `replication.peer`, a backup `replication.listen`, each a list of `{host, port}`, one for each path. */
+/**
+ * A union over `role`: a primary has `replication.peer`, a backup `replication.listen`, each a list of
+ * `{host, port}`, one for each path.
+ */
 export type GuardianConfig = z.output<typeof schema>;
 export type PrimaryConfig = GuardianConfig & { readonly role: "primary" };
 export type BackupConfig = GuardianConfig & { readonly role: "backup" };
 
 /**
- * The same guardian in this role; undefined if its file lacks the address that the role needs. A primary needs none to run the VM: without a peer, of which it
- * then has an empty list, it cannot protect it.
+ * The same guardian in this role; undefined if its file lacks the address that the role needs. A primary
+ * needs none to run the VM: without a peer, of which it then has an empty list, it cannot protect it.
  */
 export function inRole(role: GuardianConfig["role"], config: GuardianConfig): GuardianConfig | undefined {
   const { listen, peer } = config.replication;
@@ -246,7 +250,9 @@ function showPath(path: Path): string {
   return text === "" ? "the configuration" : text.replace(/^\./, "");
 }
 
-/** Where in the text the field is: its key if it has one; for a missing field, the map that it should be in. */
+/**
+ * Where in the text the field is: its key if it has one; for a missing field, the map that it should be in.
+ */
 function offsetOf(contents: unknown, path: Path): number {
   let node = contents;
   let offset = startOf(node) ?? 0;

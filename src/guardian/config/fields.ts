@@ -51,7 +51,10 @@ export const tapName = z
 
 const ADDRESS = "must be ADDR:PORT, e.g. 10.0.0.2:7000 or [fd00::2]:7000";
 
-/** One `ADDR:PORT`, in which an IPv6 address stands in brackets, or a list of 1 to `most`, each once. Gives a list. */
+/**
+ * One `ADDR:PORT`, in which an IPv6 address stands in brackets, or a list of 1 to `most`, each once. Gives a
+ * list.
+ */
 export const endpoints = (most: number) =>
   z.unknown().transform((value, context) => {
     const wrong = (message: string, path: number[] = []): void => {

@@ -1,4 +1,7 @@
-/** The part `vm` of the configuration file: what a VM is, as both hosts are told. docs/config.md tells every field to the user. */
+/**
+ * The part `vm` of the configuration file: what a VM is, as both hosts are told. docs/config.md tells every
+ * field to the user.
+ */
 import { z } from "zod";
 import { MAX_DISKS } from "../../codec/replication.ts";
 import { absolutePath, mac, socketPath, tapName, whole } from "./fields.ts";

@@ -41,7 +41,8 @@ export class ControlClient {
 
   /**
    * Connects to the socket at `path`. Fails when no guardian listens there.
-   * @param onEvent is told of events once `watch` was asked for; kinds that this client does not know are passed over
+   * @param onEvent is told of events once `watch` was asked for; kinds that this client does not know are
+   * passed over
    */
   static connect(path: string, onEvent: (event: HeardEvent) => void = () => {}): Promise<ControlClient> {
     const { promise, resolve, reject } = Promise.withResolvers<ControlClient>();
@@ -54,7 +55,10 @@ export class ControlClient {
     return promise;
   }
 
-  /** Gives an order and waits for its answer. Fails with `OrderFailed`; its code is `not-understood` if the answer is not what this version has. */
+  /**
+   * Gives an order and waits for its answer. Fails with `OrderFailed`; its code is `not-understood` if the
+   * answer is not what this version has.
+   */
   async order<C extends Command>(
     command: C,
     ...[args]: Record<string, never> extends ArgumentsOf<C> ? [ArgumentsOf<C>?] : [ArgumentsOf<C>]
@@ -79,7 +83,9 @@ export class ControlClient {
     return this.order("status");
   }
 
-  /** Of a primary or a backup. Fails with `OrderFailed` and the code `wrong-role` while it has no role yet. */
+  /**
+   * Of a primary or a backup. Fails with `OrderFailed` and the code `wrong-role` while it has no role yet.
+   */
   async statusInRole(): Promise<PrimaryStatus | BackupStatus> {
     const status = await this.status();
     if (status.role === "starting") throw wrongRole(status, "primary or backup");

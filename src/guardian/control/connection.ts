@@ -1,9 +1,11 @@
 /**
- * One caller at the control socket: its lines are taken in one by one, and its answers go back when they are done. What it may take up is bounded (I6): the orders
- * it has given, the answers it does not read, the length of a line.
+ * One caller at the control socket: its lines are taken in one by one, and its answers go back when they are
+ * done. What it may take up is bounded (I6): the orders it has given, the answers it does not read, the
+ * length of a line.
  *
- * A caller that has nothing more to say may close its half, as `nc` and `socat` do at the end of their input: what it asked for is answered all the same. One that has
- * gone entirely is found out, for with it ends what it has asked to be undone.
+ * A caller that has nothing more to say may close its half, as `nc` and `socat` do at the end of their input:
+ * what it asked for is answered all the same. One that has gone entirely is found out, for with it ends what
+ * it has asked to be undone.
  */
 import type { Socket } from "node:net";
 import { hungUp } from "../../os/socket.ts";

@@ -1,4 +1,7 @@
-/** The orders that a guardian takes, what each is given and what it answers (docs/specs/control.md); and the check that stands before whoever carries one out. */
+/**
+ * The orders that a guardian takes, what each is given and what it answers (docs/specs/control.md); and the
+ * check that stands before whoever carries one out.
+ */
 import { z } from "zod";
 import { OrderRefused } from "./refusal.ts";
 import type { Caller, Order } from "./socket.ts";

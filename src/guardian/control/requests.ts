@@ -2,8 +2,8 @@
 import { z } from "zod";
 
 /**
- * Grows when something that callers rely on changes its meaning or goes away. New orders, events and fields come without a new version: who does not know
- * them passes them over.
+ * Grows when something that callers rely on changes its meaning or goes away. New orders, events and fields
+ * come without a new version: who does not know them passes them over.
  */
 export const CONTROL_VERSION = 1;
 

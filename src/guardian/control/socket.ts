@@ -1,6 +1,7 @@
 /**
  * The guardian's ear: a unix socket on which it takes orders, one JSON object a line (docs/specs/control.md).
- * A connection's requests are answered in the order in which they are done. Whoever says `watch` is sent events as well.
+ * A connection's requests are answered in the order in which they are done. Whoever says `watch` is sent
+ * events as well.
  */
 import { mkdirSync, rmSync, statSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
@@ -16,7 +17,9 @@ export type Order = (args: Readonly<Record<string, unknown>>, caller: Caller) =>
 
 /** More are turned away, unless one that waits for nothing can be sent away instead. */
 const MOST_CONNECTIONS = 64;
-/** Whoever tidies up run directories, a service manager or a person, leaves a guardian that nobody can reach. */
+/**
+ * Whoever tidies up run directories, a service manager or a person, leaves a guardian that nobody can reach.
+ */
 const LOOK_EVERY_MS = 2_000;
 
 export class ControlSocket {
@@ -37,7 +40,9 @@ export class ControlSocket {
     this.everyMs = everyMs;
   }
 
-  /** Takes these orders from now on; the socket is there from the first time on. Who watches goes on watching. */
+  /**
+   * Takes these orders from now on; the socket is there from the first time on. Who watches goes on watching.
+   */
   async take(orders: Readonly<Record<string, Order>>): Promise<void> {
     this.orders = orders;
     if (this.server !== undefined) return;
@@ -53,7 +58,8 @@ export class ControlSocket {
     rmSync(this.path, { force: true });
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
-      // Whoever may open it may give every order. It is bound within the call, so nobody sees it with wider rights.
+      // Whoever may open it may give every order. It is bound within the call, so nobody sees it with wider
+      // rights.
       const before = process.umask(0o177);
       server.listen(this.path, resolve);
       process.umask(before);
@@ -118,7 +124,10 @@ export class ControlSocket {
     this.connections.add(connection);
   }
 
-  /** Sends the one away that has been idle for longest: callers that are forgotten must not keep an operator out. */
+  /**
+   * Sends the one away that has been idle for longest: callers that are forgotten must not keep an operator
+   * out.
+   */
   private makeRoom(): boolean {
     const idle = [...this.connections]
       .filter(({ idleSinceMs }) => idleSinceMs !== undefined)

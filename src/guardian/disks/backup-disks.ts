@@ -1,6 +1,7 @@
 /**
- * The backup's disk images, and the note of what this host is to the VM: what they are worth, what is put into them, and when it is safe. The standby QEMU has them open and exports
- * them to us; the state file says what they are, whatever happens to this host.
+ * The backup's disk images, and the note of what this host is to the VM: what they are worth, what is put
+ * into them, and when it is safe. The standby QEMU has them open and exports them to us; the state file says
+ * what they are, whatever happens to this host.
  */
 import { join } from "node:path";
 import { type DiskEntry, type DiskImage, type HashRange, MAX_SUSPECTS } from "../../codec/replication.ts";
@@ -24,7 +25,10 @@ import type { VmSpec } from "../../hypervisor/vm-spec.ts";
 import { soloBitmap } from "./dirty-records.ts";
 import { replicatedDisks } from "./owned-disks.ts";
 
-/** How often what was applied is put on stable storage: so much at most a quick resync brings over for nothing. */
+/**
+ * How often what was applied is put on stable storage: so much at most a quick resync brings over for
+ * nothing.
+ */
 const DURABLE_EVERY_MS = 2_000;
 
 export interface FollowedDisk {
@@ -91,7 +95,10 @@ export class BackupDisks {
     for (const [disk, client] of clients) this.watch(disk, client);
   }
 
-  /** Has the standby export its disks, and connects to them. Rejects when an image is in use, or cannot be written. */
+  /**
+   * Has the standby export its disks, and connects to them. Rejects when an image is in use, or cannot be
+   * written.
+   */
   static async open(options: BackupDisksOptions): Promise<BackupDisks> {
     const { qmp, disks, runDirectory } = options;
     if (disks.length > 0) await startExports(qmp, socketPath(runDirectory));
@@ -124,7 +131,10 @@ export class BackupDisks {
     );
   }
 
-  /** A protection begins. Nothing is noted yet: whoever comes may be nobody, and the images are what they were until his first pass is. */
+  /**
+   * A protection begins. Nothing is noted yet: whoever comes may be nobody, and the images are what they were
+   * until his first pass is.
+   */
   begin(session: string, generation: Generation): void {
     this.session = { id: session, generation };
     this.appliedBytes = 0;
@@ -138,7 +148,10 @@ export class BackupDisks {
     this.early.clear();
   }
 
-  /** Its first pass has come: from here on the images are no more what they were. Noted before the first byte is written. */
+  /**
+   * Its first pass has come: from here on the images are no more what they were. Noted before the first byte
+   * is written.
+   */
   firstPass(): Promise<void> {
     const { before, session } = this;
     if (this.noted !== undefined || session === undefined) return this.noted ?? Promise.resolve();
@@ -160,8 +173,8 @@ export class BackupDisks {
   }
 
   /**
-   * The images did not take something, and nobody else has the VM: they may take it now. What is of epoch 0 is given to them once more; a checkpoint is for whoever
-   * gave it.
+   * The images did not take something, and nobody else has the VM: they may take it now. What is of epoch 0
+   * is given to them once more; a checkpoint is for whoever gave it.
    */
   async again(): Promise<void> {
     if (!this.failed || this.released) return;
@@ -181,7 +194,10 @@ export class BackupDisks {
     for (const { entries, payloadBytes, then } of early) this.applyNow(entries, payloadBytes, then);
   }
 
-  /** Puts the writes of a whole checkpoint in, behind all before it. False: they are not, and `onFailed` was told or the session is over. */
+  /**
+   * Puts the writes of a whole checkpoint in, behind all before it. False: they are not, and `onFailed` was
+   * told or the session is over.
+   */
   async apply(entries: readonly DiskEntry[]): Promise<boolean> {
     const { session } = this;
     const ours = () => session === this.session && !this.failed;
@@ -231,8 +247,9 @@ export class BackupDisks {
   }
 
   /**
-   * Notes that the images are no replica any more: the VM writes to them, or is about to. Nor are they the VM's before the primary that this host becomes has
-   * put them on stable storage (OwnedDisks.settle): what a power failure leaves of them until then is a mixture, from which nobody must start (I2).
+   * Notes that the images are no replica any more: the VM writes to them, or is about to. Nor are they the
+   * VM's before the primary that this host becomes has put them on stable storage (OwnedDisks.settle): what a
+   * power failure leaves of them until then is a mixture, from which nobody must start (I2).
    */
   claim(generation: Generation): void {
     this.claimed = true;
@@ -292,7 +309,8 @@ export class BackupDisks {
     const { session } = this;
     if (session === undefined) return;
     await this.applier.flush();
-    // Of a session that is over it must not be noted any more: the next one may have begun to write, or the VM.
+    // Of a session that is over it must not be noted any more: the next one may have begun to write, or the
+    // VM.
     if (session !== this.session || this.claimed || this.released) return;
     await this.options.record.write({
       generation: session.generation,

@@ -1,6 +1,7 @@
 /**
- * What this host's QEMU has noted of the disks' changes, and what that is worth to a backup that comes back with an old image. QEMU keeps the
- * notes, in dirty bitmaps, so no write is missed; here is kept from when on each one counts.
+ * What this host's QEMU has noted of the disks' changes, and what that is worth to a backup that comes back
+ * with an old image. QEMU keeps the notes, in dirty bitmaps, so no write is missed; here is kept from when on
+ * each one counts.
  */
 import type { DiskImage } from "../../codec/replication.ts";
 import { type Baseline, countsNow, resyncWay } from "../../core/resync.ts";
@@ -26,7 +27,10 @@ export class DirtyRecords {
   private readonly qmp: Qmp;
   private readonly disks: readonly number[];
   private baseline: Baseline | undefined;
-  /** Began during the present session; becomes the baseline once the backup has everything before it on stable storage. */
+  /**
+   * Began during the present session; becomes the baseline once the backup has everything before it on stable
+   * storage.
+   */
   private next: Baseline | undefined;
   private renewedMs = Number.NEGATIVE_INFINITY;
   private counter = 0;

@@ -1,6 +1,7 @@
 /**
- * What QEMU says of the VM's disks on this host: a write or read that failed. Where there is no room the VM stands still (QEMU's `werror=enospc`): it goes on by itself when there is some again. Of any other
- * error the guest is told by QEMU, and its operator by us, with the disk, the file and the reason.
+ * What QEMU says of the VM's disks on this host: a write or read that failed. Where there is no room the VM
+ * stands still (QEMU's `werror=enospc`): it goes on by itself when there is some again. Of any other error
+ * the guest is told by QEMU, and its operator by us, with the disk, the file and the reason.
  */
 import { statfs } from "node:fs";
 import { promisify } from "node:util";
@@ -99,7 +100,8 @@ export class DiskErrors {
       error.nospace === true && free !== undefined
         ? `; its file system has ${(free / MIB).toFixed(1)} MiB left. Make room: it then goes on by itself, or at once with the order \`resume\``
         : "; it is tried again and again. Look at this host's disk";
-    // QEMU tells of each request: that one is being waited for is the same trouble, unless it comes after the VM was to go on.
+    // QEMU tells of each request: that one is being waited for is the same trouble, unless it comes after the
+    // VM was to go on.
     if (this.waits) return;
     this.waits = true;
     clearTimeout(this.waiting);
@@ -126,7 +128,10 @@ export class DiskErrors {
     }
   }
 
-  /** Its operator did not wait for us. QEMU may say it of a stop that is still to come, too: so it is looked at again. */
+  /**
+   * Its operator did not wait for us. QEMU may say it of a stop that is still to come, too: so it is looked
+   * at again.
+   */
   private resumed(): void {
     if (!this.waits) return;
     this.waits = false;
@@ -189,7 +194,10 @@ export class DiskErrors {
     return number === undefined ? undefined : this.options.disks[Number(number)]?.image;
   }
 
-  /** While a disk is mirrored its uppermost node has a name of QEMU's own; it is called after the file below it. */
+  /**
+   * While a disk is mirrored its uppermost node has a name of QEMU's own; it is called after the file below
+   * it.
+   */
   private async imageBehind(name: string | undefined): Promise<string | undefined> {
     const { disks, qmp } = this.options;
     if (disks.length === 1) return disks[0]!.image;

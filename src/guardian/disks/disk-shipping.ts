@@ -1,6 +1,7 @@
 /**
- * From the ring of the guest's writes to the link. It keeps the order, counts what each epoch has sent, and takes no more out of the
- * ring than the link and, before the first checkpoint, the backup's disks keep up with: so a slow backup slows the guest (I6).
+ * From the ring of the guest's writes to the link. It keeps the order, counts what each epoch has sent, and
+ * takes no more out of the ring than the link and, before the first checkpoint, the backup's disks keep up
+ * with: so a slow backup slows the guest (I6).
  */
 import {
   type DiskEntry,
@@ -63,7 +64,9 @@ export class DiskShipping implements SyncPeer {
     this.onTaken = onTaken;
   }
 
-  /** Sends what is in the ring, as far as may be; goes on by itself. To be called when the ring has something. */
+  /**
+   * Sends what is in the ring, as far as may be; goes on by itself. To be called when the ring has something.
+   */
   pump(): void {
     if (this.pumping) return;
     this.pumping = true;

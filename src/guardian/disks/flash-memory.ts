@@ -1,7 +1,9 @@
 /**
- * The guest's flash memory with its UEFI variables. QEMU keeps it twice: in a file, and in a block of memory that it does not mark as dirty when the guest
- * writes (hw/block/pflash_cfi01.c). So checkpoints after the first carry none of those writes. The file is replicated as a disk and is at the
- * same checkpoint as the RAM; a standby is given the block from there. When its VM runs, it writes the block to its file, which changes nothing then.
+ * The guest's flash memory with its UEFI variables. QEMU keeps it twice: in a file, and in a block of memory
+ * that it does not mark as dirty when the guest writes (hw/block/pflash_cfi01.c). So checkpoints after the
+ * first carry none of those writes. The file is replicated as a disk and is at the same checkpoint as the
+ * RAM; a standby is given the block from there. When its VM runs, it writes the block to its file, which
+ * changes nothing then.
  */
 import { readFileSync } from "node:fs";
 import type { SideBlock } from "../../codec/migration-compose.ts";

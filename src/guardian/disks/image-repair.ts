@@ -1,9 +1,15 @@
-/** A backup's qcow2 images are looked at before its standby has them: one that is damaged is mended, and then nothing is known of what is in it. */
+/**
+ * A backup's qcow2 images are looked at before its standby has them: one that is damaged is mended, and then
+ * nothing is known of what is in it.
+ */
 import { isSound, repair } from "../../hypervisor/qemu/disk-repair.ts";
 import type { Context } from "../context.ts";
 import { replicatedDisks } from "./owned-disks.ts";
 
-/** Nobody may have the images open. Resolves when they can be used. Rejects with a sentence when one cannot be mended. */
+/**
+ * Nobody may have the images open. Resolves when they can be used. Rejects with a sentence when one cannot be
+ * mended.
+ */
 export async function mendImages({ config, log, record }: Context): Promise<void> {
   const { disks } = config.vm;
   for (const index of replicatedDisks(config.vm)) {

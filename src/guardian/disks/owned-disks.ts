@@ -33,7 +33,9 @@ export function replicatedDisks({ disks }: Pick<VmSpec, "disks">): number[] {
 /** What a primary does with them beside protecting them. */
 export class OwnedDisks {
   readonly all: readonly ReplicatedDisk[];
-  /** Of those, whose flushes need not reach this host's stable storage while two hosts hold them in memory. */
+  /**
+   * Of those, whose flushes need not reach this host's stable storage while two hosts hold them in memory.
+   */
   readonly relaxed: readonly number[];
   /** Numbers of those that both hosts see. */
   private readonly shared: readonly number[];
@@ -62,7 +64,10 @@ export class OwnedDisks {
     this.relaxed = disks.flatMap(({ durability }, index) => (durability === "replicated" ? [index] : []));
   }
 
-  /** Throws if the VM cannot be moved by plan: the standby cannot have an image that QEMU here keeps locked until it ends. */
+  /**
+   * Throws if the VM cannot be moved by plan: the standby cannot have an image that QEMU here keeps locked
+   * until it ends.
+   */
   refuseToMove(): void {
     const [index] = this.shared;
     if (index === undefined) return;
@@ -71,7 +76,8 @@ export class OwnedDisks {
   }
 
   /**
-   * Notes that the VM and its images are this host's, and the protection in which they are followed: a backup of it may take over.
+   * Notes that the VM and its images are this host's, and the protection in which they are followed: a backup
+   * of it may take over.
    * @param wanted whether the VM is to be protected, should this host fail and start again
    */
   async note(generation: Generation, wanted: boolean, session?: string): Promise<void> {
@@ -96,8 +102,8 @@ export class OwnedDisks {
   }
 
   /**
-   * The same without a session. The VM runs on if it cannot be noted; then that is tried again in the background, until it is, or something newer is noted.
-   * Resolves after the first try.
+   * The same without a session. The VM runs on if it cannot be noted; then that is tried again in the
+   * background, until it is, or something newer is noted. Resolves after the first try.
    */
   async noteSoon(generation: Generation, wanted: boolean): Promise<void> {
     let note = 0;
@@ -116,9 +122,11 @@ export class OwnedDisks {
   }
 
   /**
-   * The VM went on here from what lay in this host's memory: what it believes to be on stable storage is put there, while it runs, and only then is it noted
-   * that the images are the VM's: a host that fails before has lost a part of them, and must not start from the rest. A flush over an export of QEMU's
-   * own does not keep its main loop. What fails is tried again for as long as the VM is here. Resolves when it is done; never rejects.
+   * The VM went on here from what lay in this host's memory: what it believes to be on stable storage is put
+   * there, while it runs, and only then is it noted that the images are the VM's: a host that fails before
+   * has lost a part of them, and must not start from the rest. A flush over an export of QEMU's own does not
+   * keep its main loop. What fails is tried again for as long as the VM is here. Resolves when it is done;
+   * never rejects.
    */
   async settle(
     qmp: Qmp,
@@ -139,7 +147,10 @@ export class OwnedDisks {
     await persist({ what, attempt, alarm: this.alarm, wanted: now.here });
   }
 
-  /** Resolves when that is done. @throws OrderRefused if it has failed: a protection would note the disks as something they are not */
+  /**
+   * Resolves when that is done. @throws OrderRefused if it has failed: a protection would note the disks as
+   * something they are not
+   */
   async settled(): Promise<void> {
     try {
       await this.settling;
@@ -153,8 +164,9 @@ export class OwnedDisks {
   }
 
   /**
-   * The VM runs on another host now, by plan. What is here is exactly the session's last checkpoint: QEMU wrote nothing after
-   * it. That is put on stable storage and noted, so that a resync need not look at more than what the other host changes.
+   * The VM runs on another host now, by plan. What is here is exactly the session's last checkpoint: QEMU
+   * wrote nothing after it. That is put on stable storage and noted, so that a resync need not look at more
+   * than what the other host changes.
    */
   async giveAway(session: string): Promise<void> {
     const owner = this.record.state;
@@ -165,7 +177,8 @@ export class OwnedDisks {
 
   /**
    * QEMU is gone, and has left what it wrote to the kernel: that is put on stable storage.
-   * @param clean the guest has ended of itself, so QEMU has closed its images in order: they are the VM's, whole, even if `settle` had no time
+   * @param clean the guest has ended of itself, so QEMU has closed its images in order: they are the VM's,
+   * whole, even if `settle` had no time
    */
   async putAway(generation: Generation, clean: boolean): Promise<void> {
     // A flush that has failed, or that QEMU's end has broken off, is made up for by what follows.

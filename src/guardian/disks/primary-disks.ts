@@ -1,6 +1,6 @@
 /**
- * The primary's disks in one protection: everything the guest writes is mirrored into the ring and shipped, and what was there before is
- * brought over, while the VM runs. A protection that starts again is a new one.
+ * The primary's disks in one protection: everything the guest writes is mirrored into the ring and shipped,
+ * and what was there before is brought over, while the VM runs. A protection that starts again is a new one.
  */
 import { join } from "node:path";
 import type { DiskEntry, DiskImage } from "../../codec/replication.ts";
@@ -138,7 +138,10 @@ export class PrimaryDisks {
     this.sync?.stop();
   }
 
-  /** The backup holds everything that this host does: from here on its memory is safe enough for some. The VM runs on meanwhile. */
+  /**
+   * The backup holds everything that this host does: from here on its memory is safe enough for some. The VM
+   * runs on meanwhile.
+   */
   relax(): void {
     const { qemu, relaxed, report } = this.options;
     if (this.hardens) return;
@@ -148,7 +151,10 @@ export class PrimaryDisks {
     })().catch((error: Error) => report(`flushes stay as they are: ${error.message}`));
   }
 
-  /** The backup is gone, or is about to let go of the VM: what two memories held must get to the one disk that is left, before anybody outside can see that it was promised. */
+  /**
+   * The backup is gone, or is about to let go of the VM: what two memories held must get to the one disk that
+   * is left, before anybody outside can see that it was promised.
+   */
   harden(): Promise<void> {
     const { qemu, relaxed, report } = this.options;
     this.hardens = true;

@@ -1,4 +1,7 @@
-/** Tells of a disk's sync while it goes on: what was decided and why, how far it is, how fast, and what it came to. */
+/**
+ * Tells of a disk's sync while it goes on: what was decided and why, how far it is, how fast, and what it
+ * came to.
+ */
 import type { DiskSync } from "../../disk/sync.ts";
 import type { SyncProgress, SyncSummary } from "../control/status.ts";
 import type { Decision } from "./dirty-records.ts";

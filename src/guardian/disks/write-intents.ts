@@ -1,10 +1,10 @@
 /**
- * The write-intent logs of one protection. While it lasts, whatever the VM changes on a disk stands in a log first. Should this host
- * crash, the log tells where its images may differ from the backup's last checkpoint: by what was written after that, or by what never got from
- * the host's memory to the disk.
+ * The write-intent logs of one protection. While it lasts, whatever the VM changes on a disk stands in a log
+ * first. Should this host crash, the log tells where its images may differ from the backup's last checkpoint:
+ * by what was written after that, or by what never got from the host's memory to the disk.
  *
- * A log that has grown gives way to a new one. The old one is needed until everything that was written before the change of logs is both
- * on stable storage here and acknowledged there.
+ * A log that has grown gives way to a new one. The old one is needed until everything that was written before
+ * the change of logs is both on stable storage here and acknowledged there.
  */
 import { open, rm } from "node:fs/promises";
 import type { EpochId } from "../../core/words.ts";
@@ -60,7 +60,10 @@ export class WriteIntents {
     return fd;
   }
 
-  /** QEMU announces all changes now. What was written before is put on stable storage, and logs of earlier protections go. */
+  /**
+   * QEMU announces all changes now. What was written before is put on stable storage, and logs of earlier
+   * protections go.
+   */
   async begun(): Promise<void> {
     const { folder, vm } = this.options;
     for (const { disk, path } of this.current) {

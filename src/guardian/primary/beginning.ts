@@ -1,4 +1,6 @@
-/** How a VM comes to be this host's, and its guardian the primary: it is started here, or runs here already. */
+/**
+ * How a VM comes to be this host's, and its guardian the primary: it is started here, or runs here already.
+ */
 import type { Generation } from "../../core/words.ts";
 import type { PrimaryConfig } from "../config/config.ts";
 import type { Context, TakenOver } from "../context.ts";

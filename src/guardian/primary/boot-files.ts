@@ -1,6 +1,7 @@
 /**
- * Kernel and initrd of the VM on this host. QEMU has read them when it was started, so a VM that runs, or is taken over, does not need them. This host does, to be
- * the backup or to start the VM: while one of them is gone, by an upgrade for example, an alarm stands and protection is refused.
+ * Kernel and initrd of the VM on this host. QEMU has read them when it was started, so a VM that runs, or is
+ * taken over, does not need them. This host does, to be the backup or to start the VM: while one of them is
+ * gone, by an upgrade for example, an alarm stands and protection is refused.
  */
 import { accessSync, constants } from "node:fs";
 import type { VmSpec } from "../../hypervisor/vm-spec.ts";

@@ -12,8 +12,9 @@ const LAST_GOODBYE_MS = 2_000;
 const AFTER_HANDOVER_MS = 500;
 
 /**
- * QEMU is gone. What the guest was told to be on its disks is put there, before anybody lets go of the other host's copy, and before anybody is told that the VM has
- * ended: with `durability: replicated` it may be in this host's memory only.
+ * QEMU is gone. What the guest was told to be on its disks is put there, before anybody lets go of the other
+ * host's copy, and before anybody is told that the VM has ended: with `durability: replicated` it may be in
+ * this host's memory only.
  */
 export async function putAway(
   disks: Pick<OwnedDisks, "putAway">,
@@ -24,7 +25,8 @@ export async function putAway(
 ): Promise<void> {
   // The other host's images are the newer ones. What was handed over is put away with its note.
   if (phase === "superseded") return;
-  // A VM that has died goes on at the backup, which must hear of it before a slow disk has taken all of this (I4).
+  // A VM that has died goes on at the backup, which must hear of it before a slow disk has taken all of this
+  // (I4).
   if (!guestShutDown) link.close();
   await disks
     .putAway(generation, guestShutDown)
@@ -42,8 +44,8 @@ export async function lastGoodbye(phase: () => PrimaryState["phase"]): Promise<v
 }
 
 /**
- * After a handover the other host's guest has just begun to run, and there is much to tidy up here: where they share processors or memory, the guest
- * comes first.
+ * After a handover the other host's guest has just begun to run, and there is much to tidy up here: where
+ * they share processors or memory, the guest comes first.
  */
 export async function afterYou(
   state: PrimaryState,
@@ -74,7 +76,8 @@ export async function whatNext(last: {
 }): Promise<RoleEnd> {
   const { asked, disks, guestShutDown, context, session, state } = last;
   if (state.phase !== "superseded") {
-    // The backup has stood down, or was ruled out. QEMU had ended before that could be noted as of a protection that is stopped.
+    // The backup has stood down, or was ruled out. QEMU had ended before that could be noted as of a
+    // protection that is stopped.
     if (guestShutDown && state.phase === "ending")
       await disks
         .noteEnded()

@@ -1,6 +1,7 @@
 /**
- * A guest that ends of itself (powers off, panics, reboots where that is to end it) ends the VM, on both hosts: nobody is to bring it back. QEMU is kept for it
- * (`-action shutdown=pause`), so that what the guest has sent last still gets out, and so that nothing ends while the backup may go on with the VM.
+ * A guest that ends of itself (powers off, panics, reboots where that is to end it) ends the VM, on both
+ * hosts: nobody is to bring it back. QEMU is kept for it (`-action shutdown=pause`), so that what the guest
+ * has sent last still gets out, and so that nothing ends while the backup may go on with the VM.
  */
 import type { PrimaryEvent, PrimaryState } from "../../core/primary-protocol.ts";
 import type { QemuProcess } from "../../hypervisor/qemu/process.ts";
@@ -37,7 +38,8 @@ export class GuestEnd {
     log.info(`${how}${protects ? "; the backup is told, so that it does not bring the VM back" : ""}`);
     const stop = () => feed({ type: "stop-asked", because: how });
     if (disks.relaxed.length === 0) stop();
-    // What the guest was told to be on these is in memory, here and at the backup: it must be on a disk before that one lets go of its copy.
+    // What the guest was told to be on these is in memory, here and at the backup: it must be on a disk
+    // before that one lets go of its copy.
     else
       void disks
         .sync()
@@ -53,8 +55,8 @@ export class GuestEnd {
   }
 
   /**
-   * The protection of a guest that has ended is over. It is not taken out of QEMU, for COLO would let the VM run once more; QEMU goes with it. Returns whether
-   * that is so.
+   * The protection of a guest that has ended is over. It is not taken out of QEMU, for COLO would let the VM
+   * run once more; QEMU goes with it. Returns whether that is so.
    */
   takes(protection: Protection): boolean {
     if (this.how === undefined) return false;

@@ -1,6 +1,6 @@
 /**
- * Protects the VM again after protection was lost, as core/keep-protected decides. A try that fails like the one before says nothing new: it is not
- * told again, and an alarm stands for as long as the VM has no backup.
+ * Protects the VM again after protection was lost, as core/keep-protected decides. A try that fails like the
+ * one before says nothing new: it is not told again, and an alarm stands for as long as the VM has no backup.
  */
 import {
   type Keeping,

@@ -1,4 +1,7 @@
-/** The primary's side of the link: one session with the backup at a time, made when core asks for it, and told apart from its predecessors. */
+/**
+ * The primary's side of the link: one session with the backup at a time, made when core asks for it, and told
+ * apart from its predecessors.
+ */
 
 import { randomUUID } from "node:crypto";
 import {
@@ -104,7 +107,9 @@ export class PrimaryLink {
     }
   }
 
-  /** A frame that has arrived for the VM, which is being handed over. Lost when too much waits already (I6). */
+  /**
+   * A frame that has arrived for the VM, which is being handed over. Lost when too much waits already (I6).
+   */
   sendInput({ frame, nic }: InputFrame): void {
     const { connection } = this;
     if (
@@ -158,7 +163,9 @@ export class PrimaryLink {
     return connection;
   }
 
-  /** Acks count when everything that was read with them is known: no clock tells how long it has lain there. */
+  /**
+   * Acks count when everything that was read with them is known: no clock tells how long it has lain there.
+   */
   private takeAck(epoch: EpochId): void {
     this.acks.push(epoch);
     if (this.acks.length === 1) queueMicrotask(() => this.feedAcks());
@@ -168,7 +175,10 @@ export class PrimaryLink {
     for (const epoch of this.acks.splice(0)) this.options.feed({ type: "acked", epoch });
   }
 
-  /** The backup has given that generation up to this host, and may not have come to claim it: who is called with it asks the witness. */
+  /**
+   * The backup has given that generation up to this host, and may not have come to claim it: who is called
+   * with it asks the witness.
+   */
   private makeGood(generation: Generation): void {
     const { log, witness } = this.options.context;
     if (generation <= this.options.state().generation) return;

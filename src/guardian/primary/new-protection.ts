@@ -29,7 +29,10 @@ export type ProtectionEvents = Pick<
   readonly report: (level: "info" | "warn", text: string) => void;
 };
 
-/** @throws OrderRefused where the file names no other host: one that was the backup alone, and has taken the VM over */
+/**
+ * @throws OrderRefused where the file names no other host: one that was the backup alone, and has taken the
+ * VM over
+ */
 export function refuseWithoutPeer({ replication }: PrimaryConfig): void {
   if (replication.peer.length > 0) return;
   throw new OrderRefused(

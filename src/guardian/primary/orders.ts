@@ -1,4 +1,7 @@
-/** The orders that a primary guardian takes (docs/specs/control.md): each asks core for something and waits until it is so, or will not be. */
+/**
+ * The orders that a primary guardian takes (docs/specs/control.md): each asks core for something and waits
+ * until it is so, or will not be.
+ */
 
 import type { PrimaryEvent, PrimaryState } from "../../core/primary-protocol.ts";
 import type { Handlers } from "../control/orders.ts";
@@ -59,8 +62,9 @@ export class PrimaryOrders {
   }
 
   /**
-   * Resolves once checkpoint 0 is acknowledged: from then on the VM survives this host. A protection that has begun already is waited for; if it was the
-   * guardian's own try and comes to nothing, perhaps since the backup was not there yet, there is another one.
+   * Resolves once checkpoint 0 is acknowledged: from then on the VM survives this host. A protection that has
+   * begun already is waited for; if it was the guardian's own try and comes to nothing, perhaps since the
+   * backup was not there yet, there is another one.
    */
   async protect(): Promise<void> {
     const { stops } = this;
@@ -76,7 +80,10 @@ export class PrimaryOrders {
     await this.begin(stops);
   }
 
-  /** One try to protect the VM, if nothing else is under way. @param stops how many there had been when it was asked for */
+  /**
+   * One try to protect the VM, if nothing else is under way. @param stops how many there had been when it was
+   * asked for
+   */
   async begin(stops = this.stops): Promise<void> {
     this.expectPhase("unprotected");
     await this.guardian.preflight();
@@ -102,7 +109,9 @@ export class PrimaryOrders {
     );
   }
 
-  /** Gives the VM to the backup, both hosts being well. Resolves when it runs there; the VM here is gone then. */
+  /**
+   * Gives the VM to the backup, both hosts being well. Resolves when it runs there; the VM here is gone then.
+   */
   async switchover(): Promise<void> {
     this.expectPhase("protected");
     this.lastWarning = undefined;
@@ -119,8 +128,8 @@ export class PrimaryOrders {
   }
 
   /**
-   * Keeps the VM paused at its next checkpoint from `atEpoch` on, until the same caller says `proceed` or leaves (I5).
-   * Resolves when that checkpoint is acknowledged.
+   * Keeps the VM paused at its next checkpoint from `atEpoch` on, until the same caller says `proceed` or
+   * leaves (I5). Resolves when that checkpoint is acknowledged.
    */
   async hold(atEpoch: number, caller: Caller): Promise<{ epoch: number }> {
     this.expectPhase("protected");

@@ -1,6 +1,6 @@
 /**
- * The primary guardian: has a VM that runs, feeds what happens to it to `core/primary`, and carries the effects out.
- * It owns QEMU: when one of the two dies, so does the other.
+ * The primary guardian: has a VM that runs, feeds what happens to it to `core/primary`, and carries the
+ * effects out. It owns QEMU: when one of the two dies, so does the other.
  */
 
 import { PAGE_BYTES } from "../../codec/replication.ts";
@@ -299,8 +299,9 @@ export class PrimaryGuardian {
   }
 
   /**
-   * Capture, output hold or a disk's mirror has failed. If that is because QEMU died, the backup must take over, so it must not be told goodbye: only
-   * a QEMU that still answers makes this an end of protection (I5) rather than of the VM (I4).
+   * Capture, output hold or a disk's mirror has failed. If that is because QEMU died, the backup must take
+   * over, so it must not be told goodbye: only a QEMU that still answers makes this an end of protection (I5)
+   * rather than of the VM (I4).
    * @param protection of which it was a part: if that has ended meanwhile, the next one is not to suffer
    */
   private async partFailed(
@@ -416,7 +417,8 @@ export class PrimaryGuardian {
     this.vm.whenRunning(undefined);
     this.protection = protection;
     this.statistics.reset(0);
-    // Should this host fail, it knows that a backup may have the VM, and which protection the logs of its disks are of.
+    // Should this host fail, it knows that a backup may have the VM, and which protection the logs of its
+    // disks are of.
     this.disks
       .note(this.state.generation, this.keep.wanted, this.link.session)
       .then(() => protection.start())
@@ -431,7 +433,10 @@ export class PrimaryGuardian {
     }
   }
 
-  /** Until it is out of QEMU the VM is not called unprotected, and no other protection begins: what was left in would stand in its way. */
+  /**
+   * Until it is out of QEMU the VM is not called unprotected, and no other protection begins: what was left
+   * in would stand in its way.
+   */
   private async endCapture(): Promise<void> {
     const { protection, vm } = this;
     vm.whenRunning(undefined);

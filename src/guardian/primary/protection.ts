@@ -1,6 +1,7 @@
 /**
- * One protection of a running VM, from its first filter to its last: the parts at the primary that take part in a checkpoint, what goes from one to
- * the next, and the order in which they are set up and taken down. A protection that starts again is a new one.
+ * One protection of a running VM, from its first filter to its last: the parts at the primary that take part
+ * in a checkpoint, what goes from one to the next, and the order in which they are set up and taken down. A
+ * protection that starts again is a new one.
  */
 import type { FrameIds } from "../../codec/replication-header.ts";
 import type { EpochId } from "../../core/words.ts";
@@ -82,7 +83,10 @@ export class Protection {
     return this.capture !== undefined;
   }
 
-  /** Puts the filters in (frames pass), brings the disks into step, and begins the first pass. The VM runs on. Once given up, it does not begin. */
+  /**
+   * Puts the filters in (frames pass), brings the disks into step, and begins the first pass. The VM runs on.
+   * Once given up, it does not begin.
+   */
   start(): Promise<void> {
     this.started = this.setUp();
     return this.started;
@@ -125,7 +129,10 @@ export class Protection {
     this.hardened = this.disks.harden().then(() => this.chain?.releaseAll());
   }
 
-  /** The guest has ended, and its VM is paused for good: what it has sent leaves straight to the taps. The backup can take over no more. */
+  /**
+   * The guest has ended, and its VM is paused for good: what it has sent leaves straight to the taps. The
+   * backup can take over no more.
+   */
   async letOut(): Promise<void> {
     await this.disks.harden();
     const ever = Number.POSITIVE_INFINITY;
@@ -134,8 +141,8 @@ export class Protection {
   }
 
   /**
-   * Tells the backup that protection ends, behind everything that was captured. The backup then lets go of its memory, so what two memories held is put on this
-   * host's disks before.
+   * Tells the backup that protection ends, behind everything that was captured. The backup then lets go of
+   * its memory, so what two memories held is put on this host's disks before.
    */
   async goodbye(): Promise<void> {
     await this.disks.harden();
@@ -155,8 +162,9 @@ export class Protection {
   }
 
   /**
-   * Takes everything out of QEMU again, at whatever point it had come to; the VM runs on as before. Each part takes out what it finds, also after another one has
-   * failed to; what is left then is swept up. Rejects if QEMU still has something, and may be asked again.
+   * Takes everything out of QEMU again, at whatever point it had come to; the VM runs on as before. Each part
+   * takes out what it finds, also after another one has failed to; what is left then is swept up. Rejects if
+   * QEMU still has something, and may be asked again.
    */
   async tearDown(): Promise<void> {
     this.giveUp();

@@ -1,6 +1,6 @@
 /**
- * The VM as its QEMU tells of it: whether it runs at this instant, why not if somebody else than Remus has stopped it, how long its pauses are, and how
- * it ended. docs/guests.md says what follows from each.
+ * The VM as its QEMU tells of it: whether it runs at this instant, why not if somebody else than Remus has
+ * stopped it, how long its pauses are, and how it ended. docs/guests.md says what follows from each.
  */
 import type { QemuProcess } from "../../hypervisor/qemu/process.ts";
 import { OrderRefused } from "../control/refusal.ts";
@@ -29,7 +29,10 @@ const NOT_RESUMED: Readonly<Partial<Record<StandstillState, string>>> = {
   shutdown: ENDED,
 };
 
-/** The VM is there and does not run: its operator, its disk, its watchdog or the guest itself has seen to that. */
+/**
+ * The VM is there and does not run: its operator, its disk, its watchdog or the guest itself has seen to
+ * that.
+ */
 export interface Standstill {
   readonly state: StandstillState;
   /** ISO 8601. */
@@ -98,8 +101,8 @@ export class RunningVm {
   }
 
   /**
-   * Whether it runs at this instant, asked of QEMU; if so, the next pause is taken for ours. A moment remains in which it may stop before QEMU hears of our
-   * order: from outside that cannot be closed.
+   * Whether it runs at this instant, asked of QEMU; if so, the next pause is taken for ours. A moment remains
+   * in which it may stop before QEMU hears of our order: from outside that cannot be closed.
    */
   async mayBePaused(): Promise<boolean> {
     const { running } = await this.qemu.qmp.execute<{ running: boolean }>("query-status");

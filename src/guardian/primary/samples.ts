@@ -1,6 +1,7 @@
 /**
- * Numbers measured over a protection. Percentiles come from a histogram (HdrHistogram, of Node's own), so that asking for them costs the same after
- * a minute and after a year; the last values are kept beside it, to be put together with those of other runs.
+ * Numbers measured over a protection. Percentiles come from a histogram (HdrHistogram, of Node's own), so
+ * that asking for them costs the same after a minute and after a year; the last values are kept beside it, to
+ * be put together with those of other runs.
  */
 import { createHistogram } from "node:perf_hooks";
 

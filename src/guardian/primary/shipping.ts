@@ -1,4 +1,7 @@
-/** From staging to the link: what capture has put into chunks becomes frames, and the chunks are free again once those need not be sent again. */
+/**
+ * From staging to the link: what capture has put into chunks becomes frames, and the chunks are free again
+ * once those need not be sent again.
+ */
 
 import type { Layout, PageList } from "../../codec/replication.ts";
 import { CheckpointEncoder } from "../../codec/replication-checkpoint.ts";
@@ -44,7 +47,10 @@ export class Shipping {
     this.inTurn(() => this.send(encodeLayout(this.ids, layout)));
   }
 
-  /** Pages of checkpoint `epoch` that lie in `chunk`. The chunk is given back when they are done with, or at once if nobody listens. */
+  /**
+   * Pages of checkpoint `epoch` that lie in `chunk`. The chunk is given back when they are done with, or at
+   * once if nobody listens.
+   */
   pages(epoch: EpochId, chunk: number, columns: Omit<PageList, "source">): void {
     if (this.abandoned) {
       this.staging.give(chunk);
@@ -54,7 +60,10 @@ export class Shipping {
     this.inTurn(() => this.shipPages(epoch, chunk, columns));
   }
 
-  /** The device state, and with it the end of checkpoint `epoch`: behind its pages and all disk writes of its epoch. */
+  /**
+   * The device state, and with it the end of checkpoint `epoch`: behind its pages and all disk writes of its
+   * epoch.
+   */
   end(epoch: EpochId, device: Uint8Array): void {
     this.disks.whenSent(() => this.inTurn(() => this.shipEnd(epoch, device)));
   }
@@ -69,7 +78,10 @@ export class Shipping {
     this.inTurn(() => this.send(encodeHandover(this.ids, epoch)));
   }
 
-  /** Nobody listens any more: gives back every chunk, and those to come as they come, so that capture never waits for one. */
+  /**
+   * Nobody listens any more: gives back every chunk, and those to come as they come, so that capture never
+   * waits for one.
+   */
   abandon(): void {
     this.abandoned = true;
     this.queue = [];
@@ -105,8 +117,8 @@ export class Shipping {
   }
 
   /**
-   * One piece of work now if none waits, else after the others, each in a turn of its own: in a first pass many chunks come at once, and
-   * this thread must go on hearing and sending heartbeats.
+   * One piece of work now if none waits, else after the others, each in a turn of its own: in a first pass
+   * many chunks come at once, and this thread must go on hearing and sending heartbeats.
    */
   private inTurn(work: () => void): void {
     if (this.abandoned) return;

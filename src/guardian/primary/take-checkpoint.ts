@@ -1,4 +1,7 @@
-/** A checkpoint is begun only of a VM that runs at this instant: QEMU aborts when one stops a VM whose disk has failed, and lets one run that was paused. */
+/**
+ * A checkpoint is begun only of a VM that runs at this instant: QEMU aborts when one stops a VM whose disk
+ * has failed, and lets one run that was paused.
+ */
 import type { PrimaryEvent } from "../../core/primary-protocol.ts";
 import { reached } from "../../os/epoch-points.ts";
 import type { Protection } from "./protection.ts";

@@ -1,4 +1,7 @@
-/** The listener of a host that took the VM over: an earlier owner that comes as its primary is told that it is none any more (I3). */
+/**
+ * The listener of a host that took the VM over: an earlier owner that comes as its primary is told that it is
+ * none any more (I3).
+ */
 import { vmIdBytes } from "../../codec/replication-header.ts";
 import type { PrimaryState } from "../../core/primary-protocol.ts";
 import { type Listener, listen, type Stray } from "../../link/listen.ts";
@@ -7,9 +10,10 @@ import type { Context } from "../context.ts";
 import { AddressWatch } from "../watch/address-watch.ts";
 
 /**
- * Addresses may have gone with the host that failed (a cable between the two that has lost its carrier, say): they are tried until they are back, and an alarm
- * stands meanwhile.
- * @param epoch the checkpoint from which the VM went on here. Resolves with undefined where this host has no address to be called at
+ * Addresses may have gone with the host that failed (a cable between the two that has lost its carrier, say):
+ * they are tried until they are back, and an alarm stands meanwhile.
+ * @param epoch the checkpoint from which the VM went on here. Resolves with undefined where this host has no
+ * address to be called at
  */
 export async function openTakeoverNotice(
   { config, control, log }: Context<PrimaryConfig>,

@@ -67,7 +67,8 @@ export function watchVm(options: WatchedVmOptions): WatchedVm {
       feed({ type: "stop-asked", because });
     },
   });
-  // A VM that was taken over ran before anybody listened: its guest may have ended. Without an answer, QEMU's end is heard of next.
+  // A VM that was taken over ran before anybody listened: its guest may have ended. Without an answer, QEMU's
+  // end is heard of next.
   vm.look().catch(() => {});
   return { vm, guestEnd, changes, takeCheckpoint: (hold) => takeCheckpoint(vm, hold, protection, feed) };
 }

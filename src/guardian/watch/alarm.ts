@@ -1,4 +1,7 @@
-/** Something that the VM does not need now is missing: told when it is found, when its reason changes, and when it is back. */
+/**
+ * Something that the VM does not need now is missing: told when it is found, when its reason changes, and
+ * when it is back.
+ */
 import type { AlarmTopic } from "../control/events.ts";
 import type { ControlSocket } from "../control/socket.ts";
 import type { Log } from "../log.ts";

@@ -1,6 +1,7 @@
 /**
- * Whether the running VM is still the one that the backup has agreed to: what somebody changes over another monitor, or the guest ejects, would be found out at the
- * failover otherwise. A change ends the protection with its name (I5); the next try compares everything anew.
+ * Whether the running VM is still the one that the backup has agreed to: what somebody changes over another
+ * monitor, or the guest ejects, would be found out at the failover otherwise. A change ends the protection
+ * with its name (I5); the next try compares everything anew.
  */
 import {
   CHANGE_EVENTS,
@@ -11,7 +12,9 @@ import {
 import type { Qmp } from "../../hypervisor/qemu/qmp.ts";
 import type { Log } from "../log.ts";
 
-/** A look is due this often, and begins when the VM runs on after a checkpoint: farthest from the next pause. */
+/**
+ * A look is due this often, and begins when the VM runs on after a checkpoint: farthest from the next pause.
+ */
 const LOOK_EVERY_MS = 1_000;
 
 export interface ChangeWatchOptions {

@@ -1,6 +1,6 @@
 /**
- * Whether checkpoints come about while the VM is protected. While none is acknowledged the VM's output is held and clients wait, and nothing has failed: so an alarm
- * says for what it waits.
+ * Whether checkpoints come about while the VM is protected. While none is acknowledged the VM's output is
+ * held and clients wait, and nothing has failed: so an alarm says for what it waits.
  */
 import { type PacerSettings, pace } from "../../core/pacer.ts";
 import type { PrimaryState, ProtectedState } from "../../core/primary-protocol.ts";
@@ -32,7 +32,10 @@ export class CheckpointWatch {
     this.lateMs = Math.max(LATE_MS, LATE_INTERVALS * options.settings.intervalMs);
   }
 
-  /** To be called several times a second. @param now as of performance.now() @param stands the VM does not run, and an alarm of its own says so */
+  /**
+   * To be called several times a second. @param now as of performance.now() @param stands the VM does not
+   * run, and an alarm of its own says so
+   */
   look(state: PrimaryState, now: Milliseconds, stands = false): void {
     // A VM that is held at a checkpoint was asked to be.
     const waits = state.phase === "protected" && state.capture !== "held" && !stands;

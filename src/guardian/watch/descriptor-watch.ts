@@ -1,6 +1,6 @@
 /**
- * Looks whether this process has file descriptors left. Without one neither the other host nor an operator gets in: the kernel's answer to them is an end of their
- * connection, and this process is told nothing.
+ * Looks whether this process has file descriptors left. Without one neither the other host nor an operator
+ * gets in: the kernel's answer to them is an end of their connection, and this process is told nothing.
  */
 import { mostDescriptors, usedDescriptors } from "../../os/descriptors.ts";
 import { whatToDo } from "../../os/file-trouble.ts";

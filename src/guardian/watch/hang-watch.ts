@@ -1,9 +1,10 @@
 /**
- * Whether QEMU is there. It is asked out of band, on a monitor that a thread of its own serves: QEMU answers there while its main loop waits for a
- * slow disk and while its VM is paused, and does not when the process stands still.
+ * Whether QEMU is there. It is asked out of band, on a monitor that a thread of its own serves: QEMU answers
+ * there while its main loop waits for a slow disk and while its VM is paused, and does not when the process
+ * stands still.
  *
- * Where that cannot be had, an answer that is late proves nothing, for the main loop gives it. Then only the kernel is asked: a process that is stopped hangs, and
- * no other.
+ * Where that cannot be had, an answer that is late proves nothing, for the main loop gives it. Then only the
+ * kernel is asked: a process that is stopped hangs, and no other.
  */
 import { SilenceDetector } from "../../core/silence.ts";
 import type { QemuProcess } from "../../hypervisor/qemu/process.ts";
@@ -68,7 +69,10 @@ export class HangWatch {
     if (this.hangs) onHung(`${who} has given no sign of life for ${hungMs} ms`);
   }
 
-  /** One question at a time (I6). Whatever comes back, also a refusal, is a sign of life; that the connection is gone is none. */
+  /**
+   * One question at a time (I6). Whatever comes back, also a refusal, is a sign of life; that the connection
+   * is gone is none.
+   */
   private async ask(): Promise<void> {
     if (this.asking) return;
     this.asking = true;

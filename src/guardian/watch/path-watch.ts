@@ -1,6 +1,7 @@
 /**
- * What becomes of the paths of the replication link where there are several. One of two lost decides nothing: the VM stays protected over the other. But who has
- * lost it lives on one failure less than they believe, so its loss and return are told.
+ * What becomes of the paths of the replication link where there are several. One of two lost decides nothing:
+ * the VM stays protected over the other. But who has lost it lives on one failure less than they believe, so
+ * its loss and return are told.
  */
 import { type Address, at } from "../../link/link-error.ts";
 import type { PathEvent, Session } from "../../link/session.ts";

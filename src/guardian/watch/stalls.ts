@@ -1,4 +1,7 @@
-/** How long this process was kept from its work: a guardian that stalls for the detection time is taken for dead. */
+/**
+ * How long this process was kept from its work: a guardian that stalls for the detection time is taken for
+ * dead.
+ */
 import { monitorEventLoopDelay } from "node:perf_hooks";
 
 export class Stalls {

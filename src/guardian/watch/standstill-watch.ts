@@ -1,6 +1,7 @@
 /**
- * What is said and done of a VM that stands still, and not because of Remus: an alarm with the reason and the remedy. Checkpoints wait meanwhile. What becomes of a
- * VM whose disk has failed (io-error) is in docs/guests.md.
+ * What is said and done of a VM that stands still, and not because of Remus: an alarm with the reason and the
+ * remedy. Checkpoints wait meanwhile. What becomes of a VM whose disk has failed (io-error) is in
+ * docs/guests.md.
  */
 import type { PrimaryEvent, PrimaryState } from "../../core/primary-protocol.ts";
 import type { PrimaryConfig } from "../config/config.ts";
@@ -53,7 +54,8 @@ export class StandstillWatch {
     // QEMU would abort if it were let run; where the backup has the VM, it can.
     if (state === "internal-error")
       feed({ type: "hypervisor-hung", reason: "QEMU says that it cannot run the VM on (internal-error)" });
-    // The first pass would end with the VM running. What stands still while the disks are brought into step may do so.
+    // The first pass would end with the VM running. What stands still while the disks are brought into step
+    // may do so.
     if (core().phase === "syncing" && captures())
       feed({
         type: "stop-asked",

@@ -1,6 +1,7 @@
 /**
- * Whether the VM's cards can reach anybody on this host, in either role: each tap is looked at now and then, with the bridge whose port it is. A tap that is set down, renamed or taken out of its bridge
- * harms no VM that runs elsewhere, so nothing tells of it before a failover needs it. It decides nothing.
+ * Whether the VM's cards can reach anybody on this host, in either role: each tap is looked at now and then,
+ * with the bridge whose port it is. A tap that is set down, renamed or taken out of its bridge harms no VM
+ * that runs elsewhere, so nothing tells of it before a failover needs it. It decides nothing.
  */
 import { type NetworkLink, networkLink, portsOf } from "../../os/network-link.ts";
 import { Alarm, type Told } from "./alarm.ts";

@@ -1,6 +1,7 @@
 /**
- * Whether the witness can be reached, and could take a claim: one that can be read and not written is none. It decides nothing: losing the witness alone changes
- * nothing. But who has lost it lives on one failure less than they believe, so it is asked now and then, and its loss and return are told.
+ * Whether the witness can be reached, and could take a claim: one that can be read and not written is none.
+ * It decides nothing: losing the witness alone changes nothing. But who has lost it lives on one failure less
+ * than they believe, so it is asked now and then, and its loss and return are told.
  */
 import type { Claim, Verdict } from "../../core/arbiter.ts";
 import type { Generation } from "../../core/words.ts";

@@ -1,6 +1,7 @@
 /**
  * Which accelerator a VM can run with is found out by running something, not assumed from /dev/kvm: there are
- * machines (nested, paravirtualized) whose KVM opens, runs firmware, and never gets through the start of Linux.
+ * machines (nested, paravirtualized) whose KVM opens, runs firmware, and never gets through the start of
+ * Linux.
  */
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -19,7 +20,10 @@ export interface AcceleratorAnswer {
 }
 
 export interface AcceleratorQuestion {
-  /** A Linux kernel (bzImage) with a serial console built in, to try. Without one, KVM counts as usable when firmware runs under it. */
+  /**
+   * A Linux kernel (bzImage) with a serial console built in, to try. Without one, KVM counts as usable when
+   * firmware runs under it.
+   */
   readonly kernel?: string;
   /** Where the answer is kept until the machine boots anew or QEMU changes. */
   readonly cacheDir: string;
@@ -76,9 +80,9 @@ async function askKvm(binary: string, kernel: string | undefined): Promise<Accel
 }
 
 /**
- * Boots `kernel` without a root file system. It is up when it has come to look for one, or for an init: by then it
- * has run all its own set-up. Its first line must come within `firstLineMs`, the end within `endMs` (defaults for
- * KVM, many times what it takes; a kernel that KVM cannot run prints nothing).
+ * Boots `kernel` without a root file system. It is up when it has come to look for one, or for an init: by
+ * then it has run all its own set-up. Its first line must come within `firstLineMs`, the end within `endMs`
+ * (defaults for KVM, many times what it takes; a kernel that KVM cannot run prints nothing).
  */
 export function tryLinux(trial: {
   accelerator: Accelerator;
@@ -126,8 +130,8 @@ function trialArgs(accelerator: Accelerator, memoryMiB: number): string[] {
 }
 
 /**
- * 55 aa, one block, then: cld; mov ax,cs; mov ds,ax; mov si,msg; next: lodsb; test al,al; jz end; mov dx,3f8h;
- * out dx,al; jmp next; end: hlt; jmp end; msg: "REMUS\n". All bytes of an option ROM add up to 0.
+ * 55 aa, one block, then: cld; mov ax,cs; mov ds,ax; mov si,msg; next: lodsb; test al,al; jz end; mov
+ * dx,3f8h; out dx,al; jmp next; end: hlt; jmp end; msg: "REMUS\n". All bytes of an option ROM add up to 0.
  */
 function optionRom(): Buffer {
   const rom = Buffer.alloc(512);

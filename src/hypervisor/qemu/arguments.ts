@@ -1,7 +1,13 @@
-/** QEMU's command line, read as QEMU reads it (softmmu/vl.c, util/qemu-option.c): options, their values, and what is in those. */
+/**
+ * QEMU's command line, read as QEMU reads it (softmmu/vl.c, util/qemu-option.c): options, their values, and
+ * what is in those.
+ */
 
 export interface Argument {
-  /** Without its dashes: `device`. Empty for a word that belongs to no option, which QEMU takes for a disk image. */
+  /**
+   * Without its dashes: `device`. Empty for a word that belongs to no option, which QEMU takes for a disk
+   * image.
+   */
   readonly option: string;
   /** As it was written; empty without one. */
   readonly value: string;

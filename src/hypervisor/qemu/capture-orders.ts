@@ -40,7 +40,10 @@ export interface PageBatch extends Omit<PageList, "source"> {
 export type CaptureReport =
   | { readonly kind: "layout"; readonly header: Uint8Array; readonly blocks: readonly RamBlock[] }
   | { readonly kind: "pages"; readonly epoch: number; readonly batch: PageBatch }
-  /** The checkpoint is in staging and the next epoch is cut; unless held, the VM runs. Epoch 0 is the first pass: the VM is paused. */
+  /**
+   * The checkpoint is in staging and the next epoch is cut; unless held, the VM runs. Epoch 0 is the first
+   * pass: the VM is paused.
+   */
   | {
       readonly kind: "captured";
       readonly epoch: number;

@@ -1,9 +1,9 @@
 /**
- * The capture thread. It plays the COLO secondary towards QEMU (docs/specs/qemu-stream.md) in one blocking loop that reads like
- * the protocol: first pass, then request, reply, drain, cut, loaded, again and again.
+ * The capture thread. It plays the COLO secondary towards QEMU (docs/specs/qemu-stream.md) in one blocking
+ * loop that reads like the protocol: first pass, then request, reply, drain, cut, loaded, again and again.
  *
- * Inside the pause it only moves bytes from the socket into staging and notes where pages lie. Nobody else is given work then: on a small host
- * it would take the processor from QEMU.
+ * Inside the pause it only moves bytes from the socket into staging and notes where pages lie. Nobody else is
+ * given work then: on a small host it would take the processor from QEMU.
  */
 import { parentPort, workerData } from "node:worker_threads";
 import { COLO, coloMessage, coloName, SHUT_RETURN_PATH } from "../../codec/colo.ts";
@@ -27,18 +27,24 @@ const staging = new Staging(sharedStaging);
 
 /** Bytes asked of the socket at once. */
 const READ_BYTES = 256 << 10;
-/** A chunk with so many entries is handed over though it has room: a zero page takes nine bytes here and much longer to ship. */
+/**
+ * A chunk with so many entries is handed over though it has room: a zero page takes nine bytes here and much
+ * longer to ship.
+ */
 const ENOUGH_ENTRIES = 4096;
 const MOST_ENTRIES = ENOUGH_ENTRIES + Math.ceil((READ_BYTES + LONGEST_RECORD_BYTES) / 9);
 const LONGEST_DEVICE_STATE = 64 << 20;
 
 /**
- * The first pass ends with the VM paused until all of it is in staging, so what waits there for the link is a pause. With little room,
- * QEMU learns the link's true speed, too, and stops the VM only when little is left.
+ * The first pass ends with the VM paused until all of it is in staging, so what waits there for the link is a
+ * pause. With little room, QEMU learns the link's true speed, too, and stops the VM only when little is left.
  */
 const FIRST_PASS_CHUNKS = 8;
 
-/** So many full chunks are kept back until the pause is over. With all others at most one is open: so there is always one to be had. */
+/**
+ * So many full chunks are kept back until the pause is over. With all others at most one is open: so there is
+ * always one to be had.
+ */
 const MOST_KEPT_BACK = Math.min(8, staging.chunkCount - 2);
 
 class Stopped extends Error {}
@@ -65,7 +71,10 @@ function nextOrder(): number {
   }
 }
 
-/** Staging as a stream: bytes from QEMU land in the open chunk; full chunks are reported and a new one is opened. */
+/**
+ * Staging as a stream: bytes from QEMU land in the open chunk; full chunks are reported and a new one is
+ * opened.
+ */
 class Intake {
   epoch = 0;
   pages = 0;
@@ -105,7 +114,10 @@ class Intake {
     this.scanner.beginCheckpoint();
   }
 
-  /** The pause is over, or somebody wants it longer: what was kept back is handed over, and what the open chunk holds. */
+  /**
+   * The pause is over, or somebody wants it longer: what was kept back is handed over, and what the open
+   * chunk holds.
+   */
   endCheckpoint(): void {
     this.pausing = false;
     this.reportPages();

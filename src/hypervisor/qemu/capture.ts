@@ -1,8 +1,10 @@
 /**
- * Capture: taking checkpoints out of a running QEMU. This is the main thread's side; the work is done by `capture-worker.ts`.
+ * Capture: taking checkpoints out of a running QEMU. This is the main thread's side; the work is done by
+ * `capture-worker.ts`.
  *
- * The life of a capture: `start` (first pass, VM running) → epoch 0 captured (VM paused) → `begin` → requested → `capture` →
- * captured → requested → … → `stop`. A capture is used once; protection that starts again takes a new one.
+ * The life of a capture: `start` (first pass, VM running) → epoch 0 captured (VM paused) → `begin` →
+ * requested → `capture` → captured → requested → … → `stop`. A capture is used once; protection that starts
+ * again takes a new one.
  */
 import { Worker } from "node:worker_threads";
 import type { EpochCell } from "../../memory/epoch-cell.ts";
@@ -13,7 +15,10 @@ import { setColo } from "./colo-capability.ts";
 import { leaveColo } from "./colo-end.ts";
 import type { Qmp } from "./qmp.ts";
 
-/** So much of a checkpoint QEMU can hand over without waiting for our thread to be scheduled; an ordinary one is smaller. */
+/**
+ * So much of a checkpoint QEMU can hand over without waiting for our thread to be scheduled; an ordinary one
+ * is smaller.
+ */
 const SOCKET_BUFFER_BYTES = 4 << 20;
 
 /** Under this name QEMU is given its end of the stream. */
@@ -57,7 +62,10 @@ export class QemuCapture {
     this.worker.on("exit", () => this.ended.resolve());
   }
 
-  /** Begins the first pass. Fails with QEMU's own words when it refuses, or when it is stopped; QEMU is then as it was. */
+  /**
+   * Begins the first pass. Fails with QEMU's own words when it refuses, or when it is stopped; QEMU is then
+   * as it was.
+   */
   static async start(qmp: Qmp, options: CaptureOptions): Promise<QemuCapture> {
     if (options.stopped?.() === true) throw new Error(GIVEN_UP);
     await setColo(qmp, true);
@@ -120,8 +128,8 @@ export class QemuCapture {
   }
 
   /**
-   * Ends capture wherever it stands and brings QEMU back to where a new one can start. The VM runs afterwards, unless somebody else has stopped it. May be
-   * asked again. @param keepPaused as in `leaveColo`
+   * Ends capture wherever it stands and brings QEMU back to where a new one can start. The VM runs
+   * afterwards, unless somebody else has stopped it. May be asked again. @param keepPaused as in `leaveColo`
    */
   async stop(keepPaused = false): Promise<void> {
     await this.stopWorker();

@@ -1,6 +1,6 @@
 /**
- * A VM's extra QEMU arguments, for a clone of it that must not reach the outside: what the guest sees stays, what leads out of the VM on the host leads
- * nowhere. An option that is not known here is not guessed at.
+ * A VM's extra QEMU arguments, for a clone of it that must not reach the outside: what the guest sees stays,
+ * what leads out of the VM on the host leads nowhere. An option that is not known here is not guessed at.
  */
 import { type Argument, parseArguments } from "./arguments.ts";
 

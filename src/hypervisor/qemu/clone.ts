@@ -1,9 +1,10 @@
 /**
- * A QEMU beside the standby, of the same VM, which has nothing to do with the outside: it lives in a network namespace of its own, in which there are its taps
- * and nothing else, and its disks are overlays that go with it. The namespace has no name and goes with the process, too.
+ * A QEMU beside the standby, of the same VM, which has nothing to do with the outside: it lives in a network
+ * namespace of its own, in which there are its taps and nothing else, and its disks are overlays that go with
+ * it. The namespace has no name and goes with the process, too.
  *
- * Taps, and not some `-netdev` that leads nowhere: those (user, socket, hubport) know no virtio-net header, and a guest that has agreed on
- * checksum offload with a tap does not load on them.
+ * Taps, and not some `-netdev` that leads nowhere: those (user, socket, hubport) know no virtio-net header,
+ * and a guest that has agreed on checksum offload with a tap does not load on them.
  */
 import type { VmSpec } from "../vm-spec.ts";
 import { type ClonePlaces, qemuCommand } from "./command-line.ts";
@@ -51,7 +52,10 @@ export function confined(spec: Pick<VmSpec, "nics">, diskFolder: string): string
   return ["env", `TMPDIR=${diskFolder}`, "nice", "-n", "19", ...cutOff(spec)];
 }
 
-/** The words in front of a command that put it into a network of its own, with the VM's taps, which lead nowhere. */
+/**
+ * The words in front of a command that put it into a network of its own, with the VM's taps, which lead
+ * nowhere.
+ */
 export function cutOff({ nics }: Pick<VmSpec, "nics">): string[] {
   const taps = nics.flatMap(({ tap }) => [
     `ip tuntap add dev '${tap}' mode tap vnet_hdr`,
@@ -61,7 +65,10 @@ export function cutOff({ nics }: Pick<VmSpec, "nics">): string[] {
   return [...ownNetwork(), "--", "sh", "-c", script, "clone"];
 }
 
-/** Who is not root makes a network only where he is root, which any user may be in a user namespace of his own. */
+/**
+ * Who is not root makes a network only where he is root, which any user may be in a user namespace of his
+ * own.
+ */
 function ownNetwork(): string[] {
   return process.geteuid!() === 0 ? ["unshare", "--net"] : ["unshare", "--user", "--map-root-user", "--net"];
 }

@@ -1,6 +1,7 @@
 /**
- * The capability that makes a migration of QEMU's a COLO one. From 11.0 on it wants `return-path` beside it; up to 10.2 that must be off. The
- * version does not tell, for distributions carry patches over: QEMU is asked, and its refusal names what it wants.
+ * The capability that makes a migration of QEMU's a COLO one. From 11.0 on it wants `return-path` beside it;
+ * up to 10.2 that must be off. The version does not tell, for distributions carry patches over: QEMU is
+ * asked, and its refusal names what it wants.
  */
 import { type Qmp, QmpError } from "./qmp.ts";
 

@@ -19,11 +19,11 @@ interface Status {
 }
 
 /**
- * Ends what `QemuCapture` has begun, the stream being closed already, wherever it stands. QEMU notices the closed stream, says so, and waits for the
- * word that the other side is gone. Nothing begun: nothing done.
+ * Ends what `QemuCapture` has begun, the stream being closed already, wherever it stands. QEMU notices the
+ * closed stream, says so, and waits for the word that the other side is gone. Nothing begun: nothing done.
  *
- * COLO ends with the VM running, whatever it was before. One that its operator had paused is paused again at once: that it has run for about a millisecond cannot be
- * helped.
+ * COLO ends with the VM running, whatever it was before. One that its operator had paused is paused again at
+ * once: that it has run for about a millisecond cannot be helped.
  * @param keepPaused it was paused by somebody else, though QEMU may not say so any more
  */
 export async function leaveColo(qmp: Qmp, keepPaused = false): Promise<void> {

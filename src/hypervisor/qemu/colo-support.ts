@@ -1,4 +1,7 @@
-/** Whether a QEMU can do COLO at all: one without replication lists the capability all the same, and says no only when it is set. */
+/**
+ * Whether a QEMU can do COLO at all: one without replication lists the capability all the same, and says no
+ * only when it is set.
+ */
 import { type Qmp, QmpError } from "./qmp.ts";
 
 /** Touches nothing that stays. Fails when QEMU does not answer. */
@@ -16,7 +19,8 @@ export async function hasColo(qmp: Qmp): Promise<boolean> {
   try {
     await set(qmp, true);
   } catch (error) {
-    // "QEMU compiled without replication module", or, while a migration is under way, that it cannot be told now.
+    // "QEMU compiled without replication module", or, while a migration is under way, that it cannot be told
+    // now.
     if (error instanceof QmpError) return !/replication/i.test(error.message);
     throw error;
   }

@@ -1,10 +1,11 @@
 /**
  * QEMU's command line for a VM, in either role.
  *
- * Both roles get the same devices in the same order. What differs is where things lead on the host (sockets, files)
- * and, for the standby, that it waits for a stream. There is no -uuid (it would add a part to the stream), no -S (a
- * stream that is loaded runs by itself), no -no-reboot (a reboot of the guest is the guest's own affair). QEMU stays when the guest
- * shuts down, so that the guardian ends it when the backup knows (docs/guests.md).
+ * Both roles get the same devices in the same order. What differs is where things lead on the host (sockets,
+ * files) and, for the standby, that it waits for a stream. There is no -uuid (it would add a part to the
+ * stream), no -S (a stream that is loaded runs by itself), no -no-reboot (a reboot of the guest is the
+ * guest's own affair). QEMU stays when the guest shuts down, so that the guardian ends it when the backup
+ * knows (docs/guests.md).
  */
 import { statSync } from "node:fs";
 import type { DiskSpec, VmSpec } from "../vm-spec.ts";
@@ -16,11 +17,14 @@ import { type Accelerator, ramKiB } from "./tcg-aids.ts";
 export interface QemuPlaces {
   readonly role: "primary" | "standby";
   readonly accelerator: Accelerator;
-  /** Paths of the two QMP sockets that QEMU opens: one for orders, one for a watchdog. A monitor takes one client. */
+  /**
+   * Paths of the two QMP sockets that QEMU opens: one for orders, one for a watchdog. A monitor takes one
+   * client.
+   */
   readonly qmpSockets: readonly [string, string];
   /**
-   * RAM as a file, shared with whoever maps it. A standby needs it. A primary only when its RAM is to be compared.
-   * Made by QEMU when it is not there; when it is, it must have exactly the size of the RAM.
+   * RAM as a file, shared with whoever maps it. A standby needs it. A primary only when its RAM is to be
+   * compared. Made by QEMU when it is not there; when it is, it must have exactly the size of the RAM.
    */
   readonly ramFile?: string;
   /** The guest's first serial port is appended to this file; without one, what it writes is dropped. */
@@ -109,8 +113,8 @@ function lookingIn({ monitorSocket, serialLog, serialSocket, vncSocket }: CloneP
 }
 
 /**
- * One queue and no vhost: the filters that hold output see nothing else. A guest with a kernel of its own gets no boot
- * ROM: it is not used, and would be one more RAM block whose size depends on the host's package.
+ * One queue and no vhost: the filters that hold output see nothing else. A guest with a kernel of its own
+ * gets no boot ROM: it is not used, and would be one more RAM block whose size depends on the host's package.
  */
 function network(spec: VmSpec, nic: VmSpec["nics"][number], index: number): string[] {
   const rom = spec.boot.kind === "kernel" ? ",romfile=" : "";
@@ -121,9 +125,9 @@ function network(spec: VmSpec, nic: VmSpec["nics"][number], index: number): stri
 }
 
 /**
- * A device's id and its nodes' names are those of disk-nodes.ts. One queue: a device saves state for each. Block sizes
- * and the serial number, which the guest sees, are said here, so that no image and no host decides them. Firmware boots
- * from the disks in their order.
+ * A device's id and its nodes' names are those of disk-nodes.ts. One queue: a device saves state for each.
+ * Block sizes and the serial number, which the guest sees, are said here, so that no image and no host
+ * decides them. Firmware boots from the disks in their order.
  */
 function disks({ boot, disks }: VmSpec, { clone, probe }: QemuPlaces): string[] {
   const args = disks.flatMap((disk, index) => {
@@ -148,7 +152,10 @@ function disks({ boot, disks }: VmSpec, { clone, probe }: QemuPlaces): string[] 
   return args;
 }
 
-/** `snapshot`: what is written goes into a file without a name, in TMPDIR, and is gone with the process. Nothing in it is worth a flush. */
+/**
+ * `snapshot`: what is written goes into a file without a name, in TMPDIR, and is gone with the process.
+ * Nothing in it is worth a flush.
+ */
 function throwAwayDisk(index: number, { diskSocket }: ClonePlaces): string[] {
   const { format } = diskNodes(index);
   const server = `file.driver=nbd,file.server.type=unix,file.server.path=${value(diskSocket)},file.export=${format}`;

@@ -1,6 +1,11 @@
-/** Names of the feature bits that a CPU tells its guest of, as QEMU and Linux call them. For messages only. */
+/**
+ * Names of the feature bits that a CPU tells its guest of, as QEMU and Linux call them. For messages only.
+ */
 
-/** From bit 0 on; a dash where a bit has no name. Sources: Intel SDM volume 2 (CPUID), QEMU's target/i386/cpu.c. */
+/**
+ * From bit 0 on; a dash where a bit has no name. Sources: Intel SDM volume 2 (CPUID), QEMU's
+ * target/i386/cpu.c.
+ */
 const NAMES: Readonly<Record<string, string>> = {
   "1 EDX":
     "fpu vme de pse tsc msr pae mce cx8 apic - sep mtrr pge mca cmov pat pse36 pn clflush - ds acpi mmx fxsr sse sse2 ss ht tm ia64 pbe",

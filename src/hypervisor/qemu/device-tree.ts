@@ -11,7 +11,8 @@ export interface DeviceNode {
 }
 
 /**
- * Reads `info qtree`. Buses are told by name: their numbers on a PCI bus are given by the guest's firmware, which has not run in a standby.
+ * Reads `info qtree`. Buses are told by name: their numbers on a PCI bus are given by the guest's firmware,
+ * which has not run in a standby.
  */
 export function parseDeviceTree(text: string): DeviceNode[] {
   const found: (DeviceNode & { readonly properties: Map<string, string> })[] = [];

@@ -1,11 +1,17 @@
-/** Dirty bitmaps: QEMU's notes of what the guest has written to a disk. They live in QEMU's memory and end with it. */
+/**
+ * Dirty bitmaps: QEMU's notes of what the guest has written to a disk. They live in QEMU's memory and end
+ * with it.
+ */
 import { blockNodes, diskNodes } from "./disk-nodes.ts";
 import type { Qmp } from "./qmp.ts";
 
 /** Bytes of the disk that one bit stands for. 32 MiB of QEMU's memory for each TiB. */
 const GRANULARITY = 4096;
 
-/** Begins to record what is written from now on. Works in any state of the VM, and on a standby that has not run yet. */
+/**
+ * Begins to record what is written from now on. Works in any state of the VM, and on a standby that has not
+ * run yet.
+ */
 export async function addBitmap(
   qmp: Qmp,
   bitmap: { readonly index: number; readonly name: string },
@@ -25,8 +31,8 @@ export async function removeBitmap(
 }
 
 /**
- * Makes `to` a copy of `from` as it stands between two writes. The copy records nothing, so it can be exported (QEMU
- * exports no recording bitmap with a disk that is read-only); `from` goes on.
+ * Makes `to` a copy of `from` as it stands between two writes. The copy records nothing, so it can be
+ * exported (QEMU exports no recording bitmap with a disk that is read-only); `from` goes on.
  */
 export async function snapshotBitmap(
   qmp: Qmp,

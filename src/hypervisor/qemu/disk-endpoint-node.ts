@@ -2,8 +2,8 @@
 import type { Qmp } from "./qmp.ts";
 
 /**
- * Adds the node. QEMU gets a copy of `fd` and speaks with the server at its other end before it answers, its main loop waiting. Fails with QEMU's
- * word for what is wrong.
+ * Adds the node. QEMU gets a copy of `fd` and speaks with the server at its other end before it answers, its
+ * main loop waiting. Fails with QEMU's word for what is wrong.
  */
 export async function addEndpointNode(
   qmp: Qmp,

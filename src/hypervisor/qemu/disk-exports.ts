@@ -1,6 +1,6 @@
 /**
- * QEMU's own NBD server: it lets our process read a running VM's disks, and write those of a standby. One server per QEMU; each disk is an export
- * under its node's name (`disk0`).
+ * QEMU's own NBD server: it lets our process read a running VM's disks, and write those of a standby. One
+ * server per QEMU; each disk is an export under its node's name (`disk0`).
  */
 import { diskNodes } from "./disk-nodes.ts";
 import type { Qmp } from "./qmp.ts";
@@ -14,8 +14,9 @@ export async function startExports(qmp: Qmp, socketPath: string): Promise<void> 
 }
 
 /**
- * Exports a disk. `writable` is for a standby: QEMU refuses it while a VM has the disk. `bitmap` may be read as
- * `qemu:dirty-bitmap:NAME`; it must not be recording (see `snapshotBitmap`), and cannot be removed until the export is.
+ * Exports a disk. `writable` is for a standby: QEMU refuses it while a VM has the disk. `bitmap` may be read
+ * as `qemu:dirty-bitmap:NAME`; it must not be recording (see `snapshotBitmap`), and cannot be removed until
+ * the export is.
  */
 export async function exportDisk(
   qmp: Qmp,
@@ -32,7 +33,10 @@ export async function exportDisk(
   });
 }
 
-/** Takes an export away, with the connections to it. Nothing is written through it afterwards. No export: no error. */
+/**
+ * Takes an export away, with the connections to it. Nothing is written through it afterwards. No export: no
+ * error.
+ */
 export async function removeExport(qmp: Qmp, index: number): Promise<void> {
   const id = diskNodes(index).format;
   const deleted = {

@@ -1,11 +1,15 @@
-/** Whether flushes of a disk, the guest's and those that QEMU does at each checkpoint, reach the host's stable storage. */
+/**
+ * Whether flushes of a disk, the guest's and those that QEMU does at each checkpoint, reach the host's stable
+ * storage.
+ */
 import { open } from "node:fs/promises";
 import { blockNodes, diskNodes, fileNodeOptions } from "./disk-nodes.ts";
 import type { Qmp } from "./qmp.ts";
 
 /**
- * Switches flushing of a running VM's disk on or off. On is how it starts. Resolves when everything that was written while it was off is on stable
- * storage too: QEMU takes that for flushed, and would not make up for it. Before it switches flushing off QEMU flushes, with the VM waiting.
+ * Switches flushing of a running VM's disk on or off. On is how it starts. Resolves when everything that was
+ * written while it was off is on stable storage too: QEMU takes that for flushed, and would not make up for
+ * it. Before it switches flushing off QEMU flushes, with the VM waiting.
  */
 export async function setFlushing(
   qmp: Qmp,

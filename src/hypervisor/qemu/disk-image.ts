@@ -1,4 +1,6 @@
-/** What a disk image is, read off its header alone. Source of the qcow2 fields: QEMU docs/interop/qcow2.txt. */
+/**
+ * What a disk image is, read off its header alone. Source of the qcow2 fields: QEMU docs/interop/qcow2.txt.
+ */
 import { constants } from "node:fs";
 import { access, type FileHandle, open, stat } from "node:fs/promises";
 import { isLocked } from "../../os/file-lock.ts";
@@ -17,7 +19,9 @@ export interface DiskImageFacts {
   readonly identity?: string;
 }
 
-/** Why an image cannot be used. `code` is for programs; the message is what is wrong with it, and what to do. */
+/**
+ * Why an image cannot be used. `code` is for programs; the message is what is wrong with it, and what to do.
+ */
 export class ImageProblem extends Error {
   readonly code: string;
   constructor(code: string, message: string) {
@@ -29,10 +33,16 @@ export class ImageProblem extends Error {
 
 const QCOW2_MAGIC = 0x514649fb;
 const HEADER_BYTES = 104;
-/** An image that was not closed (the dirty bit, of lazy refcounts) is not among them: QEMU repairs that when it opens it. */
+/**
+ * An image that was not closed (the dirty bit, of lazy refcounts) is not among them: QEMU repairs that when
+ * it opens it.
+ */
 const INCOMPATIBLE = { corrupt: 2n, externalData: 4n } as const;
 
-/** QEMU locks single bytes in this range, one for each thing it does or forbids to others (block/file-posix.c). */
+/**
+ * QEMU locks single bytes in this range, one for each thing it does or forbids to others
+ * (block/file-posix.c).
+ */
 const LOCKS = { from: 100, length: 200 } as const;
 
 /**
@@ -53,7 +63,8 @@ export async function inspectImage(
     const { blocks } = await file.stat();
     const identity = await imageIdentity(path);
     const common = { kind, allocatedBytes: blocks * 512, ...(identity === undefined ? {} : { identity }) };
-    // Of a raw image nothing is read: its first bytes are the guest's, which may write there what looks like another format.
+    // Of a raw image nothing is read: its first bytes are the guest's, which may write there what looks like
+    // another format.
     if (format === "raw") return { ...common, virtualBytes: wholeSectors(await sizeOf(file, kind)) };
     const header = Buffer.alloc(HEADER_BYTES);
     const { bytesRead } = await file.read(header, 0, HEADER_BYTES, 0);
@@ -86,7 +97,10 @@ async function kindOf(path: string): Promise<DiskImageFacts["kind"]> {
   return facts.isFile() ? "file" : "block-device";
 }
 
-/** @param exclusive no file system, LVM, RAID or swap of this host may have the device: with O_EXCL the kernel says so */
+/**
+ * @param exclusive no file system, LVM, RAID or swap of this host may have the device: with O_EXCL the kernel
+ * says so
+ */
 async function opened(path: string, exclusive: boolean): Promise<FileHandle> {
   try {
     return await open(path, constants.O_RDONLY | (exclusive ? constants.O_EXCL : 0));

@@ -1,9 +1,10 @@
 /**
- * Write-intent: an endpoint of ours is told of a write of the guest before the image is touched. It is told once for each 64 KiB of the disk, by a
- * write (or zero) of what was there before, and the guest's write waits for its answer. After `renewIntent` it is told of everything anew.
+ * Write-intent: an endpoint of ours is told of a write of the guest before the image is touched. It is told
+ * once for each 64 KiB of the disk, by a write (or zero) of what was there before, and the guest's write
+ * waits for its answer. After `renewIntent` it is told of everything anew.
  *
- * QEMU's filter `copy-before-write` does it, below the mirror: mirror, top, filter, format. If the endpoint fails, the guest's
- * writes go on without.
+ * QEMU's filter `copy-before-write` does it, below the mirror: mirror, top, filter, format. If the endpoint
+ * fails, the guest's writes go on without.
  */
 import { addEndpointNode } from "./disk-endpoint-node.ts";
 import { blockNodes, deviceOf, diskNodes } from "./disk-nodes.ts";
@@ -13,21 +14,27 @@ import type { Qmp } from "./qmp.ts";
 const TIMEOUT_MS = 5_000;
 
 /**
- * Has everything told anew, to the server behind `fd` (as in `MirroredDisk`), and lets go of the one before. Everything written until then has
- * been flushed, unless flushing is off: flush the image first, since QEMU does it with the VM waiting.
+ * Has everything told anew, to the server behind `fd` (as in `MirroredDisk`), and lets go of the one before.
+ * Everything written until then has been flushed, unless flushing is off: flush the image first, since QEMU
+ * does it with the VM waiting.
  */
 export async function renewIntent(monitors: Monitors, index: number, fd: number): Promise<void> {
   await orCut(monitors.watchdog, { index, fds: [fd] }, TIMEOUT_MS, addIntent(monitors.qmp, index, fd));
 }
 
-/** Puts the top node in, between the device and the format node. Before the mirror starts: that then sits on it. */
+/**
+ * Puts the top node in, between the device and the format node. Before the mirror starts: that then sits on
+ * it.
+ */
 export async function addTop(qmp: Qmp, index: number): Promise<void> {
   const { top, format } = diskNodes(index);
   await qmp.execute("blockdev-add", topOptions(index, format));
   await qmp.execute("qom-set", { path: await deviceOf(qmp, index), property: "drive", value: top });
 }
 
-/** Puts a fresh filter in below the top node, and takes the one before out. Or fails, and all is as it was. */
+/**
+ * Puts a fresh filter in below the top node, and takes the one before out. Or fails, and all is as it was.
+ */
 export async function addIntent(qmp: Qmp, index: number, fd: number): Promise<void> {
   const { format, intents } = diskNodes(index);
   const nodes = await blockNodes(qmp);

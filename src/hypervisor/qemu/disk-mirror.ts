@@ -1,6 +1,7 @@
 /**
- * Every write of the guest to a disk also goes to an endpoint of ours, an NBD server on a socket, and the guest sees it done when
- * both have it. QEMU's block job `mirror` does that, without copying what was on the disk before.
+ * Every write of the guest to a disk also goes to an endpoint of ours, an NBD server on a socket, and the
+ * guest sees it done when both have it. QEMU's block job `mirror` does that, without copying what was on the
+ * disk before.
  */
 import { addEndpointNode } from "./disk-endpoint-node.ts";
 import { addIntent, addTop, removeTop } from "./disk-intent.ts";
@@ -11,7 +12,10 @@ import { untilEvent } from "./qmp-wait.ts";
 
 /** For each of the steps that wait for the endpoint, or for the job. */
 const START_TIMEOUT_MS = 2_000;
-/** With an endpoint that answers it takes some 10 ms. With one that does not, the VM stands still for as long as this. */
+/**
+ * With an endpoint that answers it takes some 10 ms. With one that does not, the VM stands still for as long
+ * as this.
+ */
 const STOP_TIMEOUT_MS = 1_000;
 /** For a job that was cancelled and whose endpoint is no hindrance any more. */
 const END_TIMEOUT_MS = 5_000;
@@ -20,13 +24,17 @@ export interface MirroredDisk {
   /** Its number in `vm.disks`. */
   readonly index: number;
   /**
-   * QEMU's end of a socket pair; the caller's own copy stays the caller's. At the other end an NBD server must answer already, with an
-   * export of the node's name (`disk0`) and of exactly the disk's size: until it does, the VM stands still.
+   * QEMU's end of a socket pair; the caller's own copy stays the caller's. At the other end an NBD server
+   * must answer already, with an export of the node's name (`disk0`) and of exactly the disk's size: until it
+   * does, the VM stands still.
    */
   readonly fd: number;
   /** The same for the endpoint of write-intent (see `disk-intent.ts`). Without it there is none. */
   readonly intentFd?: number;
-  /** The job has ended unasked, or is about to: from now on writes of the guest may be missing. Once, with a sentence. */
+  /**
+   * The job has ended unasked, or is about to: from now on writes of the guest may be missing. Once, with a
+   * sentence.
+   */
   readonly onFailed: (reason: string) => void;
 }
 
@@ -34,8 +42,8 @@ export interface MirroredDisk {
 const watches = new WeakMap<Qmp, Map<number, () => void>>();
 
 /**
- * Starts mirroring a disk of a VM that runs or is paused. When it resolves, every later write goes to the endpoint too. Rejects with a
- * sentence, everything undone and the VM running on.
+ * Starts mirroring a disk of a VM that runs or is paused. When it resolves, every later write goes to the
+ * endpoint too. Rejects with a sentence, everything undone and the VM running on.
  */
 export async function replicateDisk(monitors: Monitors, disk: MirroredDisk): Promise<void> {
   const { format } = diskNodes(disk.index);
@@ -49,7 +57,10 @@ export async function replicateDisk(monitors: Monitors, disk: MirroredDisk): Pro
   }
 }
 
-/** Takes it all out again, whatever of it there is. The guest runs on; what it writes meanwhile may or may not be mirrored. */
+/**
+ * Takes it all out again, whatever of it there is. The guest runs on; what it writes meanwhile may or may not
+ * be mirrored.
+ */
 export async function stopReplicatingDisk(monitors: Monitors, index: number): Promise<void> {
   unwatch(monitors.qmp, index);
   await orCut(monitors.watchdog, { index, fds: [] }, STOP_TIMEOUT_MS, end(monitors.qmp, index));
@@ -93,7 +104,10 @@ interface JobEvent {
   readonly error?: string;
 }
 
-/** Returns a function that says the job has started, and throws if it has ended already. Until then a failure is the start's. */
+/**
+ * Returns a function that says the job has started, and throws if it has ended already. Until then a failure
+ * is the start's.
+ */
 function watch(qmp: Qmp, { index, onFailed }: MirroredDisk): () => void {
   const { format, job } = diskNodes(index);
   let running = false;
@@ -108,7 +122,8 @@ function watch(qmp: Qmp, { index, onFailed }: MirroredDisk): () => void {
     if ((data as JobEvent).device === job) act(data as JobEvent);
   };
   const listeners = [
-    // The guest's write was all right. That the job ends follows up to 100 ms later, and what is written meanwhile is not mirrored.
+    // The guest's write was all right. That the job ends follows up to 100 ms later, and what is written
+    // meanwhile is not mirrored.
     qmp.on(
       "BLOCK_JOB_ERROR",
       mine(() => fail("the endpoint refused a write, or its connection broke")),
@@ -145,7 +160,10 @@ async function end(qmp: Qmp, index: number): Promise<void> {
   if ((await blockNodes(qmp)).has(remote)) await qmp.execute("blockdev-del", { "node-name": remote });
 }
 
-/** Nothing more goes to the endpoint: `job-cancel` of a mirror does not wait for it. A job that ends by itself at that moment is as good. */
+/**
+ * Nothing more goes to the endpoint: `job-cancel` of a mirror does not wait for it. A job that ends by itself
+ * at that moment is as good.
+ */
 async function cancel(qmp: Qmp, job: string): Promise<void> {
   const over = {
     event: "JOB_STATUS_CHANGE",

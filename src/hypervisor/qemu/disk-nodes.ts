@@ -1,4 +1,7 @@
-/** What QEMU's block nodes of a disk are called, and which of them there are. docs/specs/qemu-disks.md has the picture. */
+/**
+ * What QEMU's block nodes of a disk are called, and which of them there are. docs/specs/qemu-disks.md has the
+ * picture.
+ */
 import type { Qmp } from "./qmp.ts";
 
 /** A disk's nodes. `format` and `file` are on the command line; the others come and go with a protection. */
@@ -9,7 +12,9 @@ export function diskNodes(index: number) {
     file: `${format}-file`,
     /** The endpoint to which the guest's writes are mirrored. */
     remote: `${format}-remote`,
-    /** Above `format` while write-intent may be on: what is below it can be changed while the mirror is on. */
+    /**
+     * Above `format` while write-intent may be on: what is below it can be changed while the mirror is on.
+     */
     top: `${format}-top`,
     /** Two, of which one is in use: a new one takes over before the old one goes. */
     intents: [0, 1].map((side) => ({
@@ -23,7 +28,10 @@ export function diskNodes(index: number) {
   };
 }
 
-/** Where a disk's device is among QEMU's objects. The store of UEFI variables is the machine's second flash memory, which has no id. */
+/**
+ * Where a disk's device is among QEMU's objects. The store of UEFI variables is the machine's second flash
+ * memory, which has no id.
+ */
 export async function deviceOf(qmp: Qmp, index: number): Promise<string> {
   const { device } = diskNodes(index);
   const devices = await qmp.execute<{ name: string }[]>("qom-list", { path: "/machine/peripheral" });
@@ -48,7 +56,10 @@ export async function blockNodes(qmp: Qmp): Promise<ReadonlyMap<string, BlockNod
   return new Map(nodes.map((node) => [node["node-name"], node]));
 }
 
-/** The options of a disk's lower node, as on the command line: a node that is reopened must be given all of them again. */
+/**
+ * The options of a disk's lower node, as on the command line: a node that is reopened must be given all of
+ * them again.
+ */
 export function fileNodeOptions(file: {
   readonly index: number;
   readonly driver: string;

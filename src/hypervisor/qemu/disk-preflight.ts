@@ -15,7 +15,10 @@ export interface DiskAnswer {
   readonly images: readonly DiskImageFacts[];
 }
 
-/** Reads the images' headers and asks their file systems. Must not be called while a QEMU of ours has them open. */
+/**
+ * Reads the images' headers and asks their file systems. Must not be called while a QEMU of ours has them
+ * open.
+ */
 export async function diskPreflight(
   disks: readonly DiskSpec[],
   question: { readonly stateDirectory: string },
@@ -97,7 +100,10 @@ function sharedFindings(disk: DiskSpec, index: number): Finding[] {
   return [warning("shared-disk", text)];
 }
 
-/** Without flushes qcow2 does not keep its own structures in order: after a power failure data of the guest's was seen in the wrong places. */
+/**
+ * Without flushes qcow2 does not keep its own structures in order: after a power failure data of the guest's
+ * was seen in the wrong places.
+ */
 function durabilityFindings(disk: DiskSpec, index: number): Finding[] {
   if (disk.durability === "strict") return [];
   const name = `${nameOf(disk, index)} cannot have durability: replicated:`;

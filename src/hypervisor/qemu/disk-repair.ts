@@ -1,6 +1,6 @@
 /**
- * Whether an image's own structures are whole. QEMU has been seen to hurt qcow2 while it ran (docs/specs/qemu-disks.md), and what is in such an image
- * is not what any record says of it.
+ * Whether an image's own structures are whole. QEMU has been seen to hurt qcow2 while it ran
+ * (docs/specs/qemu-disks.md), and what is in such an image is not what any record says of it.
  */
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
@@ -17,8 +17,8 @@ export function isSound(image: string): Promise<boolean> {
 }
 
 /**
- * Mends what is damaged: every cluster is counted anew. What a guest reads may be wrong as before, and is wrong nowhere else. Rejects when it cannot be
- * mended.
+ * Mends what is damaged: every cluster is counted anew. What a guest reads may be wrong as before, and is
+ * wrong nowhere else. Rejects when it cannot be mended.
  */
 export async function repair(image: string): Promise<void> {
   if (!(await check(image, "-r", "all"))) throw new Error(`qemu-img check -r all could not mend ${image}`);

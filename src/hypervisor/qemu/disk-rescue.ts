@@ -1,6 +1,7 @@
 /**
- * What QEMU does with an endpoint of ours it does in its main loop: while the endpoint does not answer, the VM stands still and the
- * monitor is dumb. Cutting the connection is the way out: at our end, or out of band from a second monitor.
+ * What QEMU does with an endpoint of ours it does in its main loop: while the endpoint does not answer, the
+ * VM stands still and the monitor is dumb. Cutting the connection is the way out: at our end, or out of band
+ * from a second monitor.
  */
 import { shutdownSocket } from "../../os/socket.ts";
 import { diskNodes } from "./disk-nodes.ts";
@@ -16,8 +17,9 @@ export interface Monitors {
 const AFTER_CUT_MS = 5_000;
 
 /**
- * Waits for `work`: commands that need the endpoints of disk `index`. After `withinMs` their connections are cut, upon which QEMU goes on and `work` ends one
- * way or the other. `fds` are connections that QEMU was only now given: during the handshake it cannot cut them itself.
+ * Waits for `work`: commands that need the endpoints of disk `index`. After `withinMs` their connections are
+ * cut, upon which QEMU goes on and `work` ends one way or the other. `fds` are connections that QEMU was only
+ * now given: during the handshake it cannot cut them itself.
  */
 export async function orCut<T>(
   watchdog: Qmp,
@@ -43,7 +45,8 @@ async function yank(watchdog: Qmp, index: number): Promise<void> {
   const { remote, intents } = diskNodes(index);
   for (const node of [remote, ...intents.map(({ target }) => target)]) {
     const instances = [{ type: "block-node", "node-name": node }];
-    // One at a time: a node that is not there makes QEMU refuse the whole list. If none of it helps, the caller's wait ends.
+    // One at a time: a node that is not there makes QEMU refuse the whole list. If none of it helps, the
+    // caller's wait ends.
     await watchdog.executeOob("yank", { instances }).catch(() => {});
   }
 }

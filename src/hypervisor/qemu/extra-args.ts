@@ -1,8 +1,10 @@
 /**
- * What a user's extra QEMU arguments would mean for protection, read off the arguments alone. Part of preflight.
+ * What a user's extra QEMU arguments would mean for protection, read off the arguments alone. Part of
+ * preflight.
  *
- * Everything that leaves a VM is held, refused, or named. So each option stands here with its rule, and one that does not is
- * refused: Remus cannot say where it leads. What the arguments add is looked for once more in the running QEMU (live-network.ts).
+ * Everything that leaves a VM is held, refused, or named. So each option stands here with its rule, and one
+ * that does not is refused: Remus cannot say where it leads. What the arguments add is looked for once more
+ * in the running QEMU (live-network.ts).
  */
 import { type Argument, parseArguments } from "./arguments.ts";
 import { cardFinding, deviceFinding, globalFinding, objectFinding } from "./extra-devices.ts";
@@ -191,7 +193,10 @@ function each(options: string, rule: Rule): [string, Rule][] {
   return options.split(" ").map((option) => [option, rule]);
 }
 
-/** What becomes of a guest that has ended is the guardian's affair: a QEMU that ends by itself looks like a host that fails, and the backup would go on. */
+/**
+ * What becomes of a guest that has ended is the guardian's affair: a QEMU that ends by itself looks like a
+ * host that fails, and the backup would go on.
+ */
 function actionFinding(argument: Argument): Finding | undefined {
   const { properties } = argument;
   const ends =

@@ -1,4 +1,6 @@
-/** Devices, objects and properties that extra arguments bring: known to be whole in a checkpoint, or refused. */
+/**
+ * Devices, objects and properties that extra arguments bring: known to be whole in a checkpoint, or refused.
+ */
 import { type Argument, isOn } from "./arguments.ts";
 import { refused, unknown } from "./extra-rules.ts";
 import type { Finding } from "./traps.ts";
@@ -34,7 +36,10 @@ export function cardFinding(argument: Argument): Finding | undefined {
 const cardDrivers =
   /^(virtio-net|e1000|rtl8139|ne2k|pcnet|vmxnet|tulip|i8255|i8254|i8256|i8280|igb|usb-net|rocker|sungem|eepro)/;
 
-/** By driver; the first that fits speaks. What QEMU hands on, and whose ends are `-chardev`, `-drive` and so on, judged on their own. */
+/**
+ * By driver; the first that fits speaks. What QEMU hands on, and whose ends are `-chardev`, `-drive` and so
+ * on, judged on their own.
+ */
 const deviceRules: readonly [RegExp, (argument: Argument) => Finding | undefined][] = [
   [cardDrivers, card],
   [
@@ -142,7 +147,10 @@ export function objectFinding(argument: Argument): Finding | undefined {
 /** Which device leads where is said by the device itself, never from afar. */
 const leads = /^(netdev|hubport|chardev|drive|memdev|vhost.*|mq|host|hostdev|rng|cryptodev|mac|queues)$/;
 
-/** `-global driver.property=value`, or with keys. It changes devices that are judged on their own; not what they lead to. */
+/**
+ * `-global driver.property=value`, or with keys. It changes devices that are judged on their own; not what
+ * they lead to.
+ */
 export function globalFinding(argument: Argument): Finding | undefined {
   const { properties, value } = argument;
   const short = /^([^.=]+)\.([^=]+)=/.exec(value);

@@ -32,8 +32,9 @@ function hasNested(properties: ReadonlyMap<string, string>): boolean {
 }
 
 /**
- * Nodes that QEMU opens for writing only if a user of theirs wants to write (`auto-read-only`), and whose one user is a node that is only read: as libvirt
- * describes a CD. A node that anybody else could use is none of them.
+ * Nodes that QEMU opens for writing only if a user of theirs wants to write (`auto-read-only`), and whose one
+ * user is a node that is only read: as libvirt describes a CD. A node that anybody else could use is none of
+ * them.
  */
 export function onlyReadNodes(all: readonly Argument[]): ReadonlySet<Argument> {
   const found = all.filter(({ option, properties, value }) => {

@@ -1,6 +1,7 @@
 /**
- * Files that a VM's extra arguments give to the guest: read-only disks, discs, tables and ROMs. Their paths are equal on both
- * hosts, for the arguments are; their contents must be, too. A guest that goes on with another disc below it reads nonsense.
+ * Files that a VM's extra arguments give to the guest: read-only disks, discs, tables and ROMs. Their paths
+ * are equal on both hosts, for the arguments are; their contents must be, too. A guest that goes on with
+ * another disc below it reads nonsense.
  */
 import { type Argument, parseArguments } from "./arguments.ts";
 import { sampleDigest } from "./file-digest.ts";

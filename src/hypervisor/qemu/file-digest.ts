@@ -2,7 +2,10 @@
 import { createHash } from "node:crypto";
 import { closeSync, fstatSync, openSync, readFileSync, readSync, statSync } from "node:fs";
 
-/** By what a file looks like from outside: digests are asked for at each change of roles, in which a guest waits. */
+/**
+ * By what a file looks like from outside: digests are asked for at each change of roles, in which a guest
+ * waits.
+ */
 const known = new Map<string, string>();
 
 /** The first 16 hexadecimal digits of the SHA-256 of its contents. */
@@ -16,8 +19,8 @@ const SAMPLE_BYTES = 65536;
 const SAMPLES = 64;
 
 /**
- * Of a disc: its size, and 64 KiB at each of 65 places from its first byte to its last. The first ones hold the time at which it was made, so discs
- * that are not the same differ there.
+ * Of a disc: its size, and 64 KiB at each of 65 places from its first byte to its last. The first ones hold
+ * the time at which it was made, so discs that are not the same differ there.
  */
 export function sampleDigest(path: string): string {
   return remembered(`samples\n${path}`, path, () => {

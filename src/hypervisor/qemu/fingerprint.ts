@@ -1,4 +1,7 @@
-/** What must be equal on both hosts of a VM, for one to go on with what the other has: gathered by each, compared by the backup (machine-mismatch.ts). */
+/**
+ * What must be equal on both hosts of a VM, for one to go on with what the other has: gathered by each,
+ * compared by the backup (machine-mismatch.ts).
+ */
 import type { DiskSpec, VmSpec } from "../vm-spec.ts";
 import type { DiskImageFacts } from "./disk-image.ts";
 import { extraFiles } from "./extra-files.ts";
@@ -10,9 +13,9 @@ import { type Accelerator, ramKiB } from "./tcg-aids.ts";
 export type Fingerprint = Readonly<Record<string, string | number>>;
 
 /**
- * What the guest sees of its hardware, and what its device state depends on. The backup compares it with its own
- * before it takes a VM in. Kernel and initrd are compared by content: a guest that reboots after a failover starts
- * from the backup's files.
+ * What the guest sees of its hardware, and what its device state depends on. The backup compares it with its
+ * own before it takes a VM in. Kernel and initrd are compared by content: a guest that reboots after a
+ * failover starts from the backup's files.
  */
 export function fingerprint(
   spec: VmSpec,
@@ -71,7 +74,8 @@ function diskFingerprint(disk: DiskSpec, index: number, image: DiskImageFacts): 
 }
 
 /**
- * Kernel and initrd by their contents. To be taken when QEMU is started, which reads them then and never again: later they may be others, or gone.
+ * Kernel and initrd by their contents. To be taken when QEMU is started, which reads them then and never
+ * again: later they may be others, or gone.
  * @throws what the file system says
  */
 export function bootFingerprint({ boot }: Pick<VmSpec, "boot">): Fingerprint {

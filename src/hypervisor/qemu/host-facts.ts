@@ -68,7 +68,10 @@ export async function lookAtHost(question: {
   };
 }
 
-/** What can still be taken: `MemAvailable` of /proc/meminfo, or less where a control group's limit allows less. */
+/**
+ * What can still be taken: `MemAvailable` of /proc/meminfo, or less where a control group's limit allows
+ * less.
+ */
 export async function memAvailableMiB(): Promise<number> {
   const match = /^MemAvailable:\s+(\d+) kB/m.exec(await readFile("/proc/meminfo", "utf8"));
   const host = match === null ? Number.POSITIVE_INFINITY : Math.floor(Number(match[1]) / 1024);
@@ -76,7 +79,10 @@ export async function memAvailableMiB(): Promise<number> {
   return group === undefined ? host : Math.min(host, Math.floor(group.bytes / 2 ** 20));
 }
 
-/** The end of a remedy where memory lacks: what else could be done, and begins with a blank; empty where no limit is set. */
+/**
+ * The end of a remedy where memory lacks: what else could be done, and begins with a blank; empty where no
+ * limit is set.
+ */
 export async function memoryLimitHint(): Promise<string> {
   const group = await cgroupMemory();
   if (group === undefined) return "";

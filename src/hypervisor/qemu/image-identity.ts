@@ -1,7 +1,7 @@
 /**
  * Which image a path leads to, in words that two hosts share: so that one image which both of them see is not
- * taken for two. The backup writes older data than the primary does: on one and the same image that destroys the
- * disk of the running VM.
+ * taken for two. The backup writes older data than the primary does: on one and the same image that destroys
+ * the disk of the running VM.
  */
 import { readFile, realpath, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -10,7 +10,10 @@ import { dirname, join } from "node:path";
 const SHARED =
   /^(nfs4?|cifs|smb3|ceph|gfs2|ocfs2|lustre|beegfs|gpfs|fuse\.(glusterfs|ceph.*|sshfs|moosefs))$/;
 
-/** Undefined where nothing tells two images of two hosts apart; then only the locks of a shared file system do. */
+/**
+ * Undefined where nothing tells two images of two hosts apart; then only the locks of a shared file system
+ * do.
+ */
 export async function imageIdentity(path: string): Promise<string | undefined> {
   const facts = await stat(path, { bigint: true });
   const { birthtimeNs, ctimeNs, dev, ino } = facts;
@@ -27,7 +30,10 @@ function numbers(device: bigint): string {
   return `${major}:${minor}`;
 }
 
-/** By what the device says of itself: a disk of a storage network, multipath or LVM says the same on every host. */
+/**
+ * By what the device says of itself: a disk of a storage network, multipath or LVM says the same on every
+ * host.
+ */
 async function deviceIdentity(device: string): Promise<string | undefined> {
   const folder = await realpath(`/sys/dev/block/${device}`).catch(() => undefined);
   if (folder === undefined) return undefined;

@@ -1,7 +1,9 @@
 /**
- * QEMU locks single bytes of an image, one for each thing that it does or forbids to others (block/file-posix.c). Both of what it does not say itself: who has
- * an image that it is refused, and that it runs a VM without having been given an image alone. QEMU 7.2 does, when the image was exported before its migration
- * was loaded: it takes the rest of its locks when the VM runs, and where it cannot it only writes a line.
+ * QEMU locks single bytes of an image, one for each thing that it does or forbids to others
+ * (block/file-posix.c). Both of what it does not say itself: who has an image that it is refused, and that it
+ * runs a VM without having been given an image alone. QEMU 7.2 does, when the image was exported before its
+ * migration was loaded: it takes the rest of its locks when the VM runs, and where it cannot it only writes a
+ * line.
  */
 import { lockHolders, locksOf } from "../../os/lock-holders.ts";
 
@@ -9,7 +11,9 @@ import { lockHolders, locksOf } from "../../os/lock-holders.ts";
 const WRITES = 101;
 const FORBIDS_WRITES = 201;
 
-/** Of images that others have locked, too: a sentence's rest for each, "PATH is in use by NAME (process PID)". */
+/**
+ * Of images that others have locked, too: a sentence's rest for each, "PATH is in use by NAME (process PID)".
+ */
 export async function inUseByOthers(images: readonly string[], qemuPid: number): Promise<string[]> {
   const found: string[] = [];
   for (const image of images) {

@@ -1,6 +1,7 @@
 /**
- * What of a running VM may change beside a protection, looked at cheaply: a handful of short queries, not the whole comparison (running-machine.ts), which looks at
- * firmware files and prints every device. Two looks are compared by name.
+ * What of a running VM may change beside a protection, looked at cheaply: a handful of short queries, not the
+ * whole comparison (running-machine.ts), which looks at firmware files and prints every device. Two looks are
+ * compared by name.
  */
 import { networkFindings } from "./live-output.ts";
 import { type Qmp, QmpClosed } from "./qmp.ts";
@@ -18,7 +19,9 @@ export interface LiveLook {
   readonly leaks: readonly string[];
 }
 
-/** @param cards how many network cards Remus has given the VM. Undefined: QEMU is gone, of which others tell */
+/**
+ * @param cards how many network cards Remus has given the VM. Undefined: QEMU is gone, of which others tell
+ */
 export async function lookForChanges(qmp: Qmp, cards: number): Promise<LiveLook | undefined> {
   try {
     return await look(qmp, cards);
@@ -41,7 +44,10 @@ async function look(qmp: Qmp, cards: number): Promise<LiveLook> {
   };
 }
 
-/** The first difference, a sentence without its full stop that names the thing; undefined: nothing has changed. */
+/**
+ * The first difference, a sentence without its full stop that names the thing; undefined: nothing has
+ * changed.
+ */
 export function changeBetween(before: LiveLook, now: LiveLook): string | undefined {
   for (const [name, type] of before.devices)
     if (now.devices.get(name) !== type)

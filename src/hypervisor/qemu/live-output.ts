@@ -1,13 +1,14 @@
 /**
- * By which ways a running QEMU lets output out, whatever its arguments said: part of the live preflight. What came by a file of
- * arguments, or later over another monitor, is here too.
+ * By which ways a running QEMU lets output out, whatever its arguments said: part of the live preflight. What
+ * came by a file of arguments, or later over another monitor, is here too.
  */
 import type { Qmp } from "./qmp.ts";
 import { error, type Finding, warning } from "./traps.ts";
 
 /**
- * Every card and every backend must be one of Remus's own, which its filters hold: `nic0` on `net0` and so on.
- * `info network` has one line per queue: `\ net0: index=1,type=tap,…`. A second queue shows as an index above 0.
+ * Every card and every backend must be one of Remus's own, which its filters hold: `nic0` on `net0` and so
+ * on. `info network` has one line per queue: `\ net0: index=1,type=tap,…`. A second queue shows as an index
+ * above 0.
  * @param cards how many of those there are
  */
 export async function networkFindings(qmp: Qmp, cards: number): Promise<Finding[]> {
@@ -68,7 +69,10 @@ function stranger(name: string, type: string, line: string): Finding {
   );
 }
 
-/** Ports and pipes that lead out of QEMU. The monitors and the first serial port are Remus's; so is what it adds itself. */
+/**
+ * Ports and pipes that lead out of QEMU. The monitors and the first serial port are Remus's; so is what it
+ * adds itself.
+ */
 export async function endFindings(qmp: Qmp): Promise<Finding[]> {
   const ends = await qmp.execute<{ label: string; filename: string }[]>("query-chardev");
   return ends.flatMap(({ filename, label }) =>

@@ -11,7 +11,10 @@ const forbidden = new Set([
   ...["xbzrle", "compress", "multifd", "postcopy-ram", "dirty-bitmaps", "background-snapshot", "mapped-ram"],
   ...["x-ignore-shared", "zero-copy-send", "block", "postcopy-preempt", "validate-uuid"],
 ]);
-/** Made for a migration that ends: the VM would wait for a word that nobody says, or its vCPUs stay throttled for good. */
+/**
+ * Made for a migration that ends: the VM would wait for a word that nobody says, or its vCPUs stay throttled
+ * for good.
+ */
 const endless = new Set(["pause-before-switchover", "switchover-ack", "auto-converge", "dirty-limit"]);
 const idle = new Set([undefined, "none", "completed", "failed", "cancelled"]);
 
@@ -87,7 +90,10 @@ async function migrationFindings(qmp: Qmp): Promise<Finding[]> {
   return found;
 }
 
-/** A checkpoint of a VM in io-error, internal-error or guest-panicked aborts QEMU; a paused one would be started. */
+/**
+ * A checkpoint of a VM in io-error, internal-error or guest-panicked aborts QEMU; a paused one would be
+ * started.
+ */
 async function runStateFindings(qmp: Qmp): Promise<Finding[]> {
   const { status } = await qmp.execute<{ status: string }>("query-status");
   if (status === "running") return [];

@@ -1,9 +1,11 @@
 /**
- * Whether a backup could go on with a primary's VM, by what both tell of their machines. Each difference has a sentence that names it.
+ * Whether a backup could go on with a primary's VM, by what both tell of their machines. Each difference has
+ * a sentence that names it.
  *
- * With the same QEMU version on both hosts everything must be equal. Towards a newer one, as in a rolling upgrade, only what a VM keeps over a change of
- * version: QEMU itself sees to the rest by the machine type, and checkpoint 0, which a QEMU of the backup loads on trial (probe.ts), is the proof. QEMU
- * promises nothing for the way back, so that is refused.
+ * With the same QEMU version on both hosts everything must be equal. Towards a newer one, as in a rolling
+ * upgrade, only what a VM keeps over a change of version: QEMU itself sees to the rest by the machine type,
+ * and checkpoint 0, which a QEMU of the backup loads on trial (probe.ts), is the proof. QEMU promises nothing
+ * for the way back, so that is refused.
  */
 import { featureNames } from "./cpu-features.ts";
 import type { Fingerprint } from "./fingerprint.ts";
@@ -64,7 +66,8 @@ function firstDifference(primary: Fingerprint, backup: Fingerprint, upgrade: boo
     (key) =>
       primary[key] !== backup[key] && counts(key, key in primary, upgrade) && !key.startsWith(GROUPS.cpuid),
   );
-  // A device that is missing has missing RAM blocks, too, and a ROM of another size another block: the cause is named.
+  // A device that is missing has missing RAM blocks, too, and a ROM of another size another block: the cause
+  // is named.
   const rank = (key: string) =>
     [GROUPS.device, GROUPS.rom, GROUPS.ram].findIndex((group) => key.startsWith(group));
   const [field] = differing.sort((a, b) => rank(a) - rank(b));

@@ -1,4 +1,6 @@
-/** What may be said of a machine beside its type, in `vm.machine` behind a comma or in an extra `-machine`. */
+/**
+ * What may be said of a machine beside its type, in `vm.machine` behind a comma or in an extra `-machine`.
+ */
 import { parseArguments } from "./arguments.ts";
 import { error, type Finding } from "./traps.ts";
 

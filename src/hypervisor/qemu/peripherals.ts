@@ -30,7 +30,10 @@ function readOnly(filename: string): Record<string, unknown> {
   return { driver: "file", filename, "read-only": true };
 }
 
-/** On the machine's own controller, behind the disks in the order of what firmware boots from. A tray without a disc is a device, too. */
+/**
+ * On the machine's own controller, behind the disks in the order of what firmware boots from. A tray without
+ * a disc is a device, too.
+ */
 export function cdroms({ boot, cdroms = [], disks }: VmSpec): string[] {
   return cdroms.flatMap(({ image }, index) => {
     const order = boot.kind === "firmware" ? `,bootindex=${disks.length + index}` : "";
@@ -60,7 +63,8 @@ export function endDevices({ agent, vnc }: VmSpec): string[] {
 }
 
 /**
- * Where they lead on this host. The first serial port is there in any case: it is a device, and both hosts must have the same.
+ * Where they lead on this host. The first serial port is there in any case: it is a device, and both hosts
+ * must have the same.
  * @param log what the guest writes to that port is appended to this file, too
  */
 export function ends({ agent, serial, vnc }: VmSpec, log: string | undefined): string[] {
@@ -103,7 +107,9 @@ export function endFindings({ agent, serial, vnc }: VmSpec): Finding[] {
   ];
 }
 
-/** What of it the guest can see, and both hosts must have the same. Discs are compared by size and by samples. */
+/**
+ * What of it the guest can see, and both hosts must have the same. Discs are compared by size and by samples.
+ */
 export function peripheralFingerprint(spec: VmSpec): Record<string, string | number> {
   const { agent, cdroms = [], topology, uefi, vcpus, vnc } = spec;
   const { cores, sockets, threads } = topology ?? { sockets: vcpus, cores: 1, threads: 1 };

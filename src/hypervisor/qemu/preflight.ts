@@ -1,7 +1,7 @@
 /**
- * Preflight: what would go wrong is said before anything is touched. Four looks: at the spec and the host, and at the
- * disks (disk-preflight.ts), before QEMU is started; at the running QEMU before it is protected (live-preflight.ts);
- * and at the backup before it takes a VM in.
+ * Preflight: what would go wrong is said before anything is touched. Four looks: at the spec and the host,
+ * and at the disks (disk-preflight.ts), before QEMU is started; at the running QEMU before it is protected
+ * (live-preflight.ts); and at the backup before it takes a VM in.
  */
 import type { MemoryBounds } from "../../memory/memory-bounds.ts";
 import type { VmSpec } from "../vm-spec.ts";
@@ -32,7 +32,9 @@ export interface StaticQuestion {
   readonly wanted: "auto" | "kvm" | "tcg";
   readonly runDirectory: string;
   readonly binary?: string;
-  /** The VM is to run here (the primary): is there memory for its RAM? At the backup, `backupPreflight` asks. */
+  /**
+   * The VM is to run here (the primary): is there memory for its RAM? At the backup, `backupPreflight` asks.
+   */
   readonly runsHere: boolean;
 }
 

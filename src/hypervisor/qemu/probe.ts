@@ -1,6 +1,7 @@
 /**
- * A throw-away QEMU that shows whether a standby could take the VM's state: of the same command, with the same RAM image, which it sees and does not change, cut off from
- * the network, with nothing behind its disks. It loads, is ended, and never runs.
+ * A throw-away QEMU that shows whether a standby could take the VM's state: of the same command, with the
+ * same RAM image, which it sees and does not change, cut off from the network, with nothing behind its disks.
+ * It loads, is ended, and never runs.
  */
 import { mkdir, rm } from "node:fs/promises";
 import type { ComposedFrom } from "../../codec/migration-compose.ts";
@@ -35,12 +36,18 @@ export class Probe {
     this.launched.catch(() => {});
   }
 
-  /** It waits for the state. Fails with what keeps it from being started here, which says nothing of the state. */
+  /**
+   * It waits for the state. Fails with what keeps it from being started here, which says nothing of the
+   * state.
+   */
   async ready(): Promise<void> {
     await this.launched;
   }
 
-  /** Gives it the state; the RAM image must not change meanwhile. Fails with what QEMU said, which names what it cannot take. */
+  /**
+   * Gives it the state; the RAM image must not change meanwhile. Fails with what QEMU said, which names what
+   * it cannot take.
+   */
   async load(from: ComposedFrom): Promise<void> {
     const qemu = await this.launched;
     try {

@@ -46,8 +46,9 @@ export class QemuProcess {
   }
 
   /**
-   * Starts QEMU and connects to both monitors. Fails with the end of QEMU's own messages when it does not come up, and leaves none behind.
-   * QEMU writes them into its log itself: so nothing it says is lost, whichever of the two ends first.
+   * Starts QEMU and connects to both monitors. Fails with the end of QEMU's own messages when it does not
+   * come up, and leaves none behind. QEMU writes them into its log itself: so nothing it says is lost,
+   * whichever of the two ends first.
    */
   static async start(launch: QemuLaunch): Promise<QemuProcess> {
     const monitors = QemuProcess.monitorPaths(launch.runDirectory);
@@ -60,7 +61,8 @@ export class QemuProcess {
     const [program, ...args] = [...nice, ...bind, ...launch.command];
     const child = spawn(program!, args, {
       stdio: ["ignore", file ?? "ignore", file ?? "ignore"],
-      // A session of its own: what a terminal, a shell or a service manager sends to the guardian's group is not for the VM.
+      // A session of its own: what a terminal, a shell or a service manager sends to the guardian's group is
+      // not for the VM.
       detached: true,
       env: launch.preload === undefined ? process.env : { ...process.env, LD_PRELOAD: launch.preload },
     });
@@ -86,7 +88,10 @@ export class QemuProcess {
     return new QemuProcess(child, exited, ...first);
   }
 
-  /** What the kernel says of the process, a letter of proc(5): `T` and `t` stand for stopped, `Z` for dead. Undefined: it is gone. */
+  /**
+   * What the kernel says of the process, a letter of proc(5): `T` and `t` stand for stopped, `Z` for dead.
+   * Undefined: it is gone.
+   */
   get processState(): string | undefined {
     try {
       return /\) (\S)/.exec(readFileSync(`/proc/${this.pid}/stat`, "latin1"))?.[1];
@@ -112,7 +117,10 @@ async function soon(exited: Promise<string>): Promise<string | undefined> {
   }
 }
 
-/** For what QEMU says. Undefined where no file can be made, on a full file system for example: then it is lost. */
+/**
+ * For what QEMU says. Undefined where no file can be made, on a full file system for example: then it is
+ * lost.
+ */
 function openLog(path: string): number | undefined {
   try {
     return openSync(path, "a");

@@ -10,8 +10,9 @@ interface Awaited {
 }
 
 /**
- * Does `start`, which brings the event about, and waits for the event, which may come before `start` is done. With `start` giving false there is nothing to
- * wait for. Rejects as `start` does, when QEMU goes away, and when the event is late.
+ * Does `start`, which brings the event about, and waits for the event, which may come before `start` is done.
+ * With `start` giving false there is nothing to wait for. Rejects as `start` does, when QEMU goes away, and
+ * when the event is late.
  */
 export async function untilEvent(qmp: Qmp, awaited: Awaited, start: () => Promise<boolean>): Promise<void> {
   const seen = Promise.withResolvers<void>();

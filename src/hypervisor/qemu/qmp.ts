@@ -51,7 +51,10 @@ export class Qmp {
     socket.on("close", () => this.end("QEMU closed it"));
   }
 
-  /** Connects to the monitor at `path`, retrying until QEMU has opened it or `timeoutMs` (default 10000) is over. */
+  /**
+   * Connects to the monitor at `path`, retrying until QEMU has opened it or `timeoutMs` (default 10000) is
+   * over.
+   */
   static async connect(path: string, options: { oob?: boolean; timeoutMs?: number } = {}): Promise<Qmp> {
     const deadline = Date.now() + (options.timeoutMs ?? 10_000);
     const socket = await connectWithin(path, deadline);
@@ -103,7 +106,10 @@ export class Qmp {
     return this.request<T>("exec-oob", command, args);
   }
 
-  /** Hands QEMU a copy of descriptor `fd` under `name` (QMP `getfd`). The caller still owns and closes its own. */
+  /**
+   * Hands QEMU a copy of descriptor `fd` under `name` (QMP `getfd`). The caller still owns and closes its
+   * own.
+   */
   passDescriptor(name: string, fd: number): Promise<unknown> {
     const handle = (this.socket as unknown as { _handle?: { fd: number } })._handle;
     if (handle === undefined || this.socket.writableLength > 0)
@@ -114,8 +120,8 @@ export class Qmp {
   }
 
   /**
-   * Calls `listener` at each event of that name; `timestampUs` is QEMU's wall clock. `closed` is ours: the connection ended.
-   * Returns a function that ends it.
+   * Calls `listener` at each event of that name; `timestampUs` is QEMU's wall clock. `closed` is ours: the
+   * connection ended. Returns a function that ends it.
    */
   on(event: string, listener: EventListener): () => void {
     this.listeners.set(event, [...(this.listeners.get(event) ?? []), listener]);
@@ -125,7 +131,10 @@ export class Qmp {
     };
   }
 
-  /** Who knows better than the socket why QEMU went away: asked when it did, before commands that were under way fail. */
+  /**
+   * Who knows better than the socket why QEMU went away: asked when it did, before commands that were under
+   * way fail.
+   */
   explain(explanation: () => Promise<string | undefined>): void {
     this.explanation = explanation;
   }

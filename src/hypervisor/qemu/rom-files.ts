@@ -11,7 +11,8 @@ const run = promisify(execFile);
 const known = new Map<string, Promise<readonly string[]>>();
 
 /**
- * Digests of firmware files by the names that QEMU calls them by: 16 hexadecimal digits, or what keeps them from being read.
+ * Digests of firmware files by the names that QEMU calls them by: 16 hexadecimal digits, or what keeps them
+ * from being read.
  * @param program the QEMU that has loaded them, and `args` that it was started with
  */
 export async function romDigests(

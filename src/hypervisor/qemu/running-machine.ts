@@ -1,6 +1,7 @@
 /**
- * The machine as a running QEMU tells of it, whatever its command line says: devices that came by hot-plug, RAM blocks, drives, the CPU as the guest sees it,
- * firmware. A standby in `-incoming` has all of it, too, so the two can be compared.
+ * The machine as a running QEMU tells of it, whatever its command line says: devices that came by hot-plug,
+ * RAM blocks, drives, the CPU as the guest sees it, firmware. A standby in `-incoming` has all of it, too, so
+ * the two can be compared.
  */
 import { readFile } from "node:fs/promises";
 import { type FeatureWord, registerName } from "./cpu-features.ts";
@@ -110,7 +111,10 @@ async function ramBlocks(qmp: Qmp): Promise<Record<string, number>> {
   );
 }
 
-/** What is in the files of the machine's firmware, the cards' boot ROMs, and the ROMs that QEMU adds by itself. */
+/**
+ * What is in the files of the machine's firmware, the cards' boot ROMs, and the ROMs that QEMU adds by
+ * itself.
+ */
 async function firmware(qmp: Qmp, pid: number, devices: readonly DeviceNode[]): Promise<Fingerprint> {
   const [program, ...args] = (await readFile(`/proc/${pid}/cmdline`, "utf8")).split("\0");
   const main = await qmp

@@ -10,7 +10,10 @@ const LOAD_TIMEOUT_MS = 10_000;
 
 /** How long a standby is waited for. */
 export interface Grace {
-  /** Whether the VM can go on elsewhere. Where it cannot, this standby is waited for as long as its QEMU lives (I5). */
+  /**
+   * Whether the VM can go on elsewhere. Where it cannot, this standby is waited for as long as its QEMU lives
+   * (I5).
+   */
   readonly mayGiveUp: () => boolean;
   /** What keeps the VM from running, and is waited for. */
   readonly warn: (text: string) => void;
@@ -22,12 +25,15 @@ const HASTE: Grace = { mayGiveUp: () => true, warn: () => {}, refused: () => {} 
 const FIRST_AGAIN_MS = 100;
 const LONGEST_AGAIN_MS = 5_000;
 
-/** As QEMU does by itself after a migration: RARP for each card, and guests that can announce themselves are asked to; in ms. */
+/**
+ * As QEMU does by itself after a migration: RARP for each card, and guests that can announce themselves are
+ * asked to; in ms.
+ */
 const ANNOUNCEMENT = { initial: 50, max: 550, rounds: 5, step: 100 };
 
 /**
- * Long before failover, to save the round trips: QEMU tells of its migration's states, so that a failed load is heard of; and a load alone is announced to
- * nobody, since it may be that the VM never runs here.
+ * Long before failover, to save the round trips: QEMU tells of its migration's states, so that a failed load
+ * is heard of; and a load alone is announced to nobody, since it may be that the VM never runs here.
  */
 export async function prepareStandby(qmp: Qmp): Promise<void> {
   await qmp.execute("migrate-set-capabilities", { capabilities: [{ capability: "events", state: true }] });
@@ -35,8 +41,8 @@ export async function prepareStandby(qmp: Qmp): Promise<void> {
 }
 
 /**
- * Loads the state into a QEMU that was started with `-S -incoming defer` over the RAM image. Its VM does not run yet. Fails with what QEMU said; the standby
- * is then of no more use.
+ * Loads the state into a QEMU that was started with `-S -incoming defer` over the RAM image. Its VM does not
+ * run yet. Fails with what QEMU said; the standby is then of no more use.
  */
 export async function loadStandby(qmp: Qmp, from: ComposedFrom, grace = HASTE): Promise<void> {
   const loaded = heard(qmp, "load its state", grace, (settle) =>
@@ -75,7 +81,10 @@ export async function runStandby(qmp: Qmp, grace = HASTE): Promise<void> {
   qmp.execute("announce-self", ANNOUNCEMENT).catch(() => {});
 }
 
-/** QEMU keeps the state that it was given when it refuses, and takes what it lacked when it is told again (seen with 7.2: "Failed to get "write" lock"). */
+/**
+ * QEMU keeps the state that it was given when it refuses, and takes what it lacked when it is told again
+ * (seen with 7.2: "Failed to get "write" lock").
+ */
 async function toldToRun(qmp: Qmp, { mayGiveUp, refused }: Grace): Promise<void> {
   for (let waitMs = FIRST_AGAIN_MS; ; waitMs = Math.min(2 * waitMs, LONGEST_AGAIN_MS)) {
     try {

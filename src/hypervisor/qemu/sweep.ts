@@ -1,6 +1,6 @@
 /**
- * Whatever of a protection is still in QEMU is found there, by name, and taken out: after a protection, whose parts have removed what they knew of, and before one.
- * Nothing that somebody else has put in is touched.
+ * Whatever of a protection is still in QEMU is found there, by name, and taken out: after a protection, whose
+ * parts have removed what they knew of, and before one. Nothing that somebody else has put in is touched.
  */
 import { existsSync, rmSync } from "node:fs";
 import { leaveColo } from "./colo-end.ts";
@@ -22,7 +22,10 @@ export interface Leftovers {
   readonly found: readonly string[];
 }
 
-/** @param places `exportSocket`: where the disks are served from while they are brought into step; `snapshot`: the name of the bitmap that is read then */
+/**
+ * @param places `exportSocket`: where the disks are served from while they are brought into step; `snapshot`:
+ * the name of the bitmap that is read then
+ */
 export async function sweep(
   qemu: Monitors,
   places: { readonly exportSocket: string; readonly snapshot: string },
@@ -37,7 +40,10 @@ export async function sweep(
   return { found };
 }
 
-/** The capability is on from before the migration's start until after its end, and nobody else has a use for it. */
+/**
+ * The capability is on from before the migration's start until after its end, and nobody else has a use for
+ * it.
+ */
 async function sweepMigration(qmp: Qmp): Promise<string[]> {
   type Capability = { capability: string; state: boolean };
   await unlessRefused(qmp.execute("closefd", { fdname: "remus-capture" }));

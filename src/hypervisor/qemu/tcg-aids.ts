@@ -1,13 +1,13 @@
 /**
- * Two aids for software emulation (TCG), where there is no usable KVM: for tests and for trying Remus out. They go
- * round two bugs of QEMU that KVM does not meet, and are used only when the accelerator is `tcg`.
+ * Two aids for software emulation (TCG), where there is no usable KVM: for tests and for trying Remus out.
+ * They go round two bugs of QEMU that KVM does not meet, and are used only when the accelerator is `tcg`.
  *
- * 1. COLO deadlocks: QEMU up to 10.2. Cured by a small library loaded before QEMU's own code (cond-wait.c, which
- *    tells the story). From 11.0 on RAM is sent with the big lock held, and the library is left out.
- * 2. Dirty pages are lost when RAM is a multiple of 256 KiB: seen with 7.2.22, by comparing RAM byte for byte. A fast
- *    path of the dirty bitmap works on whole words of 64 pages and forgets to reset the TLB. RAM that does not end
- *    on such a word takes the slow path, which is right, at about 1 ms per checkpoint of 256 MiB. No version is known
- *    to have mended it, so it is done with all.
+ * 1. COLO deadlocks: QEMU up to 10.2. Cured by a small library loaded before QEMU's own code (cond-wait.c,
+ *   which tells the story). From 11.0 on RAM is sent with the big lock held, and the library is left out.
+ * 2. Dirty pages are lost when RAM is a multiple of 256 KiB: seen with 7.2.22, by comparing RAM byte for
+ *   byte. A fast path of the dirty bitmap works on whole words of 64 pages and forgets to reset the TLB. RAM
+ *   that does not end on such a word takes the slow path, which is right, at about 1 ms per checkpoint of 256
+ *   MiB. No version is known to have mended it, so it is done with all.
  */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";

@@ -1,10 +1,12 @@
 /**
- * What is known to go wrong with which QEMU version. From its sources (7.2.22, 10.0.13, 10.2.2, 11.1) and trials on
- * 7.2.22. COLO is marked unstable in all of them.
+ * What is known to go wrong with which QEMU version. From its sources (7.2.22, 10.0.13, 10.2.2, 11.1) and
+ * trials on 7.2.22. COLO is marked unstable in all of them.
  */
 import { type Accelerator, needsLibrary } from "./tcg-aids.ts";
 
-/** One thing that preflight found. The message is one clear sentence on what is wrong, and one on what to do. */
+/**
+ * One thing that preflight found. The message is one clear sentence on what is wrong, and one on what to do.
+ */
 export interface Finding {
   /** Stable; for programs and tests. */
   readonly code: string;
@@ -26,7 +28,10 @@ export interface TrapOptions {
   readonly library: boolean;
 }
 
-/** Reads `7.2.22` or the first line of `qemu-system-x86_64 --version`; `undefined` when there is no version in it. */
+/**
+ * Reads `7.2.22` or the first line of `qemu-system-x86_64 --version`; `undefined` when there is no version in
+ * it.
+ */
 export function parseQemuVersion(text: string): QemuVersion | undefined {
   const match = /(?:^|version )(\d+)\.(\d+)\.(\d+)/.exec(text);
   return match === null

@@ -1,4 +1,6 @@
-/** The table of failures of docs/specs/protocol.md, line by line; and what each line says of the other host. */
+/**
+ * The table of failures of docs/specs/protocol.md, line by line; and what each line says of the other host.
+ */
 import type { Scenario } from "../scenario.ts";
 
 export const FAILURES: readonly Scenario[] = [

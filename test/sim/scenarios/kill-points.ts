@@ -1,5 +1,6 @@
 /**
- * The six points of the primary's epoch cycle (src/os/epoch-points.ts), and what can fail there. Before the release nobody outside knows of the epoch; after it, the survivor must.
+ * The six points of the primary's epoch cycle (src/os/epoch-points.ts), and what can fail there. Before the
+ * release nobody outside knows of the epoch; after it, the survivor must.
  */
 import { epochPoints } from "../../../src/os/epoch-points.ts";
 import type { Scenario } from "../scenario.ts";

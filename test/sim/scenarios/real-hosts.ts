@@ -1,4 +1,7 @@
-/** What hosts bring that stand in a rack and not in a lab: full and slow disks, addresses that go away, hosts that are installed anew, and people who give orders. */
+/**
+ * What hosts bring that stand in a rack and not in a lab: full and slow disks, addresses that go away, hosts
+ * that are installed anew, and people who give orders.
+ */
 import type { Scenario } from "../scenario.ts";
 
 /** Stops a protection so long after it was begun. */

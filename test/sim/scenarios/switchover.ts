@@ -1,4 +1,7 @@
-/** A planned switchover, interrupted at each of its steps. Wherever that is, the VM runs on in one place, from the same state. */
+/**
+ * A planned switchover, interrupted at each of its steps. Wherever that is, the VM runs on in one place, from
+ * the same state.
+ */
 import type { Scenario } from "../scenario.ts";
 
 const STEPS = [
@@ -26,8 +29,9 @@ const FAULTS = [
 ] as const;
 
 /**
- * From the arbiter's word on the VM is the new owner's alone; if that dies before it has said TAKEOVER, the old one cannot know that it does not run there, and
- * stops. The question is on its way when the backup says that it is in "arbitrating".
+ * From the arbiter's word on the VM is the new owner's alone; if that dies before it has said TAKEOVER, the
+ * old one cannot know that it does not run there, and stops. The question is on its way when the backup says
+ * that it is in "arbitrating".
  */
 function mayBeLost(step: (typeof STEPS)[number], fault: (typeof FAULTS)[number]): boolean {
   const late = STEPS.indexOf(step) >= STEPS.indexOf("B backup:arbitrating");

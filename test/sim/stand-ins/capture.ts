@@ -1,5 +1,6 @@
 /**
- * In place of `src/hypervisor/qemu/capture.ts` and the thread behind it: the same orders and reports, the same order of steps inside a pause.
+ * In place of `src/hypervisor/qemu/capture.ts` and the thread behind it: the same orders and reports, the
+ * same order of steps inside a pause.
  */
 import type { CaptureReport } from "../../../src/hypervisor/qemu/capture-orders.ts";
 import type { EpochCell } from "../../../src/memory/epoch-cell.ts";

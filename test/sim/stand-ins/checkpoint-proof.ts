@@ -1,4 +1,7 @@
-/** In place of `src/guardian/backup/checkpoint-proof.ts`: loading on trial takes a while, and a host that is not fit says so. */
+/**
+ * In place of `src/guardian/backup/checkpoint-proof.ts`: loading on trial takes a while, and a host that is
+ * not fit says so.
+ */
 import { theWorld } from "../world/present.ts";
 import { current } from "../world/time.ts";
 

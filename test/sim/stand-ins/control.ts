@@ -1,4 +1,6 @@
-/** In place of `src/guardian/control/socket.ts`: the operator gives orders in person, and hears what is told. */
+/**
+ * In place of `src/guardian/control/socket.ts`: the operator gives orders in person, and hears what is told.
+ */
 import type { Ear } from "../world/host.ts";
 import { theWorld } from "../world/present.ts";
 import { current } from "../world/time.ts";

@@ -1,4 +1,7 @@
-/** In place of `src/disk/endpoint.ts` and the thread behind it: takes the guest's writes, notes them first, tags them with the running epoch. */
+/**
+ * In place of `src/disk/endpoint.ts` and the thread behind it: takes the guest's writes, notes them first,
+ * tags them with the running epoch.
+ */
 import type { WriteRing } from "../../../src/disk/write-ring.ts";
 import type { EpochCell } from "../../../src/memory/epoch-cell.ts";
 import { theWorld } from "../world/present.ts";

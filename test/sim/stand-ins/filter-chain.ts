@@ -1,6 +1,6 @@
 /**
- * In place of `src/net/filter-chain.ts` and the thread behind it (hold-worker.ts): frames that meet it are read a little later, tagged with the epoch that runs then,
- * and kept by the production `HeldOutput`.
+ * In place of `src/net/filter-chain.ts` and the thread behind it (hold-worker.ts): frames that meet it are
+ * read a little later, tagged with the epoch that runs then, and kept by the production `HeldOutput`.
  */
 import type { EpochCell } from "../../../src/memory/epoch-cell.ts";
 import { HeldOutput } from "../../../src/net/held-output.ts";

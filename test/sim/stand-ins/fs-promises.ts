@@ -1,4 +1,7 @@
-/** In place of `node:fs/promises`: the files of the host whose process asks. A path of the disk image opens the image. */
+/**
+ * In place of `node:fs/promises`: the files of the host whose process asks. A path of the disk image opens
+ * the image.
+ */
 import { theWorld } from "../world/present.ts";
 import { current } from "../world/time.ts";
 

@@ -1,4 +1,6 @@
-/** In place of `src/net/guest-input.ts`: what clients send to a VM that is paused is lost, as on any network. */
+/**
+ * In place of `src/net/guest-input.ts`: what clients send to a VM that is paused is lost, as on any network.
+ */
 export class GuestInput {
   take(): never[] {
     return [];

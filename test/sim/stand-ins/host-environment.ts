@@ -1,4 +1,7 @@
-/** In place of `src/guardian/host-environment.ts`: the host is as it should be, and QEMU starts in the made-up world. */
+/**
+ * In place of `src/guardian/host-environment.ts`: the host is as it should be, and QEMU starts in the made-up
+ * world.
+ */
 import { theWorld } from "../world/present.ts";
 import { SimQemu } from "../world/qemu.ts";
 import { BLOCK_BYTES, BLOCKS } from "../world/storage.ts";

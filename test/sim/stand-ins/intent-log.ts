@@ -1,4 +1,7 @@
-/** In place of `src/disk/intent-log.ts`: the logs lie on the host's stable storage, and each bit is safe before it counts. */
+/**
+ * In place of `src/disk/intent-log.ts`: the logs lie on the host's stable storage, and each bit is safe
+ * before it counts.
+ */
 import type { Extent } from "../../../src/disk/extents.ts";
 import { theWorld } from "../world/present.ts";
 import { BLOCK_BYTES } from "../world/storage.ts";

@@ -1,4 +1,7 @@
-/** In place of what looks at a running VM for changes: devices that somebody has plugged in over another monitor. */
+/**
+ * In place of what looks at a running VM for changes: devices that somebody has plugged in over another
+ * monitor.
+ */
 import type { SimQmp } from "../world/qemu.ts";
 
 export const CHANGE_EVENTS = ["DEVICE_DELETED", "DEVICE_TRAY_MOVED"];

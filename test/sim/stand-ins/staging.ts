@@ -1,4 +1,6 @@
-/** In place of `src/memory/staging.ts`: chunks of a few pages, and nobody waits for one while a thread blocks. */
+/**
+ * In place of `src/memory/staging.ts`: chunks of a few pages, and nobody waits for one while a thread blocks.
+ */
 import { theWorld } from "../world/present.ts";
 
 export const CHUNK_BYTES = 2 * 4096;

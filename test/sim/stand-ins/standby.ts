@@ -1,4 +1,7 @@
-/** In place of `src/hypervisor/qemu/standby.ts`: a standby is given memory and device state, and runs when it is told to. */
+/**
+ * In place of `src/hypervisor/qemu/standby.ts`: a standby is given memory and device state, and runs when it
+ * is told to.
+ */
 import { theWorld } from "../world/present.ts";
 import type { SimQmp } from "../world/qemu.ts";
 import { current } from "../world/time.ts";

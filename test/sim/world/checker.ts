@@ -1,5 +1,6 @@
 /**
- * The judge: it stands outside, as a client, and knows what has really happened. What the two cores believe is nothing to it.
+ * The judge: it stands outside, as a client, and knows what has really happened. What the two cores believe
+ * is nothing to it.
  */
 import type { Claim } from "../../../src/core/arbiter.ts";
 import { Foresight, type Outlook } from "./foresight.ts";
@@ -8,7 +9,10 @@ import { Timeline } from "./guest.ts";
 import { Promises } from "./promises.ts";
 import type { Surroundings } from "./surroundings.ts";
 
-/** An order to release is good for half a detection time from the hearing of the ack on; and so long may the ack have lain unread. */
+/**
+ * An order to release is good for half a detection time from the hearing of the ack on; and so long may the
+ * ack have lain unread.
+ */
 const LATE_MS = 2 * 100 + 30;
 
 interface Copy {
@@ -126,7 +130,9 @@ export class Checker {
     this.writes.set(value, { timeline: guest.timeline, seq: guest.seq });
   }
 
-  /** A flush of the guest's has returned. @param soft it is on nobody's stable storage, but in two memories */
+  /**
+   * A flush of the guest's has returned. @param soft it is on nobody's stable storage, but in two memories
+   */
   flushed(guest: Guest, blocks: readonly number[], soft: boolean): void {
     this.promises.flushed(guest, blocks, soft);
   }
@@ -197,8 +203,8 @@ export class Checker {
   }
 
   /**
-   * The survivor knows the frame, and speaks already. docs/specs/protocol.md allows it for one reason alone: the ack was on its way when the backup
-   * gave the connection up.
+   * The survivor knows the frame, and speaks already. docs/specs/protocol.md allows it for one reason alone:
+   * the ack was on its way when the backup gave the connection up.
    */
   private oldOwner(frame: Frame, host: string): void {
     const { last, world } = this;

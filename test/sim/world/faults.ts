@@ -1,4 +1,6 @@
-/** What can go wrong, by name. Each fault heals by itself, or with `heal`, when a run's bad times are over. */
+/**
+ * What can go wrong, by name. Each fault heals by itself, or with `heal`, when a run's bad times are over.
+ */
 import type { Host } from "./host.ts";
 import { order } from "./operator.ts";
 import { strangerCalls } from "./stranger.ts";
@@ -358,7 +360,10 @@ const NOT_SINGLE = new Set([
   "QEMU hangs for a while",
 ]);
 
-/** Failures of one host, link or process, after which the VM must run on (I4). What hangs and comes back is the most dangerous. */
+/**
+ * Failures of one host, link or process, after which the VM must run on (I4). What hangs and comes back is
+ * the most dangerous.
+ */
 export const SINGLE = Object.keys(FAULTS)
   .filter((name) => !NOT_SINGLE.has(name))
   .flatMap((name) =>

@@ -1,6 +1,7 @@
 /**
- * The judge's second half: what would be wrong if something failed at this very instant. A failure inside a window of milliseconds is seldom drawn; that the window is open is seen each time. It looks
- * at what leaves a host and at what lies on stable storage, as whoever comes after the failure would.
+ * The judge's second half: what would be wrong if something failed at this very instant. A failure inside a
+ * window of milliseconds is seldom drawn; that the window is open is seen each time. It looks at what leaves
+ * a host and at what lies on stable storage, as whoever comes after the failure would.
  */
 import type { Claim } from "../../../src/core/arbiter.ts";
 import type { Frame, Timeline } from "./guest.ts";
@@ -138,7 +139,10 @@ export class Foresight {
     this.mustHaveNoted(primary, captures);
   }
 
-  /** A backup says that it has let go of the VM. What two memories held must be on the disk of the host that has it. */
+  /**
+   * A backup says that it has let go of the VM. What two memories held must be on the disk of the host that
+   * has it.
+   */
   standsDown(host: string): void {
     const { known, world } = this;
     const primary = world.other(host).name;
@@ -158,7 +162,10 @@ export class Foresight {
       );
   }
 
-  /** A frame has left its host. What the VM said must be known to whoever would go on, and what it believes to be safe must be. */
+  /**
+   * A frame has left its host. What the VM said must be known to whoever would go on, and what it believes to
+   * be safe must be.
+   */
   released({ seq, timeline }: Frame, host: string): void {
     const { known, world } = this;
     const backup = this.backupOf(host);
@@ -196,7 +203,10 @@ export class Foresight {
       );
   }
 
-  /** A write-intent log of this host's is gone. What its backup lacks, or what is not on its own stable storage, must stand in another one (I7). */
+  /**
+   * A write-intent log of this host's is gone. What its backup lacks, or what is not on its own stable
+   * storage, must stand in another one (I7).
+   */
   logGone(host: string): void {
     const { known, world } = this;
     const backup = this.backupOf(host);
@@ -214,7 +224,9 @@ export class Foresight {
     }
   }
 
-  /** The backup that could take over from the VM on this host, if there is one, and it has not been ruled out. */
+  /**
+   * The backup that could take over from the VM on this host, if there is one, and it has not been ruled out.
+   */
   private backupOf(primary: string): Armed | undefined {
     const { world } = this;
     const { guardian, name } = world.other(primary);

@@ -1,7 +1,8 @@
 /**
- * The model guest. Whatever happens to it goes into a chain of hashes: each step's value is made of the one before, the step's number, and what a client has
- * sent. A step puts its value into a page of memory, sometimes into a block of the disk, and sometimes out on the network. So every state of the guest
- * says all of its past, and a mixture of two states cannot look like one.
+ * The model guest. Whatever happens to it goes into a chain of hashes: each step's value is made of the one
+ * before, the step's number, and what a client has sent. A step puts its value into a page of memory,
+ * sometimes into a block of the disk, and sometimes out on the network. So every state of the guest says all
+ * of its past, and a mixture of two states cannot look like one.
  */
 
 import { BLOCKS } from "./storage.ts";
@@ -9,7 +10,10 @@ import { BLOCKS } from "./storage.ts";
 export const PAGES = 6;
 const HOT_BLOCKS = 4;
 
-/** A stretch of the guest's life with one past. A copy that goes on elsewhere begins a new one, from a step of its parent. */
+/**
+ * A stretch of the guest's life with one past. A copy that goes on elsewhere begins a new one, from a step of
+ * its parent.
+ */
 export class Timeline {
   readonly id: number;
   readonly parent: Timeline | undefined;
@@ -92,7 +96,8 @@ export class Guest {
     const page = this.chain % PAGES;
     this.pages[page] = this.chain;
     this.dirty.add(page);
-    // Most writes go to the same few blocks: others stay as they are for long, and only a resync that is right gets them over.
+    // Most writes go to the same few blocks: others stay as they are for long, and only a resync that is
+    // right gets them over.
     const among = (this.chain >>> 4) % 4 === 0 ? BLOCKS : HOT_BLOCKS;
     const block = writesDisk ? (this.chain >>> 8) % among : undefined;
     const speaks = input !== 0 || (this.chain >>> 16) % 2 === 0;

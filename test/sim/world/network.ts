@@ -1,4 +1,7 @@
-/** The links between the hosts, and doors to knock at. Production code gets it in place of `node:net` (stand-ins/net.ts). */
+/**
+ * The links between the hosts, and doors to knock at. Production code gets it in place of `node:net`
+ * (stand-ins/net.ts).
+ */
 import { EventEmitter } from "node:events";
 import type { Checker } from "./checker.ts";
 import { type LinkQuality, SimSocket, Way, type Wires } from "./socket.ts";

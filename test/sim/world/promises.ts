@@ -1,6 +1,6 @@
 /**
- * What guests were promised: when a flush has returned, everything that was written before it is safe. Kept by the judge, who compares it with the disk
- * from which a VM is started.
+ * What guests were promised: when a flush has returned, everything that was written before it is safe. Kept
+ * by the judge, who compares it with the disk from which a VM is started.
  */
 import type { Guest, Timeline } from "./guest.ts";
 
@@ -39,7 +39,10 @@ export class Promises {
     return this.flushes.get(timeline)?.some(({ seq, soft }) => soft && seq <= until) ?? false;
   }
 
-  /** The block that was promised to the newest copy, and is not on the disk from which a VM starts; undefined if all of it is there. */
+  /**
+   * The block that was promised to the newest copy, and is not on the disk from which a VM starts; undefined
+   * if all of it is there.
+   */
   broken(newest: Timeline, blocks: readonly number[], writes: Writes): number | undefined {
     const promise = this.last(newest);
     if (promise === undefined) return undefined;

@@ -68,7 +68,10 @@ export class SimQmp extends EventEmitter {
 
   readonly takesOob = true;
 
-  /** A QEMU that hangs here stands still altogether, as after SIGSTOP: the monitor of its own thread is silent, too. */
+  /**
+   * A QEMU that hangs here stands still altogether, as after SIGSTOP: the monitor of its own thread is
+   * silent, too.
+   */
   executeOob(command: string): Promise<Record<string, unknown>> {
     return this.execute(command);
   }

@@ -1,4 +1,6 @@
-/** Chance with a seed: xoshiro128**, seeded by splitmix32. The same seed gives the same run, on any machine. */
+/**
+ * Chance with a seed: xoshiro128**, seeded by splitmix32. The same seed gives the same run, on any machine.
+ */
 export class Random {
   private readonly s: Uint32Array;
 
@@ -51,7 +53,10 @@ export class Random {
     return among[this.below(among.length)]!;
   }
 
-  /** As long as events of a constant rate are apart that come `mean` apart on average, but no more than six times that. */
+  /**
+   * As long as events of a constant rate are apart that come `mean` apart on average, but no more than six
+   * times that.
+   */
   gap(mean: number): number {
     return Math.min(6 * mean, -mean * Math.log(1 - this.unit()));
   }

@@ -1,6 +1,7 @@
 /**
- * One end of a TCP connection. A connection keeps order and loses nothing; but it may be slow, stall, be full, be reset at one end or
- * both, or have no other end any more. Production code gets it in place of `node:net` (stand-ins/net.ts).
+ * One end of a TCP connection. A connection keeps order and loses nothing; but it may be slow, stall, be
+ * full, be reset at one end or both, or have no other end any more. Production code gets it in place of
+ * `node:net` (stand-ins/net.ts).
  */
 import { EventEmitter } from "node:events";
 import { HEADER_BYTES, MAGIC, MESSAGES } from "../../../src/codec/replication.ts";
@@ -179,7 +180,8 @@ export class SimSocket extends EventEmitter {
   private drop(): void {
     if (this.destroyed) return;
     const { peer, unread } = this;
-    // What the kernel has taken is still sent, and then the end; unless something was left unread, which makes it a reset.
+    // What the kernel has taken is still sent, and then the end; unless something was left unread, which
+    // makes it a reset.
     this.unsent = [];
     this.unsentBytes = 0;
     this.destroyed = true;
@@ -250,7 +252,10 @@ export class SimSocket extends EventEmitter {
     });
   }
 
-  /** The way is up again: TCP sends again what was lost, a while later, which is the longer the longer it was down. */
+  /**
+   * The way is up again: TCP sends again what was lost, a while later, which is the longer the longer it was
+   * down.
+   */
   mended(): void {
     if (this.segments.length === 0) return;
     const { now } = this.world.time;

@@ -1,5 +1,6 @@
 /**
- * What a host has on its disks: files, the VM's disk image, and the write-intent logs. What was not put on stable storage may be there after a power failure, or not, or in part.
+ * What a host has on its disks: files, the VM's disk image, and the write-intent logs. What was not put on
+ * stable storage may be there after a power failure, or not, or in part.
  */
 import type { Random } from "./random.ts";
 
@@ -73,7 +74,9 @@ export class SimFiles {
   }
 }
 
-/** One write-intent log: src/disk/intent-log.ts keeps it in a file, with every bit synced before it counts. */
+/**
+ * One write-intent log: src/disk/intent-log.ts keeps it in a file, with every bit synced before it counts.
+ */
 export interface IntentLog {
   readonly path: string;
   readonly session: string;

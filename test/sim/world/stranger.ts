@@ -1,4 +1,7 @@
-/** Somebody on the hosts' network who has no business at the port: he says nothing, or nonsense, or what a primary would say. */
+/**
+ * Somebody on the hosts' network who has no business at the port: he says nothing, or nonsense, or what a
+ * primary would say.
+ */
 import { PROTOCOL_VERSION } from "../../../src/codec/replication.ts";
 import { encodeHello } from "../../../src/codec/replication-encode.ts";
 import { vmIdBytes } from "../../../src/codec/replication-header.ts";

@@ -1,6 +1,7 @@
 /**
- * Simulated time: a queue of events, and the processes to which they happen. A process has a clock that drifts, can stand still (SIGSTOP) and die. While
- * an event of a process is dealt with, Node's timers and clocks are that process's: production code sees nothing of all this.
+ * Simulated time: a queue of events, and the processes to which they happen. A process has a clock that
+ * drifts, can stand still (SIGSTOP) and die. While an event of a process is dealt with, Node's timers and
+ * clocks are that process's: production code sees nothing of all this.
  */
 
 interface Event {
@@ -65,8 +66,8 @@ function before(a: Event, b: Event): boolean {
 }
 
 /**
- * Runs what promises have made ready, now and not when the stack is empty, as a turn of Node's event loop does. A turn through `setImmediate` would
- * cost more than all else in an event.
+ * Runs what promises have made ready, now and not when the stack is empty, as a turn of Node's event loop
+ * does. A turn through `setImmediate` would cost more than all else in an event.
  */
 const drain = (process as unknown as { _tickCallback(): void })._tickCallback.bind(process);
 

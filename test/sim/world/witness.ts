@@ -1,6 +1,7 @@
 /**
- * The witness: claims, kept by one process or by a majority of three. Questions and answers are datagrams: they are lost, come late, twice, or in another order; a
- * claim may be written long after who asked has given up. What is written stays written.
+ * The witness: claims, kept by one process or by a majority of three. Questions and answers are datagrams:
+ * they are lost, come late, twice, or in another order; a claim may be written long after who asked has given
+ * up. What is written stays written.
  */
 import type { Claim } from "../../../src/core/arbiter.ts";
 import type { Surroundings } from "./surroundings.ts";

@@ -1,4 +1,7 @@
-/** The made-up world: two hosts, their links, a witness, an operator, and whatever goes wrong. Everything in it follows from the seed. */
+/**
+ * The made-up world: two hosts, their links, a witness, an operator, and whatever goes wrong. Everything in
+ * it follows from the seed.
+ */
 
 import type { Claim } from "../../../src/core/arbiter.ts";
 import { Checker, type Court } from "./checker.ts";
