@@ -11,8 +11,8 @@ export const BELIEF_BUGS: Readonly<Record<string, Bug>> = {
     patches: [
       in1(
         "guardian/backup/link.ts",
-        "const wrong = await refuseGeneration(caller.generation, state().generation, post);",
-        "const wrong = caller.generation < state().generation ? await refuseGeneration(caller.generation, state().generation, post) : undefined;",
+        "const wrong = await refuseGeneration(caller.generation, state().generation, context);",
+        "const wrong = caller.generation < state().generation ? await refuseGeneration(caller.generation, state().generation, context) : undefined;",
       ),
     ],
   },

@@ -194,8 +194,8 @@ export const BUGS: Readonly<Record<string, Bug>> = {
     patches: [
       in1(
         "guardian/backup/standby-takeover.ts",
-        "await loadStandby(qemu.qmp, held.composition(), this.patience);",
-        "await loadStandby(qemu.qmp, held.composition(), this.patience);\nawait runStandby(qemu.qmp, this.patience);",
+        "await loadStandby(qemu.qmp, held.composition(), this.grace);",
+        "await loadStandby(qemu.qmp, held.composition(), this.grace);\nawait runStandby(qemu.qmp, this.grace);",
       ),
     ],
   },

@@ -123,7 +123,7 @@ test("I3: runDirectory is one's alone also where a bind mount shows it under ano
   const [first, second] = [file(root, 1), file(root, 2, { runDirectory: `${root}/elsewhere/run` })];
   const module = (path: string) => new URL(`../../src/guardian/${path}`, import.meta.url).pathname;
   const script = `
-    import { parseConfig } from "${module("config.ts")}";
+    import { parseConfig } from "${module("config/config.ts")}";
     import { beTheOnlyGuardian } from "${module("only-guardian.ts")}";
     import { execFileSync } from "node:child_process";
     const read = (fields) => parseConfig(JSON.stringify(fields), "f");
