@@ -39,6 +39,8 @@ const goesOn = async (small: SmallVm) => {
 test("I5: an operator's pause stays while the VM is protected, when protection ends, and before it begins; cont brings checkpoints back", async (t) => {
   const { small, protection } = await protectedVm(t);
   await pause(small);
+  // The checkpoint that was under way is told of a moment after the pause.
+  await new Promise((over) => setTimeout(over, 300));
   const [captured, count] = [small.captured, small.count];
   // QEMU asks for a checkpoint all the same; more than one of them would have come about by then.
   await protection.remind();
