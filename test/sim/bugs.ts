@@ -386,7 +386,7 @@ export const BUGS: Readonly<Record<string, Bug>> = {
   "the backup waits for the end of a process that was killed": {
     why: "a QEMU that waits for storage keeps its VM from going on at the backup (I4)",
     focus: { style: "one", faults: ["QEMU hangs, and cannot be killed for long"] },
-    patches: [in1("guardian/kill-vm.ts", "  link.close();\n", "")],
+    patches: [in1("guardian/primary/kill-vm.ts", "  link.close();\n", "")],
   },
   "what was not taken of a checkpoint is left out": {
     why: "images that did not take a checkpoint are tried again with the next one (I2)",

@@ -20,7 +20,7 @@ const MODULES: Readonly<Record<string, string>> = {
   "guardian/backup/checkpoint-proof.ts": "checkpoint-proof.ts",
   "guardian/control/socket.ts": "control.ts",
   "guardian/primary/statistics.ts": "primary-statistics.ts",
-  "guardian/ram-room.ts": "ram-room.ts",
+  "guardian/primary/ram-room.ts": "ram-room.ts",
   "guardian/watch/stalls.ts": "stalls.ts",
   "guardian/backup/test-failover.ts": "test-failover.ts",
   "guardian/host-environment.ts": "host-environment.ts",

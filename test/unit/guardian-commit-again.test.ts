@@ -11,7 +11,7 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { DISK_WRITE, type DiskEntry } from "../../src/codec/replication.ts";
 import { NbdClient } from "../../src/disk/nbd-client.ts";
 import { StateFile } from "../../src/disk/state-file.ts";
-import { CommitAgain } from "../../src/guardian/commit-again.ts";
+import { CommitAgain } from "../../src/guardian/backup/commit-again.ts";
 import { BackupDisks } from "../../src/guardian/disks/backup-disks.ts";
 
 const VM = "7f6b1c58-7c1f-4a7e-9d1b-0d6a3f1f2a10";

@@ -1,7 +1,7 @@
 /** I4: the backup need not wait for the process of a VM that was killed. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { killVm } from "../../src/guardian/kill-vm.ts";
+import { killVm } from "../../src/guardian/primary/kill-vm.ts";
 
 test("the link is closed when QEMU is killed, though its process does not end; that is told with its state", (t) => {
   t.mock.timers.enable({ apis: ["setTimeout"] });

@@ -26,8 +26,8 @@ import { basename, join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { type GuardianConfig, parseConfig } from "../../src/guardian/config/config.ts";
 import { ControlClient } from "../../src/guardian/control/client.ts";
-import { beTheOnlyGuardian, NotTheOnlyGuardian } from "../../src/guardian/only-guardian.ts";
-import { soles } from "../../src/guardian/soles.ts";
+import { beTheOnlyGuardian, NotTheOnlyGuardian } from "../../src/guardian/exclusive/only-guardian.ts";
+import { soles } from "../../src/guardian/exclusive/soles.ts";
 import { devicesOn } from "../../src/os/block-device.ts";
 
 const MAIN = new URL("../../src/guardian/main.ts", import.meta.url).pathname;
@@ -124,7 +124,7 @@ test("I3: runDirectory is one's alone also where a bind mount shows it under ano
   const module = (path: string) => new URL(`../../src/guardian/${path}`, import.meta.url).pathname;
   const script = `
     import { parseConfig } from "${module("config/config.ts")}";
-    import { beTheOnlyGuardian } from "${module("only-guardian.ts")}";
+    import { beTheOnlyGuardian } from "${module("exclusive/only-guardian.ts")}";
     import { execFileSync } from "node:child_process";
     const read = (fields) => parseConfig(JSON.stringify(fields), "f");
     await beTheOnlyGuardian(read(${JSON.stringify(first)}), "one", ["${root}/locks"]);

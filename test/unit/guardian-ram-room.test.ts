@@ -11,7 +11,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { type TestContext, test } from "node:test";
-import { RamRoom } from "../../src/guardian/ram-room.ts";
+import { RamRoom } from "../../src/guardian/primary/ram-room.ts";
 import { QemuProcess } from "../../src/hypervisor/qemu/process.ts";
 import { makeRamFile } from "../../src/memory/ram-file.ts";
 

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { BackupState } from "../../src/core/backup.ts";
 import { BackupFailures } from "../../src/guardian/backup/failures.ts";
-import { clearAway } from "../../src/guardian/standby-end.ts";
+import { clearAway } from "../../src/guardian/backup/standby-end.ts";
 
 test("a step that fails is told, and keeps no other from being taken", async () => {
   const done: string[] = [];

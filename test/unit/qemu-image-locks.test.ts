@@ -7,7 +7,7 @@ import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { ImageClaims } from "../../src/guardian/image-claims.ts";
+import { ImageClaims } from "../../src/guardian/backup/image-claims.ts";
 import { inUseByOthers, writtenWithOthers } from "../../src/hypervisor/qemu/image-locks.ts";
 import { QemuProcess } from "../../src/hypervisor/qemu/process.ts";
 import type { Qmp } from "../../src/hypervisor/qemu/qmp.ts";

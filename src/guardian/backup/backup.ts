@@ -45,12 +45,12 @@ import {
   startQemu,
 } from "../host-environment.ts";
 import type { Attended } from "../host-signals.ts";
-import { clearAway } from "../standby-end.ts";
 import { type HangWatch, watchStandby } from "../watch/hang-watch.ts";
 import { CheckpointProof } from "./checkpoint-proof.ts";
 import { BackupFailures, endingOf, isOnlyCopy, isSpare } from "./failures.ts";
 import { HeldCheckpoints } from "./held-checkpoints.ts";
 import { BackupLink } from "./link.ts";
+import { clearAway } from "./standby-end.ts";
 import { StandbyTakeover } from "./standby-takeover.ts";
 import { type StartHereParts, startHere } from "./start-here.ts";
 import { backupStatus } from "./status.ts";

@@ -7,12 +7,12 @@ import type { EpochId } from "../../core/words.ts";
 import type { BackupImages } from "../../memory/backup-images.ts";
 import type { WholeCheckpoint } from "../../memory/checkpoint-buffer.ts";
 import type { MemoryBounds } from "../../memory/memory-bounds.ts";
-import { CommitAgain } from "../commit-again.ts";
 import type { BackupDisks } from "../disks/backup-disks.ts";
 import { withFlash } from "../disks/flash-memory.ts";
 import type { Told } from "../watch/alarm.ts";
 import { CheckpointIntake } from "./checkpoint-intake.ts";
 import type { CheckpointProof } from "./checkpoint-proof.ts";
+import { CommitAgain } from "./commit-again.ts";
 import { Committer } from "./committer.ts";
 
 export interface HeldCheckpointsOptions {

@@ -12,8 +12,8 @@ import type { Context, TakenOver } from "../context.ts";
 import type { FailoverTimes } from "../control/status.ts";
 import type { BackupDisks } from "../disks/backup-disks.ts";
 import type { HostEnvironment } from "../host-environment.ts";
-import { ImageClaims } from "../image-claims.ts";
 import type { HeldCheckpoints } from "./held-checkpoints.ts";
+import { ImageClaims } from "./image-claims.ts";
 
 export interface StandbyParts {
   readonly qemu: QemuProcess;

@@ -6,8 +6,8 @@ import type { PrimaryConfig } from "../config/config.ts";
 import type { Context, TakenOver } from "../context.ts";
 import { OwnedDisks } from "../disks/owned-disks.ts";
 import { prepareEnvironment, startQemu } from "../host-environment.ts";
-import { RamRoom } from "../ram-room.ts";
 import { PrimaryGuardian } from "./primary.ts";
+import { RamRoom } from "./ram-room.ts";
 
 /** Preflight, then the VM. Fails with one sentence a problem and nothing started. */
 export async function startVm(

@@ -1,4 +1,4 @@
-/** In place of `src/guardian/ram-room.ts`: memory is no file here. */
+/** In place of `src/guardian/primary/ram-room.ts`: memory is no file here. */
 export class RamRoom {
   begin(): void {}
   close(): void {}

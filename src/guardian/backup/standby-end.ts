@@ -2,13 +2,13 @@
  * The standby's process is gone: what stood beside it goes, too. A step that fails keeps none of the others
  * from being taken, nor the guardian from its end.
  */
-import type { BackupImages } from "../memory/backup-images.ts";
-import type { StandbyTaps } from "../net/standby-taps.ts";
-import type { HeldCheckpoints } from "./backup/held-checkpoints.ts";
-import type { BackupLink } from "./backup/link.ts";
-import type { TestFailover } from "./backup/test-failover.ts";
-import type { BackupDisks } from "./disks/backup-disks.ts";
-import type { Log } from "./log.ts";
+import type { BackupImages } from "../../memory/backup-images.ts";
+import type { StandbyTaps } from "../../net/standby-taps.ts";
+import type { BackupDisks } from "../disks/backup-disks.ts";
+import type { Log } from "../log.ts";
+import type { HeldCheckpoints } from "./held-checkpoints.ts";
+import type { BackupLink } from "./link.ts";
+import type { TestFailover } from "./test-failover.ts";
 
 /** The standby may be gone before all of it was made. */
 export interface BesideStandby {

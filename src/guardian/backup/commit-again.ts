@@ -2,7 +2,7 @@
  * The images did not take a checkpoint, and nobody else has the VM: this host waits, and tries again, less
  * and less often, until they do. An alarm stands meanwhile.
  */
-import { Alarm, type Told } from "./watch/alarm.ts";
+import { Alarm, type Told } from "../watch/alarm.ts";
 
 const FIRST_MS = 100;
 const LONGEST_MS = 10_000;

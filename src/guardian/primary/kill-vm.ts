@@ -1,6 +1,6 @@
 /** A VM that must not run on here, and is not asked. */
-import type { QemuProcess } from "../hypervisor/qemu/process.ts";
-import type { Log } from "./log.ts";
+import type { QemuProcess } from "../../hypervisor/qemu/process.ts";
+import type { Log } from "../log.ts";
 
 const ENDS_WITHIN_MS = 5_000;
 

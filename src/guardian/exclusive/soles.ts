@@ -5,10 +5,10 @@
 import { createHash } from "node:crypto";
 import { readlinkSync, realpathSync, type Stats, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { at } from "../link/link-error.ts";
-import { deviceNumbers, devicesOn, loopFile } from "../os/block-device.ts";
-import { networkLink } from "../os/network-link.ts";
-import type { GuardianConfig } from "./config/config.ts";
+import { at } from "../../link/link-error.ts";
+import { deviceNumbers, devicesOn, loopFile } from "../../os/block-device.ts";
+import { networkLink } from "../../os/network-link.ts";
+import type { GuardianConfig } from "../config/config.ts";
 import { extraSockets } from "./extra-sockets.ts";
 
 /** @property what stands for it in sentences */

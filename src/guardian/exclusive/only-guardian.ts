@@ -5,9 +5,9 @@
  */
 import { mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { HeldLocks, LockFolder, type Taken } from "../os/lock-folder.ts";
-import { whyUnsafe } from "../os/safe-path.ts";
-import type { GuardianConfig } from "./config/config.ts";
+import { HeldLocks, LockFolder, type Taken } from "../../os/lock-folder.ts";
+import { whyUnsafe } from "../../os/safe-path.ts";
+import type { GuardianConfig } from "../config/config.ts";
 import { ownClash, type Sole, soles } from "./soles.ts";
 
 /** Another guardian has what this one needs. */

@@ -4,8 +4,8 @@
  * last until that storage has given it up. A VM that runs beside somebody who may write to its image goes on,
  * and its operator hears of it.
  */
-import { inUseByOthers, writtenWithOthers } from "../hypervisor/qemu/image-locks.ts";
-import { Alarm, type Told } from "./watch/alarm.ts";
+import { inUseByOthers, writtenWithOthers } from "../../hypervisor/qemu/image-locks.ts";
+import { Alarm, type Told } from "../watch/alarm.ts";
 
 const LOOK_EVERY_MS = 2_000;
 

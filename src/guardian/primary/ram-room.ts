@@ -5,8 +5,8 @@
  * again.
  */
 import { dirname } from "node:path";
-import { reserveAgain } from "../memory/ram-file.ts";
-import { Alarm, type Told } from "./watch/alarm.ts";
+import { reserveAgain } from "../../memory/ram-file.ts";
+import { Alarm, type Told } from "../watch/alarm.ts";
 
 const EVERY_MS = 5_000;
 const MIB = 2 ** 20;

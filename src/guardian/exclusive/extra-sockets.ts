@@ -2,7 +2,7 @@
  * At which unix sockets extra arguments have QEMU listen. Who listens second at a path takes it from the
  * first, who hears nothing of it.
  */
-import { isOn, parseArguments } from "../hypervisor/qemu/arguments.ts";
+import { isOn, parseArguments } from "../../hypervisor/qemu/arguments.ts";
 
 export interface ExtraSocket {
   /** `-qmp`. */

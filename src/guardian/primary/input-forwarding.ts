@@ -6,8 +6,8 @@
  * It is a help, not a promise: what cannot be forwarded is lost as on any network. A frame may come twice, if
  * the guest has read it just before the pause.
  */
-import { GuestInput, type InputFrame } from "../net/guest-input.ts";
-import type { Log } from "./log.ts";
+import { GuestInput, type InputFrame } from "../../net/guest-input.ts";
+import type { Log } from "../log.ts";
 
 /** From one look at the taps to the next: nothing tells of a frame. */
 const LOOK_EVERY_MS = 1;
