@@ -1,7 +1,7 @@
 /** Carries out what core/effect-failures.ts says of a backup's effect that has failed. */
 import type { BackupEffect, BackupEvent, BackupState } from "../../core/backup.ts";
 import { backupRemedy } from "../../core/effect-failures.ts";
-import { dutyOf, type Failure, isBroken, TriedAgain, tellFailure } from "../failures.ts";
+import { Failures } from "../failures.ts";
 import type { Attended } from "../host-signals.ts";
 import type { Log } from "../log.ts";
 import type { Told } from "../watch/alarm.ts";
@@ -20,39 +20,29 @@ export interface BackupFailureParts extends Told {
  */
 const LEFT_OUT: ReadonlySet<BackupEvent["type"]> = new Set(["committed", "primary-lost"]);
 
-export class BackupFailures {
-  private readonly parts: BackupFailureParts;
-  private readonly tried: TriedAgain;
+type OwnRemedy = Exclude<ReturnType<typeof backupRemedy>, "again" | "tell">;
 
-  constructor(parts: BackupFailureParts) {
-    this.parts = parts;
-    this.tried = new TriedAgain(parts);
-  }
-
-  failed(what: Failure<BackupEvent, BackupEffect>, error: Error): void {
-    const { beginAnew, feed, loseLink, state } = this.parts;
-    const duty = dutyOf<BackupEffect>(what);
-    const said = what.duty === "step" ? `event ${what.event.type}` : duty;
-    const reason = tellFailure(this.parts, said, state().phase, error);
-    const remedy = () => backupRemedy(duty, isBroken(error), state());
-    switch (remedy()) {
-      case "tell":
-        return;
-      case "again":
-        if ("again" in what) this.tried.again(duty, error, what.again, () => remedy() === "again");
-        return;
-      case "primary-lost":
-        if (what.duty === "step" && LEFT_OUT.has(what.event.type)) beginAnew();
-        else loseLink(reason);
-        return;
-      case "commit-failed":
-      case "standby-failed":
-        feed({ type: remedy() as "commit-failed", reason });
-        return;
-      case "begin-anew":
-        beginAnew();
-        return;
-    }
+export class BackupFailures extends Failures<BackupEvent, BackupEffect, BackupState, OwnRemedy> {
+  constructor({ beginAnew, feed, loseLink, ...told }: BackupFailureParts) {
+    super({
+      ...told,
+      remedyOf: backupRemedy,
+      carryOut: (remedy, reason, what) => {
+        switch (remedy) {
+          case "primary-lost":
+            if (what.duty === "step" && LEFT_OUT.has(what.event.type)) beginAnew();
+            else loseLink(reason);
+            return;
+          case "commit-failed":
+          case "standby-failed":
+            feed({ type: remedy, reason });
+            return;
+          case "begin-anew":
+            beginAnew();
+            return;
+        }
+      },
+    });
   }
 }
 
