@@ -25,7 +25,9 @@ export interface FailureParts<Event extends Typed, Effect extends Typed, State, 
   readonly carryOut: (remedy: Remedy, reason: string, what: Failure<Event, Effect>) => void;
 }
 
-/** Tells of each failure, and does what the table says: nothing more, another try, or what is the role's own. */
+/**
+ * Tells of each failure, and does what the table says: nothing more, another try, or what is the role's own.
+ */
 export class Failures<
   Event extends Typed,
   Effect extends Typed,
