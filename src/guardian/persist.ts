@@ -4,8 +4,9 @@
  */
 import type { Alarm } from "./watch/alarm.ts";
 
-const FIRST_MS = 100;
-const LONGEST_MS = 10_000;
+/** From a failure to the next try; it doubles up to the longest. */
+export const FIRST_MS = 100;
+export const LONGEST_MS = 10_000;
 
 export interface Persisting {
   /** A sentence's beginning: "listening for the old owner". */

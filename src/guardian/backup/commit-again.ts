@@ -2,10 +2,8 @@
  * The images did not take a checkpoint, and nobody else has the VM: this host waits, and tries again, less
  * and less often, until they do. An alarm stands meanwhile.
  */
+import { FIRST_MS, LONGEST_MS } from "../persist.ts";
 import { Alarm, type Told } from "../watch/alarm.ts";
-
-const FIRST_MS = 100;
-const LONGEST_MS = 10_000;
 
 export interface CommitAgainOptions extends Told {
   /** Makes the images ready to be tried. */

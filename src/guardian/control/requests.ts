@@ -44,4 +44,3 @@ export const answer = z.union([
   z.object({ id: z.unknown().optional(), result: z.record(z.string(), z.unknown()) }),
   z.object({ id: z.unknown().optional(), error: z.object({ code: z.string(), message: z.string() }) }),
 ]);
-export type Answer = z.infer<typeof answer>;
